@@ -1,0 +1,230 @@
+"""A module held to its contract: backward functions against differences, linearity, nothing written that should not be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpcore.backend import Backend, get_backend, is_array
+from bpcore.layout import Layout, check_seed, evaluate
+from bpcore.module import Mode, Module, fresh_lists
+
+STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1
+TOLERANCE = 1e-6  # relative to the sizes of the numbers compared
+DIRECTIONS = 3
+
+
+def check_module(
+    module: Module, *shapes_or_examples: Any, seed: int = 0, mode: Mode | None = None, backend: str | Backend | None = None
+) -> None:
+    """Raise AssertionError, naming module, variable, worst index and both numbers, unless `module` keeps its contract.
+
+    shapes_or_examples: one for each input. A tuple is a shape: normal numbers are drawn, in float64, kept at least 0.1 off
+    zero, where kinks lie. A floating array is an input as it is; an integer one stands for labels or ids. mode:
+    evaluation and training are both tried unless one is given.
+
+    Checked: B against differences along random directions, for every input and parameter; B linear in v, B(0) = 0;
+    inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
+    dθ without dz; shapes and dtypes; rows independent where the module says so.
+    """
+    for one in (Mode(), Mode(training=True, seed=check_seed(seed))) if mode is None else (mode,):
+        _Check(module, shapes_or_examples, seed, one, get_backend(backend)).run()
+
+
+class _Check:
+    def __init__(self, module: Module, shapes: tuple[Any, ...], seed: int, mode: Mode, backend: Backend):
+        self.module, self.mode, self.backend = module, mode, backend
+        self.generator = np.random.default_rng([seed, 1])
+        self.layout = Layout(module)
+        host = self.layout.draw(seed)
+        host = host + 0.1 * self.generator.standard_normal(host.shape)  # so that zeros and ones are seen in use
+        self.vector = backend.asarray(host, "float64")
+        self.theta = self.layout.windows(self.vector)
+        self.z = [self.example(x) for x in shapes]
+        self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
+
+    def example(self, x: Any) -> Any:
+        if isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x):
+            drawn = self.generator.standard_normal(tuple(x))
+            return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
+        host = self.backend.to_host(x) if is_array(x) else np.asarray(x)
+        return self.backend.asarray(host.copy(), "float64" if host.dtype.kind == "f" else None)
+
+    def fail(self, what: str) -> None:
+        raise AssertionError(f"{self.module!r}, {'training' if self.mode.training else 'evaluation'} mode: {what}")
+
+    def host(self, x: Any) -> Any:
+        return [self.host(one) for one in x] if isinstance(x, (tuple, list)) else self.backend.to_host(x)
+
+    def forward(self) -> Any:
+        return self.module.forward(self.theta, *self.z, mode=self.mode)
+
+    def random(self, u: Any) -> Any:
+        """A v for u."""
+        if isinstance(u, tuple):
+            return tuple(self.random(one) for one in u)
+        return self.backend.asarray(self.generator.standard_normal(tuple(u.shape)), "float64")
+
+    def gradient(self, saved: Any, v: Any, fill: float = 0.0, need_dz: bool = True) -> tuple[list[Any], np.ndarray]:
+        """dz for each input on the host, None where there is none, and dθ, from windows filled with `fill`."""
+        vector = self.backend.asarray(np.full(self.layout.trained, fill))
+        spare = self.backend.asarray(np.full(self.layout.spare, fill))
+        dz = self.module.backward(self.theta, fresh_lists(saved), v, self.layout.windows(vector, spare), need_dz)
+        self.layout.add_home(vector, spare)
+        dz = dz if isinstance(dz, tuple) else (dz,)
+        if need_dz and len(dz) != len(self.z):
+            self.fail(f"backward returned {len(dz)} gradients for {len(self.z)} inputs; return one for each, None for labels")
+        return [None if one is None else self.host(one).copy() for one in dz], self.host(vector).copy()
+
+    def run(self) -> None:
+        before = self.host([self.vector, *self.z])
+        u, saved = self.forward()
+        outputs = u if isinstance(u, tuple) else (u,)
+        first = [array.copy() for array in self.host(outputs)]
+        if not all(np.isfinite(array).all() for array in first):
+            self.fail("the output is not finite at the inputs drawn; pass example arrays within its domain")
+        before = [array.copy() for array in before]
+        kept = [array.copy() for array in self.host(arrays(saved))]
+        v = self.random(u)
+        v_before = [array.copy() for array in self.host(v if isinstance(v, tuple) else (v,))]
+        dz, dtheta = self.gradient(saved, v)
+        self.unwritten(before, "forward or backward", [self.vector, *self.z])
+        self.unwritten(kept, "backward", arrays(saved), "saved")
+        self.unwritten(v_before, "backward", list(v) if isinstance(v, tuple) else [v], "v")
+        self.shapes(outputs, dz)
+        self.repeatable(first, v, dz, dtheta, saved)
+        self.linear(u, saved, v, dz, dtheta)
+        self.differences(v, dz, dtheta)
+        if self.module.rows_independent:
+            self.rows(first)
+
+    def unwritten(self, before: list[Any], who: str, now: list[Any], name: str = "") -> None:
+        names = ["θ", *(f"input {i}" for i in range(len(self.z)))] if not name else [name] * len(now)
+        for label, old, new in zip(names, before, self.host(now), strict=True):
+            if not np.array_equal(old, new, equal_nan=True):
+                self.fail(f"{who} wrote to {label}; work on a fresh array")
+
+    def shapes(self, outputs: Any, dz: list[Any]) -> None:
+        for array in self.host(list(outputs)):
+            if array.dtype != np.float64:
+                self.fail(f"the output has dtype {array.dtype} for float64 inputs; use Python scalars as constants")
+        for i, one in enumerate(dz):
+            z = self.host(self.z[i])
+            if one is not None and (one.shape != z.shape or one.dtype != np.float64):
+                self.fail(f"dz of input {i} has shape {one.shape} and dtype {one.dtype}, the input has {z.shape}, float64")
+
+    def repeatable(self, first: list[Any], v: Any, dz: list[Any], dtheta: Any, saved: Any) -> None:
+        again, saved_again = self.forward()
+        for old, new in zip(first, self.host(again if isinstance(again, tuple) else (again,)), strict=True):
+            self.equal("u", old, new, "a second call of forward gave another u; draw randomness from mode only")
+        for what, values, fill in (
+            ("a second forward and backward", saved_again, 0.0),
+            ("a gradient vector that was not zero (overwrite the windows, do not add to them)", saved, 7.0),
+        ):
+            dz_again, dtheta_again = self.gradient(values, v, fill)
+            self.equal_gradients(dz, dtheta, dz_again, dtheta_again, what)
+        self.equal_gradients([], dtheta, [], self.gradient(saved, v, need_dz=False)[1], "need_dz=False")
+
+    def linear(self, u: Any, saved: Any, v: Any, dz: list[Any], dtheta: Any) -> None:
+        w = self.random(u)
+        both = tuple(2 * a - 3 * b for a, b in zip(v, w, strict=True)) if isinstance(v, tuple) else 2 * v - 3 * w
+        dz_w, dtheta_w = self.gradient(saved, w)
+        dz_both, dtheta_both = self.gradient(saved, both)
+        expected = [None if a is None else 2 * a - 3 * b for a, b in zip(dz, dz_w, strict=True)]
+        self.equal_gradients(expected, 2 * dtheta - 3 * dtheta_w, dz_both, dtheta_both, "2 v - 3 w, so B is not linear in v")
+        zero = tuple(0 * a for a in v) if isinstance(v, tuple) else 0 * v
+        dz_zero, dtheta_zero = self.gradient(saved, zero)
+        nothing = [None if a is None else 0 * a for a in dz]
+        self.equal_gradients(nothing, 0 * dtheta, dz_zero, dtheta_zero, "v = 0, where B must give zero")
+
+    def differences(self, v: Any, dz: list[Any], dtheta: np.ndarray) -> None:
+        for i in self.differentiable:
+            if dz[i] is not None:
+                self.along(f"input {i}", v, dz[i], lambda d, i=i: self.moved_input(i, d))
+        for use in self.layout.homes:
+            if use.parameter.trained:
+                part = slice(use.start, use.start + use.size)
+                B = dtheta[part].reshape(use.parameter.shape)
+                self.along(use.path, v, B, lambda d, part=part: self.moved_theta(part, d))
+
+    def along(self, name: str, v: Any, B: np.ndarray, moved: Any) -> None:
+        """⟨B(v), d⟩ against (⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h along random directions d."""
+        for _ in range(DIRECTIONS if B.size else 0):
+            d = self.generator.standard_normal(B.shape)
+            numeric, rounding = self.numeric(v, d, moved)
+            analytic = float(np.sum(B * d))
+            if not abs(analytic - numeric) <= TOLERANCE * (np.sqrt(np.sum((B * d) ** 2)) + rounding):
+                self.fail(f"B with respect to {name} is wrong. {self.worst(v, B, moved)}")
+
+    def numeric(self, v: Any, d: np.ndarray, moved: Any) -> tuple[float, float]:
+        def value(sign: float) -> tuple[float, float]:
+            u, _ = moved(sign * STEP * d)()
+            pairs = zip(*((x if isinstance(x, tuple) else (x,)) for x in (u, v)), strict=True)
+            terms = [np.sum(a * b) for a, b in ((self.host(a), self.host(b)) for a, b in pairs)]
+            sizes = [np.sum(np.abs(self.host(a))) for a in (u if isinstance(u, tuple) else (u,))]
+            return float(sum(terms)), float(sum(sizes))
+
+        (plus, size), (minus, _) = value(1.0), value(-1.0)
+        return (plus - minus) / (2 * STEP), 1e-4 * size
+
+    def worst(self, v: Any, B: np.ndarray, moved: Any) -> str:
+        """The entry where B and differences are furthest apart; of a large variable, the first thousand are looked at."""
+        apart, text = -1.0, ""
+        for k in range(min(B.size, 1000)):
+            d = np.zeros(B.size)
+            d[k] = 1.0
+            numeric, _ = self.numeric(v, d.reshape(B.shape), moved)
+            analytic = float(B.reshape(-1)[k])
+            if not abs(numeric - analytic) <= apart:
+                apart = abs(numeric - analytic)
+                index = tuple(int(i) for i in np.unravel_index(k, B.shape))
+                text = f"Worst at index {index}: B gives {analytic:.10g}, differences give {numeric:.10g}"
+        return text
+
+    def moved_input(self, i: int, d: np.ndarray) -> Any:
+        z = list(self.z)
+        z[i] = z[i] + self.backend.asarray(d)
+        return lambda: self.module.forward(self.theta, *z, mode=self.mode)
+
+    def moved_theta(self, part: slice, d: np.ndarray) -> Any:
+        host = self.host(self.vector).copy()
+        host[part] += d.reshape(-1)
+        theta = self.layout.windows(self.backend.asarray(host))
+        return lambda: self.module.forward(theta, *self.z, mode=self.mode)
+
+    def rows(self, first: list[Any]) -> None:
+        """Row 0 of u from row 0 of the inputs alone."""
+        hosts = [self.host(z) for z in self.z]
+        n = hosts[0].shape[0] if hosts and hosts[0].ndim else 0
+        if n < 2 or any(z.ndim < 2 or z.shape[0] != n for z in hosts):  # rows are an axis beside the features
+            return
+        alone = [self.backend.asarray(z[:1].copy()) for z in hosts]
+        u, _ = self.module.forward(self.theta, *alone, mode=self.mode)
+        for old, new in zip(first, self.host(u if isinstance(u, tuple) else (u,)), strict=True):
+            self.equal("u", old[:1], new, "row 0 of u depends on other rows, but rows_independent is True")
+
+    def equal_gradients(self, dz: list[Any], dtheta: Any, dz_again: list[Any], dtheta_again: Any, where: str) -> None:
+        for i, (old, new) in enumerate(zip(dz, dz_again, strict=True)):
+            if old is not None:
+                self.equal(f"dz of input {i}", old, new, f"it is another with {where}")
+        for use in self.layout.homes:
+            if use.parameter.trained:
+                part = slice(use.start, use.start + use.size)
+                self.equal(f"the gradient of {use.path}", dtheta[part], dtheta_again[part], f"it is another with {where}")
+
+    def equal(self, name: str, old: np.ndarray, new: np.ndarray, problem: str) -> None:
+        if old.shape != new.shape:
+            self.fail(f"{name}: {problem}. Shapes {old.shape} and {new.shape}")
+        apart = np.abs(old - new)
+        if apart.size and not np.max(apart) <= 1e-9 * (1 + np.max(np.abs(old))):
+            k = int(np.argmax(apart))
+            index = tuple(int(i) for i in np.unravel_index(k, apart.shape))
+            self.fail(f"{name}: {problem}. Worst at index {index}: {old.reshape(-1)[k]:.10g} and {new.reshape(-1)[k]:.10g}")
+
+
+def arrays(saved: Any) -> list[Any]:
+    """The arrays in `saved`."""
+    if isinstance(saved, (list, tuple)):
+        return [array for one in saved for array in arrays(one)]
+    return [saved] if is_array(saved) else []

@@ -1,0 +1,84 @@
+"""Checkpoint files: safetensors, with a header in JSON. Written atomically; reading executes nothing from the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+KEY = "bpcore"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, a damaged one, one of a newer format, or one that does not fit."""
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Write tensors and header to `path` so that a crash at any moment leaves the old file or the new one, whole."""
+    from safetensors.numpy import save
+
+    # safetensors writes the memory of a strided array as if it were contiguous
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header})})
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            header = json.loads(metadata[KEY]) if KEY in metadata else None
+            if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+                raise CheckpointError(f"{path} is a safetensors file, but no bpcore checkpoint: its header has no {KEY!r} entry")
+            if header["format"] > FORMAT:
+                raise CheckpointError(
+                    f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is no mapping
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is not a bpcore checkpoint, or it is damaged ({error}); take an older copy. Nothing was loaded"
+        ) from error
+
+
+def expect(path: Any, what: str, expected: Any, got: Any) -> None:
+    """A CheckpointError unless the file has what is expected."""
+    if expected != got:
+        raise CheckpointError(f"{path} does not fit: expected {what} {expected}, the file has {got}. Nothing was loaded")
+
+
+def tensor(path: Any, tensors: Mapping[str, np.ndarray], name: str, size: int, dtype: str) -> np.ndarray:
+    """The vector `name` of a checkpoint, of this size and dtype, or a CheckpointError."""
+    if name not in tensors:
+        raise CheckpointError(f"{path} does not fit: it has no vector {name!r}, only {sorted(tensors)}. Nothing was loaded")
+    expect(path, f"{name} of shape and dtype", ((size,), dtype), (tensors[name].shape, str(tensors[name].dtype)))
+    return tensors[name]

@@ -1,0 +1,161 @@
+"""An array namespace that computes nothing and counts: shapes go through, operations are added up.
+
+One operation is one addition, multiplication, comparison or function value; a product (n, m) @ (m, k) is 2 n m k. Moving
+data (reshape, concat, astype, assignment) is none.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+operations = 0  # counted since the module was loaded; who wants a difference takes two readings
+
+
+def count(n: int) -> None:
+    global operations
+    operations += n
+
+
+class CountingArray:
+    """The shape and dtype of an array, and which memory it lies in: `memory` is shared by views."""
+
+    device = None
+
+    def __init__(self, shape: Any, dtype: Any, memory: Memory | None = None):
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.memory = memory or Memory(math.prod(self.shape) * self.dtype.itemsize)
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return sys.modules[__name__]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def T(self) -> CountingArray:
+        return matrix_transpose(self)
+
+    def __getitem__(self, key: Any) -> CountingArray:
+        return CountingArray(np.broadcast_to(np.float32(0), self.shape)[key].shape, self.dtype, self.memory)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        np.broadcast_shapes(self[key].shape, getattr(value, "shape", ()))
+
+    def __matmul__(self, other: CountingArray) -> CountingArray:
+        if self.shape[-1] != other.shape[-2]:
+            raise ValueError(f"matmul of shapes {self.shape} and {other.shape}")
+        leading = np.broadcast_shapes(self.shape[:-2], other.shape[:-2])
+        u = CountingArray((*leading, self.shape[-2], other.shape[-1]), self.dtype)
+        count(2 * u.size * self.shape[-1])
+        return u
+
+    def __neg__(self) -> CountingArray:
+        return elementwise(self)
+
+
+class Memory:
+    """A stretch of memory, so many bytes."""
+
+    def __init__(self, bytes: int):
+        self.bytes = bytes
+
+
+def elementwise(*operands: Any, dtype: Any = None) -> CountingArray:
+    """One operation an entry, broadcasting."""
+    arrays = [x for x in operands if isinstance(x, CountingArray)]
+    shape = np.broadcast_shapes(*(x.shape for x in arrays))
+    floats = [x.dtype for x in arrays if x.dtype.kind == "f"] or [arrays[0].dtype]
+    count(math.prod(shape))
+    return CountingArray(shape, dtype or floats[0])
+
+
+def _operator(dtype: Any = None) -> Any:
+    return lambda a, b: elementwise(a, b, dtype=dtype)
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(CountingArray, f"__{_name}__", _operator())
+    setattr(CountingArray, f"__r{_name}__", _operator())
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(CountingArray, f"__{_name}__", _operator(np.bool_))
+CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
+
+abs = exp = expm1 = log = log1p = sqrt = sign = tanh = maximum = minimum = elementwise
+bool, int64, float32, float64 = np.bool_, np.int64, np.float32, np.float64
+
+
+def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> CountingArray:
+    return elementwise(condition, a, b)
+
+
+def astype(x: CountingArray, dtype: Any) -> CountingArray:
+    return CountingArray(x.shape, dtype)
+
+
+def zeros(shape: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:
+    return CountingArray((shape,) if isinstance(shape, int) else shape, dtype)
+
+
+def arange(stop: int, dtype: Any = np.int64, device: Any = None) -> CountingArray:
+    return CountingArray((stop,), dtype)
+
+
+def full_like(x: CountingArray, value: Any = None) -> CountingArray:
+    return CountingArray(x.shape, x.dtype)
+
+
+zeros_like = ones_like = full_like
+
+
+def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> CountingArray:
+    """One operation an entry of x."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    summed = {np.lib.array_utils.normalize_axis_index(i, x.ndim) for i in axes}
+    count(x.size)
+    kept = [1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed]
+    return CountingArray(kept, x.dtype)
+
+
+sum = mean = max = reduction
+
+
+def reshape(x: CountingArray, shape: Any) -> CountingArray:
+    shape = tuple(shape)
+    if -1 in shape:
+        known = -math.prod(shape)
+        shape = tuple(x.size // known if n == -1 else n for n in shape)
+    if math.prod(shape) != x.size:
+        raise ValueError(f"cannot reshape {x.shape} to {shape}")
+    return CountingArray(shape, x.dtype, x.memory)
+
+
+def broadcast_to(x: CountingArray, shape: Any) -> CountingArray:
+    return CountingArray(np.broadcast_shapes(x.shape, tuple(shape)), x.dtype, x.memory)
+
+
+def matrix_transpose(x: CountingArray) -> CountingArray:
+    return CountingArray((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype, x.memory)
+
+
+def expand_dims(x: CountingArray, axis: int) -> CountingArray:
+    at = axis % (x.ndim + 1)
+    return CountingArray((*x.shape[:at], 1, *x.shape[at:]), x.dtype, x.memory)
+
+
+def concat(arrays: Any, axis: int = 0) -> CountingArray:
+    first = arrays[0]
+    at = axis % first.ndim
+    length = math.fsum(x.shape[at] for x in arrays)
+    return CountingArray((*first.shape[:at], int(length), *first.shape[at + 1 :]), first.dtype)
+
+
+isdtype, finfo = np.isdtype, np.finfo

@@ -1,0 +1,200 @@
+"""Activations σ, applied elementwise, and softmax. B[σ, z](v) = σ'(z) ⊙ v        (7.69)
+
+Saturating activations flush what they return to zero below the square root of the smallest normal number (see `flush`).
+"""
+
+from __future__ import annotations
+
+import math
+
+from bpcore.backend import namespace
+from bpcore.functional.arithmetic import flush
+from bpcore.functional.primitive import primitive
+
+
+@primitive
+def relu(z):
+    """max(z, 0)."""
+    xp = namespace(z)
+    return xp.maximum(z, xp.zeros_like(z))
+
+
+@primitive
+def relu_backward(u, v):
+    """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
+    return v * namespace(v).astype(u > 0, v.dtype)
+
+
+@primitive
+def leaky_relu(z, slope):
+    """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
+    return namespace(z).maximum(z, slope * z)
+
+
+@primitive
+def leaky_relu_backward(u, slope, v):
+    """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
+    positive = namespace(v).astype(u > 0, v.dtype)
+    return v * (slope + (1 - slope) * positive)
+
+
+@primitive
+def elu(z, alpha):
+    """z where z > 0, α (eᶻ - 1) elsewhere.        Clevert et al., 2016"""
+    xp = namespace(z)
+    zero = xp.zeros_like(z)
+    return xp.maximum(z, zero) + alpha * xp.expm1(xp.minimum(z, zero))
+
+
+@primitive
+def elu_backward(u, alpha, v):
+    """B[σ, z](v) = v where u > 0, (u + α) v elsewhere."""
+    xp = namespace(v)
+    zero = xp.zeros_like(u)
+    positive = xp.astype(u > 0, v.dtype)
+    return flush(v * (positive + (1 - positive) * (xp.minimum(u, zero) + alpha)))
+
+
+@primitive
+def sigmoid(z):
+    """1 / (1 + e⁻ᶻ), by whichever of eᶻ and e⁻ᶻ cannot overflow."""
+    xp = namespace(z)
+    e = xp.exp(-xp.abs(z))
+    return flush(xp.where(z >= 0, xp.ones_like(e), e) / (1 + e))
+
+
+@primitive
+def sigmoid_backward(u, v):
+    """B[σ, z](v) = u (1 - u) v."""
+    return flush(v * u * (1 - u))
+
+
+@primitive
+def tanh(z):
+    """tanh(z)."""
+    return flush(namespace(z).tanh(z))
+
+
+@primitive
+def tanh_backward(u, v):
+    """B[tanh, z](v) = (1 - u²) v."""
+    return flush(v * (1 - u * u))
+
+
+@primitive
+def softplus(z):
+    """log(1 + eᶻ) = max(z, 0) + log(1 + e^-|z|)."""
+    xp = namespace(z)
+    return flush(xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z))))
+
+
+@primitive
+def softplus_backward(z, v):
+    """B[softplus, z](v) = sigmoid(z) v."""
+    return flush(sigmoid(z) * v)
+
+
+@primitive
+def silu(z):
+    """z · sigmoid(z).        Elfwing et al., 2018"""
+    return flush(z * sigmoid(z))
+
+
+@primitive
+def silu_backward(z, v):
+    """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
+    s = sigmoid(z)
+    return flush(v * s * (1 + z * (1 - s)))
+
+
+@primitive
+def gelu(z):
+    """z Φ(z), Φ the standard normal distribution function.        Hendrycks and Gimpel, 2016"""
+    return flush(z * (0.5 * (1 + erf(z / math.sqrt(2)))))
+
+
+@primitive
+def gelu_backward(z, v):
+    """B[GELU, z](v) = (Φ(z) + z φ(z)) v, φ the standard normal density."""
+    density = namespace(z).exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return flush(v * (0.5 * (1 + erf(z / math.sqrt(2))) + z * density))
+
+
+TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
+
+
+@primitive
+def gelu_tanh(z):
+    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation by tanh."""
+    inner = TANH_SCALE * (z + TANH_CUBE * (z * z * z))
+    return flush(0.5 * z * (1 + namespace(z).tanh(inner)))
+
+
+@primitive
+def gelu_tanh_backward(z, v):
+    """B[σ, z](v) = ½ (1 + t + z (1 - t²) √(2/π) (1 + 3 · 0.044715 z²)) v, t the tanh above."""
+    t = namespace(z).tanh(TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
+    slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
+    return flush(v * (0.5 * (1 + t + z * (1 - t * t) * slope)))
+
+
+@primitive
+def softmax(z, axis):
+    """eᶻ / Σ eᶻ along axis."""
+    xp = namespace(z)
+    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # the maximum subtracted: exp would overflow
+    return flush(e / xp.sum(e, axis=axis, keepdims=True))
+
+
+@primitive
+def softmax_backward(u, axis, v):
+    """B[softmax, z](v) = u ⊙ (v - Σ u v), the Jacobian diag(u) - u uᵀ applied to v."""
+    xp = namespace(u)
+    return flush(u * (v - xp.sum(u * v, axis=axis, keepdims=True)))
+
+
+@primitive
+def log_softmax(z, axis):
+    """z - log Σ eᶻ along axis."""
+    xp = namespace(z)
+    z = z - xp.max(z, axis=axis, keepdims=True)
+    return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
+
+
+@primitive
+def log_softmax_backward(u, axis, v):
+    """B[log softmax, z](v) = v - eᵘ Σ v."""
+    xp = namespace(u)
+    return flush(v - xp.exp(u) * xp.sum(v, axis=axis, keepdims=True))
+
+
+# Cody, "Rational Chebyshev approximations for the error function", 1969: relative error below 6e-19 in each interval.
+SMALL = (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3)
+SMALL_BELOW = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
+MIDDLE = (
+    2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
+    8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
+)  # fmt: skip
+MIDDLE_BELOW = (
+    1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
+    3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
+)  # fmt: skip
+
+
+def polynomial(coefficients, x):
+    """Horner's rule, highest power first."""
+    total = coefficients[0] * x + coefficients[1]
+    for c in coefficients[2:]:
+        total = total * x + c
+    return total
+
+
+@primitive
+def erf(z):
+    """The error function 2/√π ∫₀ᶻ e^(-t²) dt, which the Array API lacks.        Cody, 1969"""
+    xp = namespace(z)
+    x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN goes through
+    square = xp.minimum(x * x, xp.full_like(z, 0.25))
+    near = z * polynomial(SMALL, square) / polynomial(SMALL_BELOW, square)
+    far = 1 - xp.exp(-x * x) * polynomial(MIDDLE, x) / polynomial(MIDDLE_BELOW, x)
+    return xp.where(x < 0.46875, near, xp.sign(z) * far)

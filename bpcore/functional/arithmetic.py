@@ -1,0 +1,157 @@
+"""Atomic operations of Remark 7.4.3, and the care that small numbers need."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bpcore.backend import namespace
+
+_smallest: dict[tuple[type, Any], float] = {}
+
+
+def smallest_normal(z):
+    """The smallest normal number of the dtype of z, a Python float, remembered."""
+    key = type(z), z.dtype  # the type first: dtypes of two libraries do not compare
+    found = _smallest.get(key)
+    if found is None:
+        found = _smallest[key] = float(namespace(z).finfo(z.dtype).smallest_normal)
+    return found
+
+
+def flush(z):
+    """z with everything below the square root of the smallest normal number set to zero.
+
+    Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower.
+    """
+    xp = namespace(z)
+    return z * xp.astype(xp.abs(z) >= math.sqrt(smallest_normal(z)), z.dtype)
+
+
+def unbroadcast(v, shape):
+    """The adjoint of broadcasting from `shape` to v.shape: v summed over the axes that were stretched."""
+    if tuple(v.shape) == tuple(shape):
+        return v
+    xp = namespace(v)
+    extra = v.ndim - len(shape)
+    stretched = [i + extra for i, n in enumerate(shape) if n == 1 and v.shape[i + extra] != 1]
+    return xp.reshape(xp.sum(v, axis=(*range(extra), *stretched)), tuple(shape))
+
+
+def add(a, b):
+    """a + b, broadcasting."""
+    return a + b
+
+
+def add_backward(shape_a, shape_b, v):
+    """B[+, (a, b)](v) = (v, v), each summed over the axes that its operand was stretched along."""
+    return unbroadcast(v, shape_a), unbroadcast(v, shape_b)
+
+
+def subtract(a, b):
+    """a - b, broadcasting."""
+    return a - b
+
+
+def subtract_backward(shape_a, shape_b, v):
+    """B[-, (a, b)](v) = (v, -v)."""
+    return unbroadcast(v, shape_a), unbroadcast(-v, shape_b)
+
+
+def multiply(a, b):
+    """a ⊙ b, broadcasting."""
+    return a * b
+
+
+def multiply_backward(a, b, v):
+    """B[⊙, (a, b)](v) = (b ⊙ v, a ⊙ v)."""
+    return unbroadcast(v * b, a.shape), unbroadcast(v * a, b.shape)
+
+
+def divide(a, b):
+    """a / b, broadcasting."""
+    return a / b
+
+
+def divide_backward(shape_a, b, u, v):
+    """B[/, (a, b)](v) = (v / b, -u v / b) with u = a / b."""
+    da = v / b
+    return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
+
+
+def matmul(a, b):
+    """a @ b: matrices in the last two axes, leading axes broadcast."""
+    return a @ b
+
+
+def matmul_backward(a, b, v):
+    """B[@, (a, b)](v) = (v bᵀ, aᵀ v).        (7.63), (7.65)"""
+    xp = namespace(a)
+    return unbroadcast(v @ xp.matrix_transpose(b), a.shape), unbroadcast(xp.matrix_transpose(a) @ v, b.shape)
+
+
+def exp(z):
+    """eᶻ."""
+    return namespace(z).exp(z)
+
+
+def exp_backward(u, v):
+    """B[exp, z](v) = u ⊙ v with u = eᶻ."""
+    return u * v
+
+
+def log(z):
+    """The natural logarithm; z > 0."""
+    return namespace(z).log(z)
+
+
+def log_backward(z, v):
+    """B[log, z](v) = v / z."""
+    return v / z
+
+
+def power(z, exponent):
+    """z to a constant exponent, a Python number; z > 0 unless the exponent is a whole number."""
+    return z**exponent
+
+
+def power_backward(z, exponent, v):
+    """B[z^c, z](v) = c z^(c-1) v; a constant (c = 0) has gradient zero."""
+    return v * (exponent * z ** (exponent - 1)) if exponent else namespace(z).zeros_like(v)
+
+
+def binary_power(a, b):
+    """a to the power b, broadcasting; a > 0."""
+    return a**b
+
+
+def binary_power_backward(a, b, u, v):
+    """B[a^b, (a, b)](v) = (b a^(b-1) v, u log(a) v) with u = a^b."""
+    xp = namespace(a)
+    return unbroadcast(v * b * a ** (b - 1), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
+
+
+def sum_backward(v, shape, axis, keepdims):
+    """B[Σ, z](v): v spread over the axes that were summed. A fresh array of the given shape."""
+    xp = namespace(v)
+    if not keepdims:
+        axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+        summed = {i % len(shape) for i in axes} if shape else set()
+        v = xp.reshape(v, tuple(1 if i in summed else n for i, n in enumerate(shape)))
+    return xp.broadcast_to(v, tuple(shape))
+
+
+def ratio(shape, of):
+    """The number of entries of `shape` over that of `of`: what a mean divides by, inverted."""
+    return math.prod(shape) / math.prod(of)
+
+
+def concatenate_backward(shapes, axis, v):
+    """B[concat, (z, ...)](v): the slices of v that each input became."""
+    axis = axis % v.ndim
+    parts, start = [], 0
+    for shape in shapes:
+        stop = start + shape[axis]
+        parts.append(v[(*(slice(None) for _ in range(axis)), slice(start, stop), ...)])
+        start = stop
+    return tuple(parts)

@@ -1,0 +1,39 @@
+"""The module MM of section 7.4.3, rows as examples (7.84)."""
+
+from __future__ import annotations
+
+from bpcore.backend import namespace
+from bpcore.functional.primitive import primitive
+
+
+def rows(z):
+    """(..., m) as (n, m): one GEMM for any leading batch axes."""
+    return z if z.ndim == 2 else namespace(z).reshape(z, (-1, z.shape[-1]))
+
+
+@primitive
+def linear(z, W, b):
+    """MM: u = z W + b over the last axis.        section 7.4.3, rows as in (7.84)
+
+    z (..., m), W (m, n), b (n,) or None, one real floating dtype. Returns u (..., n).
+    """
+    xp = namespace(z)
+    u = rows(z) @ W  # (rows, n)
+    if b is not None:
+        u = u + b
+    return xp.reshape(u, (*z.shape[:-1], W.shape[1]))
+
+
+@primitive
+def linear_backward(z, W, v, dW, db, need_dz):
+    """B[MM, ·](v) for u = z W + b.        (7.63), (7.65), (7.66), rows as in 7.5
+
+    z (..., m), W (m, n), v (..., n), one real floating dtype. Returns dz (..., m) = v Wᵀ, or None unless need_dz.
+    Writes dW (m, n) = zᵀ v and, unless it is None, db (n,) = Σ v, both summed over examples.
+    """
+    xp = namespace(z)
+    v_rows = rows(v)
+    dW[...] = rows(z).T @ v_rows
+    if db is not None:
+        db[...] = xp.sum(v_rows, axis=0)
+    return xp.reshape(v_rows @ W.T, z.shape) if need_dz else None

@@ -1,0 +1,117 @@
+"""Losses of section 7.4.3: J = Σ w ℓ / Σ w over the examples, w = 1 unless weights are given.
+
+The outputs of one example lie along the last axis and ℓ sums over them; an array with one axis is one output an example.
+Backward functions take v = dJ'/dJ (a number, or a scalar array) and flush what they return (see `flush`).
+"""
+
+from __future__ import annotations
+
+from bpcore.backend import device, namespace
+from bpcore.functional.activations import sigmoid
+from bpcore.functional.arithmetic import flush
+from bpcore.functional.primitive import primitive
+
+
+def per_example(ell):
+    """ℓ summed over the outputs of each example."""
+    return ell if ell.ndim <= 1 else namespace(ell).sum(ell, axis=-1)
+
+
+def weighted_mean(ell, weights):
+    """J = Σ w ℓ / Σ w. A scalar."""
+    xp = namespace(ell)
+    if weights is None:
+        return xp.mean(ell)
+    return xp.sum(weights * ell) / xp.sum(weights)
+
+
+def share(v, weights, shape, ndim):
+    """dJ/dℓ times v: v w / Σ w, with a last axis of one where ℓ was summed over outputs. shape: that of ℓ."""
+    if weights is None:
+        size = 1
+        for n in shape:
+            size *= n
+        return v / size
+    xp = namespace(weights)
+    w = weights * (v / xp.sum(weights))
+    return xp.expand_dims(w, axis=-1) if ndim > len(shape) else w
+
+
+def examples(z):
+    """The shape of ℓ for outputs z: z without its last axis, or z itself where it has one axis or none."""
+    return tuple(z.shape[:-1]) if z.ndim > 1 else tuple(z.shape)
+
+
+@primitive
+def squared_error(z, y, weights):
+    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.        section 7.4.3"""
+    r = z - y
+    return weighted_mean(per_example(0.5 * (r * r)), weights)
+
+
+@primitive
+def squared_error_backward(z, y, weights, v):
+    """B[ℓ_MSE, z](v) = (z - y) v."""
+    return flush((z - y) * share(v, weights, examples(z), z.ndim))
+
+
+@primitive
+def huber(z, y, weights, delta):
+    """ℓ = Σ ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y.        Huber, 1964"""
+    xp = namespace(z)
+    size = xp.abs(z - y)
+    inside = xp.minimum(size, xp.full_like(size, delta))
+    return weighted_mean(per_example(inside * (size - 0.5 * inside)), weights)
+
+
+@primitive
+def huber_backward(z, y, weights, delta, v):
+    """B[ℓ, z](v) = min(max(r, -δ), δ) v."""
+    xp = namespace(z)
+    bound = xp.full_like(z, delta)
+    return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * share(v, weights, examples(z), z.ndim))
+
+
+@primitive
+def logistic(t, y, weights):
+    """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.        (7.70)"""
+    xp = namespace(t)
+    ell = xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t)))
+    return weighted_mean(per_example(ell), weights)
+
+
+@primitive
+def logistic_backward(t, y, weights, v):
+    """B[ℓ_logistic, t](v) = (1 / (1 + e⁻ᵗ) - y) v.        (7.70)"""
+    return flush((sigmoid(t) - y) * share(v, weights, examples(t), t.ndim))
+
+
+def target_rows(t, y, smoothing):
+    """The distribution that y stands for: e_y for class indices, rows as they are; (1 - ε) of it, and ε / k each."""
+    xp = namespace(t)
+    k = t.shape[-1]
+    if y.ndim < t.ndim:
+        classes = xp.arange(k, dtype=y.dtype, device=device(y))
+        y = xp.astype(xp.expand_dims(y, axis=-1) == classes, t.dtype)  # (..., k)
+    return y if not smoothing else (1 - smoothing) * y + smoothing / k
+
+
+@primitive
+def cross_entropy(t, y, weights, smoothing):
+    """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.        (7.71)
+
+    t (..., k); y integers (...) or probability rows (..., k). Returns J, and φ (..., k) for the backward function.
+    """
+    xp = namespace(t)
+    t = t - xp.max(t, axis=-1, keepdims=True)  # exp would overflow
+    e = xp.exp(t)
+    total = xp.sum(e, axis=-1, keepdims=True)
+    ell = -xp.sum(target_rows(t, y, smoothing) * (t - xp.log(total)), axis=-1)
+    return weighted_mean(ell, weights), e / total
+
+
+@primitive
+def cross_entropy_backward(phi, y, weights, smoothing, v):
+    """B[ℓ_ce, t](v) = (φ - e_y) v.        (7.71); for rows y that sum to 1"""
+    weight = share(v, weights, tuple(phi.shape[:-1]), phi.ndim)
+    return flush((phi - target_rows(phi, y, smoothing)) * weight)

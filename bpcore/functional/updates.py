@@ -1,0 +1,83 @@
+"""Optimisers' updates: arithmetic on whole vectors. θ and the moments, passed last, are written.
+
+g is the gradient; λ (`decay`) is weight decay, its convention told in each. First moments are flushed below the square
+root of the smallest normal number of the dtype; second moments, whose root is divided by, only close to that number.
+"""
+
+from __future__ import annotations
+
+from bpcore.backend import namespace
+from bpcore.functional.arithmetic import flush, smallest_normal
+from bpcore.functional.primitive import primitive
+
+SQUARES = 2.0**10  # a second moment below this times the smallest normal number is zero
+
+
+def flush_square(v):
+    """A second moment with what is about to become subnormal set to zero. v >= 0."""
+    return v * namespace(v).astype(v >= SQUARES * smallest_normal(v), v.dtype)
+
+
+@primitive
+def sgd(g, lr, momentum, nesterov, decay, theta, m):
+    """m = μ m + (g + λ θ); θ -= lr m, or lr (g + μ m) with Nesterov's momentum. m is None where μ = 0."""
+    if decay:
+        g = g + decay * theta
+    if m is not None:
+        m[...] = flush(momentum * m + g)
+        g = g + momentum * m if nesterov else m
+    theta[...] = theta - lr * g
+
+
+@primitive
+def rmsprop(g, lr, rho, eps, decay, theta, v):
+    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), with g + λ θ for g.        Tieleman and Hinton, 2012"""
+    if decay:
+        g = g + decay * theta
+    v[...] = flush_square(rho * v + (1 - rho) * (g * g))
+    theta[...] = theta - lr * g / (namespace(g).sqrt(v) + eps)
+
+
+@primitive
+def adagrad(g, lr, eps, decay, theta, v):
+    """v += g²; θ -= lr g / (√v + ε), with g + λ θ for g.        Duchi et al., 2011"""
+    if decay:
+        g = g + decay * theta
+    v[...] = flush_square(v + g * g)
+    theta[...] = theta - lr * g / (namespace(g).sqrt(v) + eps)
+
+
+@primitive
+def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+    """Adam (Kingma and Ba, 2015), at step 1, 2, ...: m and v the moments of g, corrected for their bias.
+
+    λ: θ -= lr λ θ first where decoupled (Loshchilov and Hutter, 2019), else g + λ θ for g.
+    """
+    if decay and decoupled:
+        theta[...] = theta - (lr * decay) * theta
+    elif decay:
+        g = g + decay * theta
+    m[...] = flush(beta1 * m + (1 - beta1) * g)
+    v[...] = flush_square(beta2 * v + (1 - beta2) * (g * g))
+    corrected = namespace(g).sqrt(v) / (1 - beta2**step) ** 0.5 + eps
+    theta[...] = theta - (lr / (1 - beta1**step)) * m / corrected
+
+
+@primitive
+def lion(g, lr, beta1, beta2, decay, theta, m):
+    """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g.        Chen et al., 2023"""
+    direction = namespace(g).sign(beta1 * m + (1 - beta1) * g)
+    theta[...] = theta - lr * (direction + decay * theta)
+    m[...] = flush(beta2 * m + (1 - beta2) * g)
+
+
+@primitive
+def clip_norm(g, largest, clipped):
+    """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`. Returns ‖g‖, a scalar.
+
+    The norm stays on the device.
+    """
+    xp = namespace(g)
+    norm = xp.sqrt(xp.sum(g * g))
+    clipped[...] = g * (largest / xp.maximum(norm, xp.full_like(norm, largest)))
+    return norm

@@ -1,0 +1,95 @@
+"""Initial values of parameters, drawn on the host in float64: `initializer(generator, shape)`.
+
+For a weight of shape (..., n_in, n_out), fan_in is n_in and fan_out n_out, each times the sizes of the leading axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight of this shape; of a vector, its length for both."""
+    if len(shape) < 2:
+        return max(prod(shape), 1), max(prod(shape), 1)
+    field = prod(shape[:-2])
+    return max(field * shape[-2], 1), max(field * shape[-1], 1)
+
+
+@dataclass(frozen=True)
+class HeNormal:
+    """Normal with variance 2 / fan_in.        He et al., 2015"""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return generator.standard_normal(shape) * sqrt(2 / fans(shape)[0])
+
+
+@dataclass(frozen=True)
+class HeUniform:
+    """Uniform with variance 2 / fan_in.        He et al., 2015"""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        bound = sqrt(6 / fans(shape)[0])
+        return generator.uniform(-bound, bound, shape)
+
+
+@dataclass(frozen=True)
+class GlorotNormal:
+    """Normal with variance 2 / (fan_in + fan_out).        Glorot and Bengio, 2010"""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return generator.standard_normal(shape) * sqrt(2 / sum(fans(shape)))
+
+
+@dataclass(frozen=True)
+class GlorotUniform:
+    """Uniform with variance 2 / (fan_in + fan_out).        Glorot and Bengio, 2010"""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        bound = sqrt(6 / sum(fans(shape)))
+        return generator.uniform(-bound, bound, shape)
+
+
+@dataclass(frozen=True)
+class LeCunNormal:
+    """Normal with variance 1 / fan_in.        LeCun et al., 1998"""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return generator.standard_normal(shape) / sqrt(fans(shape)[0])
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Orthonormal rows or columns, whichever are fewer, times `gain`.        Saxe et al., 2014"""
+
+    gain: float = 1.0
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        if len(shape) < 2:
+            raise ValueError(f"Orthogonal expected a weight of at least two axes, got shape {shape}; choose another initializer")
+        n, m = prod(shape[:-1]), shape[-1]
+        q, r = np.linalg.qr(generator.standard_normal((max(n, m), min(n, m))))
+        q = q * np.sign(np.diagonal(r))  # without this the distribution would not be uniform
+        return self.gain * (q if n >= m else q.T).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every entry `value`."""
+
+    value: float
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return np.full(shape, float(self.value))
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Every entry 0."""
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return np.zeros(shape)

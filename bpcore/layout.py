@@ -1,0 +1,188 @@
+"""Where each parameter lies in the one vector θ, and a module evaluated by hand: the notes' B, curried."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from bpcore.backend import Backend, backend_of, get_backend, is_array, namespace
+from bpcore.module import RESERVED, Array, Mode, Module, Parameter, Windows, fresh_lists, join
+
+
+@dataclass
+class Use:
+    """One use of a parameter: its path, where its home lies in θ, and, for a later use, where in the spare tail."""
+
+    path: str
+    parameter: Parameter
+    start: int = 0
+    spare: int | None = None
+
+    @property
+    def size(self) -> int:
+        return prod(self.parameter.shape)
+
+
+@dataclass
+class Plan:
+    """The windows of one use of a module, before there is a vector."""
+
+    path: str
+    number: int
+    uses: dict[str, Use | None]
+    children: dict[str, Plan]
+
+
+class Layout:
+    """θ laid out: decayed | not decayed | buffers, each one slice, the parameters of each in the module's order.
+
+    `decayed` and `trained` are where the first and the second slice end; `size` is θ's length. A parameter's first use
+    is its home. Later uses have windows of the gradient of their own, in a spare vector of length `spare`.
+    """
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.uses: list[Use] = []
+        self._plan = self._walk(module, "", itertools.count())
+        homes: dict[int, Use] = {}
+        self.spare = 0
+        for use in self.uses:
+            home = homes.setdefault(id(use.parameter), use)
+            if home is not use:
+                use.spare, self.spare = self.spare, self.spare + use.size
+        self.homes = list(homes.values())
+        self.size = 0
+        for decay, trained in ((True, True), (False, True), (False, False)):
+            for use in self.homes:
+                if (use.parameter.decay, use.parameter.trained) == (decay, trained):
+                    use.start, self.size = self.size, self.size + use.size
+            if decay:
+                self.decayed = self.size
+            elif trained:
+                self.trained = self.size
+        for use in self.uses:
+            use.start = homes[id(use.parameter)].start
+
+    def _walk(self, module: Module, path: str, numbers: Iterator[int]) -> Plan:
+        number, names = next(numbers), {}
+        for name, parameter in module.parameters.items():
+            if not name.isidentifier() or name in RESERVED or name in module.children:
+                raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
+            names[name] = use = None if parameter is None else Use(join(path, name), parameter)
+            if use is not None:
+                self.uses.append(use)
+        children = {name: self._walk(child, join(path, name), numbers) for name, child in module.children.items()}
+        return Plan(path, number, names, children)
+
+    def windows(self, vector: Array, spare: Array | None = None) -> Windows:
+        """The windows of `vector`, of θ's length or, for a gradient, of the trained part's (its buffers are None).
+
+        With `spare`, later uses of a parameter get their windows there; else all uses see their home.
+        """
+        return self._windows(self._plan, vector, spare, vector.shape[0])
+
+    def _windows(self, plan: Plan, vector: Array, spare: Array | None, length: int) -> Windows:
+        arrays = {}
+        for name, use in plan.uses.items():
+            if use is None or use.start + use.size > length:
+                arrays[name] = None
+            elif use.spare is None or spare is None:
+                arrays[name] = window(vector, use.start, use)
+            else:
+                arrays[name] = window(spare, use.spare, use)
+        children = {name: self._windows(child, vector, spare, length) for name, child in plan.children.items()}
+        return Windows(plan.path, plan.number, arrays, children)
+
+    def add_home(self, gradient: Array, spare: Array) -> None:
+        """Add the gradients of later uses to their homes: a parameter used twice has the sum."""
+        for use in self.uses:
+            if use.spare is not None and use.parameter.trained:
+                home = gradient[use.start : use.start + use.size]
+                home[...] = home + spare[use.spare : use.spare + use.size]
+
+    def draw(self, seed: int) -> np.ndarray:
+        """Initial values of θ on the host, float64: every parameter from a stream of its own, (seed, its number)."""
+        theta = np.zeros(self.size)
+        for number, use in enumerate(self.homes):
+            values = use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape)
+            theta[use.start : use.start + use.size] = np.reshape(values, -1)
+        return theta
+
+    def manifest(self) -> dict[str, Any]:
+        """Path to [start, shape] of every parameter's home: what a checkpoint says of its vector."""
+        return {use.path: [use.start, list(use.parameter.shape)] for use in self.homes}
+
+
+def window(vector: Array, start: int, use: Use) -> Array:
+    """The view of `vector` that this use's parameter has from `start`."""
+    return namespace(vector).reshape(vector[start : start + use.size], use.parameter.shape)
+
+
+def check_seed(seed: Any) -> int:
+    """seed, or a ValueError unless it is a whole number from 0 up."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    return int(seed)
+
+
+def check_dtype(dtype: Any) -> str:
+    """The name of dtype, or a ValueError unless it is float32 or float64."""
+    name = str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return name
+
+
+def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
+    """Windows of a fresh θ for `module`, initial values drawn: what `evaluate` takes.
+
+    seed: a whole number; the same one gives the same values on every backend. dtype: "float32" or "float64".
+    """
+    layout = Layout(module)
+    return layout.windows(get_backend(backend).asarray(layout.draw(check_seed(seed)), check_dtype(dtype)))
+
+
+def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None) -> tuple[Any, Callable[..., Any]]:
+    """u = M(z; θ), and its backward functions as one: B(v) -> (dz, dtheta).        (B1), (B2)
+
+    theta: windows, as `initialize` makes them. z: arrays on one backend. mode: `Mode(training=True, ...)` for the
+    behaviour in training; evaluation unless given. dz is an array, or a tuple for several inputs, None for an input
+    without gradient; dtheta has the windows' names, `dtheta.W`. B returns fresh arrays and may be called again.
+    """
+    arrays = [*(array for _, array in theta.items()), *z]
+    for array in z:
+        if not is_array(array):
+            raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")
+        if not backend_of(arrays[0]).owns(array):
+            raise TypeError(
+                f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
+                "with its asarray()"
+            )
+    u, saved = module.forward(theta, *z, mode=mode or Mode())
+    layout = Layout(module)
+
+    def B(v: Any) -> tuple[Any, Windows]:
+        expect_shapes(u, v)
+        backend, dtype = backend_of(arrays[0]), arrays[0].dtype
+        gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
+        dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
+        layout.add_home(gradient, spare)
+        return dz, layout.windows(gradient)
+
+    return u, B
+
+
+def expect_shapes(u: Any, v: Any) -> None:
+    """A ValueError unless v is shaped like u: an array, or a tuple of them."""
+    if isinstance(u, tuple):
+        if not isinstance(v, tuple) or len(u) != len(v):
+            raise ValueError(f"B expected v as a tuple of {len(u)} arrays, one for each output; got {type(v).__name__}")
+        for one_u, one_v in zip(u, v, strict=True):
+            expect_shapes(one_u, one_v)
+    elif v is not None and tuple(getattr(v, "shape", ())) != tuple(u.shape):
+        raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(getattr(v, 'shape', ()))}")

@@ -1,0 +1,193 @@
+"""The Module contract: how a module evaluates, and its backward functions (B1), (B2).        section 7.4.2
+
+    forward(theta, *z, mode) -> (u, saved)
+    backward(theta, saved, v, gradient, need_dz=True) -> dz
+
+`forward` writes nothing. `backward` returns B[M, z](v), overwrites its windows of the gradient with B[M, θ](v), and
+writes nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from bpcore.backend import is_floating, keep_mask
+
+Array = Any  # an array of any namespace
+
+
+class Parameter:
+    """The declaration of one parameter; its identity is this object, and two modules may hold the same one.
+
+    shape: of the window; initializer: `(generator, shape) -> host array`; decay: whether weight decay applies to it;
+    trained: False makes it a buffer, in θ's untrained tail, changed only through `mode.track`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], initializer: Any, decay: bool = True, trained: bool = True):
+        self.shape, self.initializer = tuple(shape), initializer
+        self.decay, self.trained = decay and trained, trained
+
+
+class Windows:
+    """Named windows (views) of θ or of ∇J for one use of a module.
+
+    A parameter is an attribute, `theta.W`; an absent one is None. A child is `theta[0]` or `theta["encoder"]`, and a path
+    reaches through: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` numbers it, for the random streams.
+    """
+
+    def __init__(self, path: str, use: int, arrays: Mapping[str, Array], children: Mapping[str, Windows]):
+        self.path, self.use, self.names = path, use, tuple(arrays)
+        self.children = tuple(children.values())
+        self._children = children
+        self.__dict__.update(arrays)
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, int):
+            return self.children[key]
+        name, _, rest = key.partition(".")
+        if not rest and name in self.names:
+            return getattr(self, name)
+        if name not in self._children:
+            raise KeyError(f"{key!r} is not in {self.path or 'this module'}: there is {[*self.names, *self._children]}")
+        return self._children[name][rest] if rest else self._children[name]
+
+    def items(self) -> Iterator[tuple[str, Array]]:
+        """(path, window) of every parameter that is there, in the module's order."""
+        for name in self.names:
+            if getattr(self, name) is not None:
+                yield join(self.path, name), getattr(self, name)
+        for child in self.children:
+            yield from child.items()
+
+    def __repr__(self) -> str:
+        return "Windows(" + ", ".join(f"{path} {tuple(array.shape)}" for path, array in self.items()) + ")"
+
+
+RESERVED = ("path", "use", "names", "children", "items")
+EMPTY = Windows("", 0, {}, {})  # of a module without parameters, such as a loss
+
+
+def join(path: str, name: str) -> str:
+    """The path of `name` inside `path`."""
+    return f"{path}.{name}" if path else name
+
+
+class Mode:
+    """How an evaluation is meant: training or not, and the randomness, a function of (seed, step, micro, use).
+
+    So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects what modules
+    ask to be written to their buffers; `commit` writes it, in order, once the step has proved good.
+    """
+
+    def __init__(self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0):
+        self.training, self.seed, self.step, self.micro = training, seed, step, micro
+        self.tracked: list[tuple[Array, Array, float]] = []
+
+    def keep(self, theta: Windows, z: Array, p: float) -> Array:
+        """Booleans shaped like z, each False with probability p: this use's dropout mask."""
+        return keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
+
+    def track(self, window: Array, value: Array, momentum: float) -> None:
+        """Note that buffer `window` shall become (1 - momentum) window + momentum value."""
+        self.tracked.append((window, value, momentum))
+
+    def commit(self) -> None:
+        """Write what was tracked."""
+        for window, value, momentum in self.tracked:
+            window[...] = (1 - momentum) * window + momentum * value
+        self.tracked.clear()
+
+
+class Module:
+    """A module M: what it evaluates, and its backward functions B[M, z] and B[M, θ].
+
+    A subclass gives `forward` and `backward` (see the top of this file), and says in `__init__` what it holds: sizes,
+    `parameters` (name to Parameter, or None for one that is absent) and `children` (name to Module). It keeps its
+    constructor's arguments under their own names, so that a checkpoint can describe it. It holds no array and no path:
+    the same object may be used twice.
+    """
+
+    parameters: Mapping[str, Parameter | None] = {}
+    children: Mapping[str, Module] = {}
+    rows_independent = False  # whether row i of u depends on row i of the inputs only
+
+    def forward(self, theta: Any, *z: Any, mode: Any) -> Any:
+        """Evaluate: (u, saved), `saved` being what the backward pass will need."""
+        raise TypeError(f"{type(self).__name__} must define forward(self, theta, *z, mode) -> (u, saved)")
+
+    def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
+        """B[M, z](v), a tuple for several inputs, None for one without gradient; writes B[M, θ](v) to `gradient`."""
+        raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a trained parameter in this module or below it."""
+        own = any(p is not None and p.trained for p in self.parameters.values())
+        return own or any(child.trained for child in self.children.values())
+
+    def name(self, theta: Windows) -> str:
+        """This use's path and class, as errors begin."""
+        return f"{theta.path}: {type(self).__name__}" if theta.path else type(self).__name__
+
+    def expect_floats(self, theta: Windows, z: Array) -> Array:
+        """z, or a TypeError if it does not hold real floating numbers."""
+        if not is_floating(z):
+            raise TypeError(f"{self.name(theta)} expected floating numbers, got z of dtype {z.dtype}; convert: X.astype('float32')")
+        return z
+
+    def expect_features(self, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:
+        """z, or an error unless its last axis has n features and its dtype is that of `window`."""
+        if z.shape[-1:] != (n,):
+            got = f"z of shape {tuple(z.shape)}"
+            repair = f"pass {argument}={z.shape[-1]} or fix the data" if z.ndim else "give it an axis of features"
+            raise ValueError(f"{self.name(theta)} expected features {n} in the last axis, got {got}; {repair}")
+        if z.dtype != window.dtype:
+            self.expect_floats(theta, z)
+            raise TypeError(
+                f"{self.name(theta)} has parameters of dtype {window.dtype}, got z of dtype {z.dtype}; convert one to the other"
+            )
+        return z
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The constructor's arguments, read back from the attributes of the same names: (positional, by name)."""
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        for name, argument in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            if argument.kind is argument.VAR_POSITIONAL:
+                positional.extend(value)
+            elif argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD:
+                positional.append(value)
+            elif value != argument.default:
+                named[name] = value
+        return tuple(positional), named
+
+    def __repr__(self) -> str:
+        try:
+            positional, named = self.arguments()
+        except AttributeError:
+            return f"{type(self).__name__}(...)"
+        return f"{type(self).__name__}({', '.join([*map(repr, positional), *(f'{k}={v!r}' for k, v in named.items())])})"
+
+
+class Observed(Module):
+    """A module seen through `around(module, theta, what, call)`, which makes the call and returns its result."""
+
+    def __init__(self, module: Module, around: Callable[..., Any]):
+        self.module, self.around = copy.copy(module), around
+        self.module.children = {name: Observed(child, around) for name, child in module.children.items()}
+
+    def forward(self, theta, *z, mode):
+        return self.around(self.module, theta, "forward", lambda: self.module.forward(theta, *z, mode=mode))
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        call = lambda: self.module.backward(theta, saved, v, gradient, need_dz)  # noqa: E731  a name for a thunk
+        return self.around(self.module, theta, "backward", call)
+
+
+def fresh_lists(saved: Any) -> Any:
+    """`saved` with new lists: containers keep children's saved values in lists and empty them as they walk back."""
+    return [fresh_lists(s) for s in saved] if isinstance(saved, list) else saved

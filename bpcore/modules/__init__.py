@@ -1,0 +1,76 @@
+"""The modules that a network is composed of, one family a file."""
+
+from bpcore.modules.activations import (
+    ELU,
+    GELU,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from bpcore.modules.arithmetic import (
+    Add,
+    Concatenate,
+    Divide,
+    Exp,
+    Flatten,
+    Log,
+    MatMul,
+    Mean,
+    Multiply,
+    Power,
+    Reshape,
+    Subtract,
+    Sum,
+)
+from bpcore.modules.circuit import Circuit
+from bpcore.modules.containers import MLP, Residual, Sequential
+from bpcore.modules.linear import Linear, Weight
+from bpcore.modules.losses import CrossEntropy, Huber, LogisticLoss, Loss, SquaredError
+from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "MLP",
+    "Add",
+    "Circuit",
+    "Concatenate",
+    "CrossEntropy",
+    "Divide",
+    "Dropout",
+    "Exp",
+    "Flatten",
+    "Huber",
+    "Identity",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "Log",
+    "LogSoftmax",
+    "LogisticLoss",
+    "Loss",
+    "MatMul",
+    "Mean",
+    "Multiply",
+    "Power",
+    "RMSNorm",
+    "ReLU",
+    "Reshape",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "SquaredError",
+    "Subtract",
+    "Sum",
+    "Tanh",
+    "Weight",
+]

@@ -1,0 +1,187 @@
+"""The atomic modules of Remark 7.4.3: operands of circuits. Broadcasting is undone in the backward functions."""
+
+from __future__ import annotations
+
+from bpcore.backend import namespace
+from bpcore.functional import arithmetic as f
+from bpcore.module import Module
+
+
+class Add(Module):
+    """u = a + b."""
+
+    rows_independent = True
+
+    def forward(self, theta, a, b, mode):
+        return f.add(a, b), (a.shape, b.shape)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.add_backward(*saved, v)
+
+
+class Subtract(Module):
+    """u = a - b."""
+
+    rows_independent = True
+
+    def forward(self, theta, a, b, mode):
+        return f.subtract(a, b), (a.shape, b.shape)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.subtract_backward(*saved, v)
+
+
+class Multiply(Module):
+    """u = a ⊙ b."""
+
+    rows_independent = True
+
+    def forward(self, theta, a, b, mode):
+        return f.multiply(a, b), (a, b)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.multiply_backward(*saved, v)
+
+
+class Divide(Module):
+    """u = a / b, b ≠ 0."""
+
+    rows_independent = True
+
+    def forward(self, theta, a, b, mode):
+        u = f.divide(a, b)
+        return u, (a.shape, b, u)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.divide_backward(*saved, v)
+
+
+class MatMul(Module):
+    """u = a @ b: matrices in the last two axes of each, leading axes broadcast."""
+
+    def forward(self, theta, a, b, mode):
+        if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+            got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise ValueError(f"{self.name(theta)} expected shapes (..., n, m) and (..., m, k), got {got}; reshape one of them")
+        return f.matmul(a, b), (a, b)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.matmul_backward(*saved, v)
+
+
+class Exp(Module):
+    """u = eᶻ."""
+
+    rows_independent = True
+
+    def forward(self, theta, z, mode):
+        u = f.exp(self.expect_floats(theta, z))
+        return u, u
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.exp_backward(saved, v)
+
+
+class Log(Module):
+    """u = log z, z > 0."""
+
+    rows_independent = True
+
+    def forward(self, theta, z, mode):
+        return f.log(self.expect_floats(theta, z)), z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.log_backward(saved, v)
+
+
+class Power(Module):
+    """u = z^exponent for a constant exponent; without one, u = a^b of two inputs, a > 0."""
+
+    rows_independent = True
+
+    def __init__(self, exponent: float | None = None):
+        if isinstance(exponent, bool) or not (exponent is None or isinstance(exponent, (int, float))):
+            raise ValueError(f"exponent must be a number, or None for two inputs; got {exponent!r}")
+        self.exponent = exponent
+
+    def forward(self, theta, a, *b, mode):
+        self.expect_floats(theta, a)
+        if self.exponent is not None:
+            return f.power(a, self.exponent), a
+        u = f.binary_power(a, *b)
+        return u, (a, *b, u)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        if self.exponent is not None:
+            return f.power_backward(saved, self.exponent, v)
+        return f.binary_power_backward(*saved, v)
+
+
+class Reduction(Module):
+    """What Sum and Mean share: axis (one, a tuple, or None for all) and keepdims."""
+
+    def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+        self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
+        self.keepdims = keepdims
+
+
+class Sum(Reduction):
+    """u = Σ z over axis; over all axes, a scalar, unless given."""
+
+    def forward(self, theta, z, mode):
+        return namespace(z).sum(self.expect_floats(theta, z), axis=self.axis, keepdims=self.keepdims), z.shape
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.sum_backward(v, saved, self.axis, self.keepdims)
+
+
+class Mean(Reduction):
+    """u = the mean of z over axis; over all axes, a scalar, unless given."""
+
+    def forward(self, theta, z, mode):
+        u = namespace(z).mean(self.expect_floats(theta, z), axis=self.axis, keepdims=self.keepdims)
+        return u, (z.shape, f.ratio(u.shape, z.shape))
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        shape, ratio = saved
+        return f.sum_backward(v * ratio, shape, self.axis, self.keepdims)
+
+
+class Concatenate(Module):
+    """u = the inputs, one or more, joined along axis."""
+
+    def __init__(self, axis: int = -1):
+        self.axis = axis
+
+    def forward(self, theta, *z, mode):
+        return namespace(z[0]).concat(z, axis=self.axis), tuple(one.shape for one in z)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return f.concatenate_backward(saved, self.axis, v)
+
+
+class Reshape(Module):
+    """Each row reshaped: (n, ...) to (n, *shape). One entry of shape may be -1."""
+
+    rows_independent = True
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.shape = tuple(shape)
+
+    def forward(self, theta, z, mode):
+        try:
+            return namespace(z).reshape(z, (z.shape[0], *self.shape)), z.shape
+        except (ValueError, RuntimeError, IndexError) as error:
+            got = f"z of shape {tuple(z.shape)}"
+            repair = "choose a shape of as many entries, or fix the data"
+            raise ValueError(f"{self.name(theta)} expected rows that reshape to {self.shape}, got {got}; {repair}") from error
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return namespace(v).reshape(v, saved)
+
+
+class Flatten(Reshape):
+    """Each row as a vector: (n, ...) to (n, features)."""
+
+    def __init__(self) -> None:
+        super().__init__((-1,))

@@ -1,0 +1,98 @@
+"""Any directed acyclic graph of modules: the differentiable circuits of Theorem 7.4.1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bpcore.module import Module
+
+
+class Circuit(Module):
+    """A directed acyclic graph of modules with named inputs, nodes and outputs.
+
+    inputs: one name, or several. nodes: name to (module, input, ...), each input an input of the circuit or a node above.
+    outputs: one name (u is an array), or several (u is a tuple, and so is v).
+
+        Circuit("x", {"h": (Linear(4, 4), "x"), "sum": (Add(), "x", "h")}, "sum")
+
+    Where a value goes to several nodes its gradients add. A node, or an input, that reaches no output is an error.
+    """
+
+    def __init__(self, inputs: str | Iterable[str], nodes: Mapping[str, tuple[Any, ...]], outputs: str | Iterable[str]):
+        self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.nodes = {name: tuple(node) if isinstance(node, (tuple, list)) else (node,) for name, node in nodes.items()}
+        self.outputs = outputs if isinstance(outputs, str) else tuple(outputs)
+        self._ends = (outputs,) if isinstance(outputs, str) else self.outputs
+        self._check()
+        self.children = {name: module for name, (module, *_) in self.nodes.items()}
+        # Without dJ/dz of the inputs, only what lies behind a parameter needs a gradient.
+        self._behind: set[str] = set()
+        for name, (module, *sources) in self.nodes.items():
+            if module.trained or any(source in self._behind for source in sources):
+                self._behind.add(name)
+
+    def _check(self) -> None:
+        seen = list(self.inputs)
+        if len(set(seen)) != len(seen):
+            raise ValueError(f"Circuit's inputs {seen} repeat a name; rename one")
+        for name, (module, *sources) in self.nodes.items():
+            if not isinstance(name, str) or not name or "." in name or name in seen:
+                raise ValueError(f"Circuit's node {name!r} needs a name of its own, without a dot; rename it")
+            if not isinstance(module, Module):
+                raise TypeError(f"Circuit's node {name!r} expected (module, input, ...), got {module!r} for the module")
+            for source in sources:
+                if source not in seen:
+                    raise ValueError(
+                        f"Circuit's node {name!r} takes {source!r}, which is no input or node above it; "
+                        f"there is {', '.join(seen)}: order the nodes so that each comes after what it takes"
+                    )
+            seen.append(name)
+        for end in self._ends:
+            if end not in seen:
+                raise ValueError(f"Circuit's output {end!r} is no input or node; there is {', '.join(seen)}")
+        reached = set(self._ends)
+        for name, (_, *sources) in reversed(self.nodes.items()):
+            if name in reached:
+                reached.update(sources)
+        for name in seen:
+            if name not in reached:
+                raise ValueError(f"Circuit's {name!r} reaches no output; use it, name it in outputs, or leave it out")
+
+    def forward(self, theta, *z, mode):
+        if len(z) != len(self.inputs):
+            raise ValueError(f"{self.name(theta)} expected {len(self.inputs)} inputs {self.inputs}, got {len(z)}")
+        values = dict(zip(self.inputs, z, strict=True))
+        saved = []
+        for (name, (_, *sources)), windows in zip(self.nodes.items(), theta.children, strict=True):
+            values[name], for_backward = self.children[name].forward(windows, *(values[s] for s in sources), mode=mode)
+            saved.append(for_backward)
+        u = tuple(values[end] for end in self._ends)
+        return (u[0] if isinstance(self.outputs, str) else u), saved
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        arriving: dict[str, Any] = {}
+        for end, one in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
+            add(arriving, end, one)
+        order = list(zip(self.nodes.items(), theta.children, gradient.children, strict=True))
+        for (name, (_, *sources)), windows, gradients in reversed(order):
+            for_backward, v = saved.pop(), arriving.pop(name, None)
+            if v is None:  # nothing downstream has a gradient for it, as for labels
+                for _, window in gradients.items():
+                    window[...] = 0.0
+            elif need_dz or name in self._behind:
+                need = need_dz or any(source in self._behind for source in sources)
+                dz = self.children[name].backward(windows, for_backward, v, gradients, need)
+                if need:
+                    for source, one in zip(sources, dz if isinstance(dz, tuple) else (dz,), strict=True):
+                        add(arriving, source, one)
+        if not need_dz:
+            return None
+        dz = tuple(arriving.get(name) for name in self.inputs)
+        return dz[0] if len(dz) == 1 else dz
+
+
+def add(arriving, name, v):
+    """Fan-out adds gradients; an array that came from elsewhere is not written to."""
+    if v is not None:
+        arriving[name] = arriving[name] + v if name in arriving else v

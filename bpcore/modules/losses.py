@@ -1,0 +1,159 @@
+"""Losses: modules whose output is the scalar J = Σ w ℓ / Σ w over the examples, w = 1 or the given weights.
+
+They take logits or outputs z, labels y, and weights, and never broadcast: (n, 1) against (n,) is an error. Labels and
+weights have no gradient. Outputs of an example lie along the last axis; an array of one axis is one output an example.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from bpcore.backend import is_floating, kind, namespace
+from bpcore.functional import losses as f
+from bpcore.module import Array, Module, Windows
+
+
+class Loss(Module):
+    """What losses share: the checks of shapes, and Σ w."""
+
+    def examples(self, y: Array) -> tuple[int, ...]:
+        """The shape of ℓ for labels y."""
+        return f.examples(y)
+
+    def total_weight(self, y: Array, weights: Array | None) -> Any:
+        """Σ w: by it micro-batches and replicas are put together. A number, or a scalar array where weights are given."""
+        return prod(self.examples(y)) if weights is None else namespace(weights).sum(weights)
+
+    def check_labels(self, y: Any, n_outputs: int) -> None:
+        """Raise unless the values of y, on the host, are labels for n_outputs outputs. Any number is, unless overridden."""
+
+    def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
+        """Raise unless z and y have one shape and dtype, and weights that of the examples."""
+        self.expect_floats(theta, z)
+        if tuple(z.shape) != tuple(y.shape):
+            raise ValueError(
+                f"{self.name(theta)} expected outputs and labels of one shape, got {tuple(z.shape)} and {tuple(y.shape)}; "
+                f"reshape the labels (nothing is broadcast), e.g. y.reshape({tuple(z.shape)})"
+            )
+        if y.dtype != z.dtype:
+            raise TypeError(
+                f"{self.name(theta)} expected labels of dtype {z.dtype}, got {y.dtype}; convert: y.astype('{z.dtype}')"
+            )
+        self.expect_weights(theta, z, y, weights)
+
+    def expect_weights(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
+        """Raise unless weights are one number an example, of z's dtype, and there is an example."""
+        if weights is not None and (tuple(weights.shape) != self.examples(y) or weights.dtype != z.dtype):
+            raise ValueError(
+                f"{self.name(theta)} expected weights of shape {self.examples(y)} and dtype {z.dtype}, "
+                f"got {tuple(weights.shape)} and {weights.dtype}; give one weight an example"
+            )
+        if prod(y.shape) == 0:
+            raise ValueError(f"{self.name(theta)} got no examples (shape {tuple(z.shape)}); give at least one")
+
+
+class SquaredError(Loss):
+    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.        section 7.4.3"""
+
+    def forward(self, theta, z, y, weights=None, *, mode):
+        self.expect(theta, z, y, weights)
+        return f.squared_error(z, y, weights), (z, y, weights)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return (f.squared_error_backward(*saved, v), *absent(saved))
+
+
+class Huber(Loss):
+    """ℓ = ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y, summed over outputs.        Huber, 1964"""
+
+    def __init__(self, delta: float = 1.0):
+        if not delta > 0:
+            raise ValueError(f"delta must be positive, got {delta!r}")
+        self.delta = delta
+
+    def forward(self, theta, z, y, weights=None, *, mode):
+        self.expect(theta, z, y, weights)
+        return f.huber(z, y, weights, self.delta), (z, y, weights)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return (f.huber_backward(*saved, self.delta, v), *absent(saved))
+
+
+class LogisticLoss(Loss):
+    """ℓ = log(1 + eᵗ) - y t from logits t and labels y in {0, 1}, or probabilities, summed over outputs.        (7.70)
+
+    y: integers, booleans or floats, of t's shape.
+    """
+
+    def forward(self, theta, t, y, weights=None, *, mode):
+        self.expect(theta, t, y, weights)
+        y = namespace(t).astype(y, t.dtype)
+        return f.logistic(t, y, weights), (t, y, weights)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return (f.logistic_backward(*saved, v), *absent(saved))
+
+    def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
+        super().expect(theta, z, namespace(y).astype(y, self.expect_floats(theta, z).dtype), weights)
+
+    def check_labels(self, y: Any, n_outputs: int) -> None:
+        if y.size and not (y.min() >= 0 and y.max() <= 1):
+            raise ValueError(f"LogisticLoss expected labels 0 or 1, got values from {y.min()} to {y.max()}; recode the labels")
+
+
+class CrossEntropy(Loss):
+    """ℓ = -log softmax(t)_y from logits t (..., k).        (7.71)
+
+    y: class indices, integers (...), or probability rows (..., k) that each sum to 1. smoothing: ε in 0 <= ε < 1 replaces
+    the label's distribution by (1 - ε) of it and ε / k on every class.        Szegedy et al., 2016
+    """
+
+    def __init__(self, smoothing: float = 0.0):
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must be in 0 <= smoothing < 1, got {smoothing!r}")
+        self.smoothing = smoothing
+
+    def examples(self, y: Array) -> tuple[int, ...]:
+        return tuple(y.shape[:-1]) if is_floating(y) else tuple(y.shape)
+
+    def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
+        self.expect_floats(theta, z)
+        floating = is_floating(y)
+        expected = tuple(z.shape) if floating else tuple(z.shape[:-1])
+        if (floating and z.ndim == y.ndim + 1) or kind(y) == "bool":
+            raise TypeError(
+                f"{self.name(theta)} expected class indices of an integer dtype, got y of dtype {y.dtype}; "
+                "convert: y.astype('int64')"
+            )
+        if z.ndim == 0 or tuple(y.shape) != expected:
+            raise ValueError(
+                f"{self.name(theta)} expected class indices of shape {tuple(z.shape[:-1])} or probability rows of shape "
+                f"{tuple(z.shape)}, got y of shape {tuple(y.shape)} and dtype {y.dtype}; reshape the labels"
+            )
+        if floating and y.dtype != z.dtype:
+            raise TypeError(f"{self.name(theta)} expected rows of dtype {z.dtype}, got {y.dtype}; convert: y.astype('{z.dtype}')")
+        self.expect_weights(theta, z, y, weights)
+
+    def forward(self, theta, t, y, weights=None, *, mode):
+        self.expect(theta, t, y, weights)
+        J, phi = f.cross_entropy(t, y, weights, self.smoothing)
+        return J, (phi, y, weights)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return (f.cross_entropy_backward(*saved, self.smoothing, v), *absent(saved))
+
+    def check_labels(self, y: Any, n_outputs: int) -> None:
+        if y.dtype.kind == "f":
+            if y.size and (y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-3):
+                raise ValueError("CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)")
+        elif y.size and not (y.min() >= 0 and y.max() < n_outputs):
+            raise ValueError(
+                f"CrossEntropy expected class indices 0 to {n_outputs - 1} for {n_outputs} outputs, got values from "
+                f"{y.min()} to {y.max()}; recode the labels or give the last layer {y.max() + 1} outputs"
+            )
+
+
+def absent(saved: Any) -> tuple[None, ...]:
+    """No gradient for labels, nor for weights where they were given."""
+    return (None,) if saved[2] is None else (None, None)

@@ -1,0 +1,190 @@
+"""A module bound to its θ on a backend."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from bpcore import checkpoint
+from bpcore.backend import Backend, get_backend, is_array, is_floating
+from bpcore.cost import Cost, cost
+from bpcore.layout import Layout, check_dtype, check_seed
+from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows
+from bpcore.modules import Loss
+from bpcore.structure import describe, rebuild
+
+
+class Network:
+    """A module with its parameters: one vector θ, on one backend.
+
+    module: what it evaluates. backend: a name, see `get_backend`; None takes the chosen one, "auto" a GPU that works.
+    dtype: "float32" or "float64". seed: of the initial values, the same on every backend.
+    """
+
+    def __init__(self, module: Module, backend: str | Backend | None = None, dtype: Any = "float32", seed: int = 0):
+        if not isinstance(module, Module):
+            raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
+        self.module, self.layout = module, Layout(module)
+        self.backend, self.dtype = get_backend(backend), check_dtype(dtype)
+        self._bind(self.layout.draw(check_seed(seed)))
+
+    def _bind(self, host: Any) -> None:
+        theta = self.backend.zeros(self.layout.size, self.dtype)
+        theta[...] = self.backend.asarray(host, self.dtype)
+        self._theta, self._windows = theta, self.layout.windows(theta)
+        self._gradient: tuple[Any, Any, Any] = (None, None, None)  # out, its windows, the spare tail: kept while out stays
+        self._dtype = theta.dtype
+
+    @property
+    def theta(self) -> Array:
+        """θ, the vector itself: decayed | not decayed | buffers. Assign in place, `net.theta[...] = x`."""
+        return self._theta
+
+    @property
+    def windows(self) -> Windows:
+        """The named windows of θ, as `evaluate` takes them."""
+        return self._windows
+
+    def parameters(self) -> dict[str, Array]:
+        """Path to window of θ, each parameter once: `parameters()["0.W"]`."""
+        return {use.path: self._windows[use.path] for use in self.layout.homes}
+
+    @property
+    def n_parameters(self) -> int:
+        """How many trained numbers θ has: the length of ∇J."""
+        return self.layout.trained
+
+    def place(self, x: Any) -> Array:
+        """x (host data, or an array already there) on this backend; floating numbers in this network's dtype.
+
+        Integers stay integers. Raises TypeError for an array of another backend or device.
+        """
+        if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None:
+            return x
+        x = self.backend.asarray(x)
+        return self.backend.asarray(x, self.dtype) if x.dtype != self._dtype and is_floating(x) else x
+
+    def _inputs(self, X: Any) -> tuple[Array, ...]:
+        return tuple(self.place(x) for x in X) if isinstance(X, tuple) else (self.place(X),)
+
+    def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
+        """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
+        return self.module.forward(self._windows, *self._inputs(X), mode=mode or Mode())[0]
+
+    def value_and_gradient(
+        self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
+    ) -> tuple[Array, Array]:
+        """J(θ) and ∇J(θ) by back-propagation.        Algorithm 3
+
+        loss: a Loss. X, y, weights: host data or arrays of this backend. mode: evaluation unless given, so that J is that
+        of `net(X)`; `Mode(training=True, ...)` draws dropout's masks. Returns J, a scalar on the device, and ∇J, a vector
+        in θ's order of length n_parameters: fresh, or `out`.
+        """
+        if not isinstance(loss, Loss):
+            raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
+        if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
+            raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
+        placed, weights = self.place(y), None if weights is None else self.place(weights)
+        look = self.backend.device is None or not is_array(y)  # at labels on the host, where a look costs little
+        evaluation = self.forward(loss, self._inputs(X), placed, weights, mode or Mode(), look)
+        return evaluation.J, self.backward(evaluation, out)
+
+    def forward(
+        self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, look: bool = False
+    ) -> Evaluation:
+        """The forward pass of Algorithm 3 on arrays already here; look: check that y holds labels of the loss."""
+        u, saved = self.module.forward(self._windows, *X, mode=mode)
+        if look:
+            loss.expect(EMPTY, u, y, weights)
+            loss.check_labels(self.backend.to_host(y), u.shape[-1] if u.ndim else 1)
+        J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
+        return Evaluation(loss, J, saved, of_loss)
+
+    def backward(self, evaluation: Evaluation, out: Array | None = None, v: Any = 1.0) -> Array:
+        """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. Once for each evaluation."""
+        kept, windows, spare = self._gradient
+        if out is None or out is not kept:
+            vector = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
+            spare = self.backend.zeros(self.layout.spare, self.dtype) if self.layout.spare else None
+            windows = self.layout.windows(vector, spare)
+            if out is not None:
+                self._gradient = (out, windows, spare)
+            out = vector
+        of_loss, evaluation.of_loss = evaluation.of_loss, None
+        dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
+        of_loss = None  # let go of what the loss saved
+        self.module.backward(self._windows, evaluation.saved, dz, windows, False)
+        if spare is not None:
+            self.layout.add_home(out, spare)
+        return out
+
+    def first_not_finite(self, X: Any, mode: Mode) -> str | None:
+        """The path and class of the first module whose output at X is not finite, or None."""
+        found: list[str] = []
+
+        def around(module: Module, theta: Windows, what: str, call: Any) -> Any:
+            u, saved = call()
+            for one in u if isinstance(u, tuple) else (u,):
+                if not found and not bool(self.backend.to_host(self.backend.xp.all(self.backend.xp.isfinite(one)))):
+                    found.append(module.name(theta))
+            return u, saved
+
+        Observed(self.module, around).forward(self._windows, *self._inputs(X), mode=mode)
+        return found[0] if found else None
+
+    def to(self, backend: str | Backend) -> Network:
+        """Move θ to another backend, in place; returns this network."""
+        host = self.backend.to_host(self._theta)
+        self.backend = get_backend(backend)
+        self._bind(host)
+        return self
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(tensors, header) of a checkpoint of this network."""
+        header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
+        return {"theta": self.backend.to_host(self._theta)}, {"network": header}
+
+    def check_state(self, path: Any, tensors: dict[str, Any], header: dict[str, Any]) -> Any:
+        """The θ of a checkpoint on the host, or a CheckpointError where it is not one of this network. Assigns nothing."""
+        described = header.get("network", {})
+        checkpoint.expect(path, "parameters [start, shape]", self.layout.manifest(), described.get("parameters"))
+        return checkpoint.tensor(path, tensors, "theta", self.layout.size, described.get("dtype", self.dtype))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write structure and θ to `path`, a safetensors file, atomically."""
+        checkpoint.write(path, *self.state())
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], module: Module | None = None, backend: str | Backend | None = None
+    ) -> Network:
+        """The network in a checkpoint of `save`, or of `Trainer.save`, on any backend.
+
+        module: needed where the structure has modules or initialisers that are not bpcore's own. Raises CheckpointError
+        where the file is damaged, of a newer format, or does not fit the module.
+        """
+        tensors, header = checkpoint.read(path)
+        described = header.get("network")
+        if not isinstance(described, dict):
+            raise checkpoint.CheckpointError(f"{path} has no network in it")
+        net = cls.__new__(cls)
+        net.module = module if module is not None else rebuild(described.get("structure"), path)
+        net.layout, net.backend, net.dtype = Layout(net.module), get_backend(backend), check_dtype(described.get("dtype"))
+        net._bind(net.check_state(path, tensors, header))
+        return net
+
+    def summary(self, *input_shapes: Any) -> Cost:
+        """A table of modules, output shapes and parameters, and what evaluation costs, for inputs of these shapes."""
+        return cost(self.module, *input_shapes, dtype=self.dtype)
+
+    def __repr__(self) -> str:
+        return f"Network({self.module!r}, backend={self.backend.name!r}, dtype={self.dtype!r}, n_parameters={self.n_parameters})"
+
+
+class Evaluation:
+    """A forward pass that a backward pass can follow: J, and what was saved."""
+
+    __slots__ = ("J", "loss", "of_loss", "saved")
+
+    def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any):
+        self.loss, self.J, self.saved, self.of_loss = loss, J, saved, of_loss

@@ -1,0 +1,82 @@
+"""A module's structure as JSON, and back, over the library's own names only: what a checkpoint says of its network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from bpcore import initializers, modules
+from bpcore.checkpoint import CheckpointError
+from bpcore.module import Module
+
+
+def describe(module: Module) -> list[dict[str, Any]]:
+    """The modules below `module`, each once, and last `module` itself: class and constructor's arguments.
+
+    A module used twice is named twice by its number, so what is shared stays shared.
+    """
+    described: list[dict[str, Any]] = []
+    numbers: dict[int, int] = {}
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, Module):
+            return {"module": number(value)}
+        if isinstance(value, (list, tuple)):
+            return [encode(v) for v in value]
+        if isinstance(value, dict):
+            return {"mapping": [[k, encode(v)] for k, v in value.items()]}
+        if type(value).__module__ == initializers.__name__:
+            return {"initializer": type(value).__name__, "named": asdict(value)}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        return {"unknown": repr(value)}
+
+    def number(one: Module) -> int:
+        if id(one) not in numbers:
+            try:
+                positional, named = one.arguments()
+                entry = {"class": type(one).__name__, "positional": encode(positional), "named": encode(named)}
+            except AttributeError:  # a user's own, which keeps its arguments under other names
+                entry = {"class": type(one).__name__, "positional": {"unknown": "arguments"}, "named": {}}
+            numbers[id(one)] = len(described)
+            described.append(entry)
+        return numbers[id(one)]
+
+    number(module)
+    return described
+
+
+def rebuild(described: Any, path: Any) -> Module:
+    """The module that `described` stands for. Raises CheckpointError where a class is not bpcore's own."""
+    built: list[Module] = []
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "module" in value:
+            return built[value["module"]]
+        if "mapping" in value:
+            return {k: decode(v) for k, v in value["mapping"]}
+        if value.get("initializer") in vars(initializers):
+            return getattr(initializers, value["initializer"])(**value["named"])
+        raise CheckpointError(
+            f"{path} has an argument that bpcore cannot rebuild, {value.get('unknown', value)}; build the module yourself "
+            "and pass it: Network.load(path, module=...)"
+        )
+
+    try:
+        for entry in described:
+            if entry["class"] not in modules.__all__:
+                raise CheckpointError(
+                    f"{path} has a module {entry['class']!r} that is not bpcore's own, and nothing in a file is executed; "
+                    "build the module yourself and pass it: Network.load(path, module=...)"
+                )
+            named = decode(entry["named"])
+            built.append(getattr(modules, entry["class"])(*decode(entry["positional"]), **named))
+        return built[-1]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} describes a network that cannot be built ({error!r}); the file is damaged") from error
