@@ -43,7 +43,7 @@ def device(array: Any) -> Any:
 
 
 def kind(array: Any) -> str:
-    """"real floating", "integral", "bool" or "other": the kind of the dtype of `array`, remembered."""
+    """ "real floating", "integral", "bool" or "other": the kind of the dtype of `array`, remembered."""
     key = type(array), array.dtype  # the type first: dtypes of two libraries do not compare
     found = _kinds.get(key)
     if found is None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bpcore.backend import Backend, get_backend, is_array
-from bpcore.layout import Layout, check_seed, evaluate
+from bpcore.layout import Layout, check_seed
 from bpcore.module import Mode, Module, fresh_lists
 
 STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1

@@ -87,7 +87,7 @@ class Layout:
         return self._windows(self._plan, vector, spare, vector.shape[0])
 
     def _windows(self, plan: Plan, vector: Array, spare: Array | None, length: int) -> Windows:
-        arrays = {}
+        arrays: dict[str, Array] = {}
         for name, use in plan.uses.items():
             if use is None or use.start + use.size > length:
                 arrays[name] = None

@@ -114,8 +114,8 @@ class Module:
     children: Mapping[str, Module] = {}
     rows_independent = False  # whether row i of u depends on row i of the inputs only
 
-    def forward(self, theta: Any, *z: Any, mode: Any) -> Any:
-        """Evaluate: (u, saved), `saved` being what the backward pass will need."""
+    def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
+        """forward(theta, *z, mode). Evaluate: (u, saved), `saved` being what the backward pass will need."""
         raise TypeError(f"{type(self).__name__} must define forward(self, theta, *z, mode) -> (u, saved)")
 
     def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
@@ -135,7 +135,7 @@ class Module:
     def expect_floats(self, theta: Windows, z: Array) -> Array:
         """z, or a TypeError if it does not hold real floating numbers."""
         if not is_floating(z):
-            raise TypeError(f"{self.name(theta)} expected floating numbers, got z of dtype {z.dtype}; convert: X.astype('float32')")
+            raise TypeError(f"{self.name(theta)} expected floating numbers, got {z.dtype}; convert: X.astype('float32')")
         return z
 
     def expect_features(self, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:

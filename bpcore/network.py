@@ -64,12 +64,13 @@ class Network:
         x = self.backend.asarray(x)
         return self.backend.asarray(x, self.dtype) if x.dtype != self._dtype and is_floating(x) else x
 
-    def _inputs(self, X: Any) -> tuple[Array, ...]:
+    def inputs(self, X: Any) -> tuple[Array, ...]:
+        """The inputs of X, placed: a tuple X is several."""
         return tuple(self.place(x) for x in X) if isinstance(X, tuple) else (self.place(X),)
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
-        return self.module.forward(self._windows, *self._inputs(X), mode=mode or Mode())[0]
+        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode())[0]
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
@@ -86,7 +87,7 @@ class Network:
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
         placed, weights = self.place(y), None if weights is None else self.place(weights)
         look = self.backend.device is None or not is_array(y)  # at labels on the host, where a look costs little
-        evaluation = self.forward(loss, self._inputs(X), placed, weights, mode or Mode(), look)
+        evaluation = self.forward(loss, self.inputs(X), placed, weights, mode or Mode(), look)
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
@@ -129,7 +130,7 @@ class Network:
                     found.append(module.name(theta))
             return u, saved
 
-        Observed(self.module, around).forward(self._windows, *self._inputs(X), mode=mode)
+        Observed(self.module, around).forward(self._windows, *self.inputs(X), mode=mode)
         return found[0] if found else None
 
     def to(self, backend: str | Backend) -> Network:
@@ -155,9 +156,7 @@ class Network:
         checkpoint.write(path, *self.state())
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], module: Module | None = None, backend: str | Backend | None = None
-    ) -> Network:
+    def load(cls, path: str | os.PathLike[str], module: Module | None = None, backend: str | Backend | None = None) -> Network:
         """The network in a checkpoint of `save`, or of `Trainer.save`, on any backend.
 
         module: needed where the structure has modules or initialisers that are not bpcore's own. Raises CheckpointError

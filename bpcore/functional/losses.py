@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid
-from bpcore.functional.arithmetic import flush
+from bpcore.functional.arithmetic import flush, smallest_normal
 from bpcore.functional.primitive import primitive
 
 
@@ -22,7 +22,14 @@ def weighted_mean(ell, weights):
     xp = namespace(ell)
     if weights is None:
         return xp.mean(ell)
-    return xp.sum(weights * ell) / xp.sum(weights)
+    return xp.sum(weights * ell) / total(weights)
+
+
+def total(weights):
+    """Σ w, but above zero: where all weights are zero, J and its gradient are zero."""
+    xp = namespace(weights)
+    sum_w = xp.sum(weights)
+    return xp.maximum(sum_w, xp.full_like(sum_w, smallest_normal(weights)))
 
 
 def share(v, weights, shape, ndim):
@@ -32,9 +39,8 @@ def share(v, weights, shape, ndim):
         for n in shape:
             size *= n
         return v / size
-    xp = namespace(weights)
-    w = weights * (v / xp.sum(weights))
-    return xp.expand_dims(w, axis=-1) if ndim > len(shape) else w
+    w = weights * (v / total(weights))
+    return namespace(w).expand_dims(w, axis=-1) if ndim > len(shape) else w
 
 
 def examples(z):

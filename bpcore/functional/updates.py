@@ -72,6 +72,12 @@ def lion(g, lr, beta1, beta2, decay, theta, m):
 
 
 @primitive
+def squared_norm(g):
+    """‖g‖², a scalar on the device."""
+    return namespace(g).sum(g * g)
+
+
+@primitive
 def clip_norm(g, largest, clipped):
     """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`. Returns ‖g‖, a scalar.
 

@@ -16,7 +16,8 @@ class Add(Module):
         return f.add(a, b), (a.shape, b.shape)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.add_backward(*saved, v)
+        shape_a, shape_b = saved
+        return f.add_backward(shape_a, shape_b, v)
 
 
 class Subtract(Module):
@@ -28,7 +29,8 @@ class Subtract(Module):
         return f.subtract(a, b), (a.shape, b.shape)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.subtract_backward(*saved, v)
+        shape_a, shape_b = saved
+        return f.subtract_backward(shape_a, shape_b, v)
 
 
 class Multiply(Module):
@@ -40,7 +42,8 @@ class Multiply(Module):
         return f.multiply(a, b), (a, b)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.multiply_backward(*saved, v)
+        a, b = saved
+        return f.multiply_backward(a, b, v)
 
 
 class Divide(Module):
@@ -53,7 +56,8 @@ class Divide(Module):
         return u, (a.shape, b, u)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.divide_backward(*saved, v)
+        shape_a, b, u = saved
+        return f.divide_backward(shape_a, b, u, v)
 
 
 class MatMul(Module):
@@ -66,7 +70,8 @@ class MatMul(Module):
         return f.matmul(a, b), (a, b)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.matmul_backward(*saved, v)
+        a, b = saved
+        return f.matmul_backward(a, b, v)
 
 
 class Exp(Module):
@@ -114,7 +119,8 @@ class Power(Module):
     def backward(self, theta, saved, v, gradient, need_dz=True):
         if self.exponent is not None:
             return f.power_backward(saved, self.exponent, v)
-        return f.binary_power_backward(*saved, v)
+        a, b, u = saved
+        return f.binary_power_backward(a, b, u, v)
 
 
 class Reduction(Module):

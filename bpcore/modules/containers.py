@@ -102,4 +102,4 @@ class MLP(Sequential):
             layers.append(sigma)
             if dropout:
                 layers.append(Dropout(dropout))
-        super().__init__(*layers, Linear(*sizes[-2:], initializer=LeCunNormal()))
+        super().__init__(*layers, Linear(sizes[-2], sizes[-1], initializer=LeCunNormal()))

@@ -146,7 +146,9 @@ class CrossEntropy(Loss):
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.dtype.kind == "f":
             if y.size and (y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-3):
-                raise ValueError("CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)")
+                raise ValueError(
+                    "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)"
+                )
         elif y.size and not (y.min() >= 0 and y.max() < n_outputs):
             raise ValueError(
                 f"CrossEntropy expected class indices 0 to {n_outputs - 1} for {n_outputs} outputs, got values from "

@@ -1,0 +1,180 @@
+"""Examples as rows: batches in a shuffled order, and the checks at the door of `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bpcore.backend import Backend, backend_of, is_array
+
+Batch = tuple[tuple[Any, ...], Any, Any]  # inputs, labels, weights or None
+BLOCK = 1 << 20  # how many numbers are looked at together: a memmap is never read whole
+
+
+def data(given: Any, name: str) -> Arrays | Batches:
+    """What `fit` and `evaluate` were given: (X, y), (X, y, weights), or an iterable of such batches."""
+    if isinstance(given, (Arrays, Batches)):
+        return given
+    return Arrays(given, name) if isinstance(given, tuple) else Batches(given, name)
+
+
+def split(given: Any, name: str) -> Batch:
+    """(inputs, y, weights or None) of a tuple (X, y) or (X, y, weights); X may be a tuple, for several inputs."""
+    if not isinstance(given, tuple) or len(given) not in (2, 3):
+        got = f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__
+        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}")
+    X, y, weights = (*given, None) if len(given) == 2 else given
+    inputs = tuple(array(x) for x in X) if isinstance(X, tuple) else (array(X),)
+    y, weights = array(y), None if weights is None else array(weights)
+    n = check_lengths(name, inputs, y, weights)
+    if n == 0:
+        raise ValueError(f"{name} is empty: X has 0 rows; give at least one example")
+    return inputs, y, weights
+
+
+def array(x: Any) -> Any:
+    """x itself if it is an array, else as a NumPy array; numbers only."""
+    x = x if is_array(x) else np.asarray(x)
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
+        raise TypeError(f"expected arrays of numbers, got dtype {x.dtype}; convert it, e.g. X.astype('float32')")
+    return x
+
+
+def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> int:
+    """The number of rows, or a ValueError where the arrays do not agree on it."""
+    for x in (*inputs, y, *(() if weights is None else (weights,))):
+        if x.ndim == 0:
+            raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
+        if x.shape[0] != y.shape[0]:
+            lengths = [one.shape[0] for one in (*inputs, y, *(() if weights is None else (weights,)))]
+            raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; drop the rows that miss")
+    return int(y.shape[0])
+
+
+def check_finite(name: str, label: str, x: Any) -> None:
+    """A ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
+    backend = backend_of(x)
+    rows = max(1, BLOCK // max(1, x[:1].size if isinstance(x, np.ndarray) else 1)) if backend.device is None else x.shape[0]
+    count, first = 0, None
+    for start in range(0, x.shape[0], rows):
+        block = backend.to_host(x[start : start + rows, ...])
+        if block.dtype.kind != "f":
+            return
+        bad = ~np.isfinite(block)
+        if bad.any():
+            at = np.argwhere(bad)[0]
+            first = first if first is not None else (int(at[0]) + start, *(int(i) for i in at[1:]))
+            count += int(bad.sum())
+    if count:
+        raise ValueError(f"{name}: {label} has {count} values that are NaN or infinite, the first at {first}; drop or fill them")
+
+
+class Arrays:
+    """Examples that lie in arrays: NumPy (memmaps too) on the host, or arrays of a backend."""
+
+    def __init__(self, given: tuple[Any, ...], name: str):
+        self.name = name
+        self.inputs, self.y, self.weights = split(given, name)
+        self.n = int(self.y.shape[0])
+
+    def check(self) -> None:
+        """Raise where X, y or weights are not finite, or weights not >= 0 with a positive sum."""
+        for label, x in (*(("X", x) for x in self.inputs), ("y", self.y)):
+            check_finite(self.name, label, x)
+        check_weights(self.name, self.weights)
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches an epoch has."""
+        return -(-self.n // batch_size)
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; their order is a function of (seed, epoch)."""
+        order = np.random.default_rng([seed, epoch]).permutation(self.n)
+        for i in range(start * batch_size, self.n, batch_size):
+            yield self.take(order[i : i + batch_size])
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All batches, as they lie."""
+        for i in range(0, self.n, batch_size):
+            rows = slice(i, i + batch_size)
+            weights = None if self.weights is None else self.weights[rows, ...]
+            yield tuple(x[rows, ...] for x in self.inputs), self.y[rows, ...], weights
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """The batch of these rows."""
+        weights = None if self.weights is None else take(self.weights, rows)
+        return tuple(take(x, rows) for x in self.inputs), take(self.y, rows), weights
+
+    def sample(self, size: int, seed: int) -> Arrays:
+        """`size` rows drawn without replacement, the same for the same seed; all where there are no more."""
+        if size >= self.n:
+            return self
+        rows = np.sort(np.random.default_rng([seed, 2**32]).permutation(self.n)[:size])
+        inputs, y, weights = self.take(rows)
+        return Arrays((inputs, y) if weights is None else (inputs, y, weights), self.name)
+
+
+def take(x: Any, rows: np.ndarray) -> Any:
+    """x[rows], on the host or where x lies."""
+    if isinstance(x, np.ndarray):
+        return np.take(x, rows, axis=0) if type(x) is np.ndarray else np.asarray(x[rows])
+    backend: Backend = backend_of(x)
+    return backend.xp.take(x, backend.asarray(rows), axis=0)
+
+
+def check_weights(name: str, weights: Any) -> None:
+    """A ValueError unless weights are finite, >= 0, and not all zero."""
+    if weights is None:
+        return
+    check_finite(name, "weights", weights)
+    host = backend_of(weights).to_host(weights)
+    if host.min() < 0 or not host.sum() > 0:
+        raise ValueError(f"{name}: weights must be >= 0 and not all zero, got values from {host.min()} to {host.max()}")
+
+
+class Batches:
+    """Examples that come as an iterable of batches, in an order of their own; each is a tuple (X, y) or (X, y, weights)."""
+
+    n = None  # how many examples there are is not known
+
+    def __init__(self, given: Iterable[Any], name: str):
+        if not isinstance(given, Iterable):
+            raise TypeError(f"{name} expected (X, y), (X, y, weights) or an iterable of such batches, got {type(given).__name__}")
+        if iter(given) is given:
+            raise TypeError(
+                f"{name} is an iterator, which can be read once, and every epoch reads it to train and to measure; "
+                "pass a list, or an object whose __iter__ starts anew"
+            )
+        self.given, self.name = given, name
+
+    def check(self) -> None:
+        """Nothing yet: each batch is looked at as it comes."""
+
+    def steps(self, batch_size: int) -> int | None:
+        """How many batches an epoch has, where that is known."""
+        return len(self.given) if hasattr(self.given, "__len__") else None
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches from number `start` on, in their own order."""
+        for i, batch in enumerate(self.in_order(batch_size)):
+            if i >= start:
+                yield batch
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """All batches."""
+        empty = True
+        for batch in self.given:
+            empty = False
+            inputs, y, weights = split(batch, self.name)
+            for label, x in (*(("X", x) for x in inputs), ("y", y)):
+                if isinstance(x, np.ndarray):
+                    check_finite(self.name, label, x)
+            yield inputs, y, weights
+        if empty:
+            raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")
+
+    def sample(self, size: int, seed: int) -> Batches:
+        """All of them: a part cannot be drawn."""
+        return self

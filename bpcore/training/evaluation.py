@@ -1,0 +1,49 @@
+"""Loss and metrics over a data set, and whether data fit a network and a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpcore.backend import backend_of
+from bpcore.module import EMPTY, Mode
+from bpcore.modules import Loss
+from bpcore.network import Network
+from bpcore.training.data import Arrays, Batches
+from bpcore.training.metrics import Metric
+
+
+def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
+    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels are in range."""
+    given.check()
+    inputs, y, weights = next(iter(given.in_order(2)))
+    check_batch(network, loss, inputs, y, weights, given.y if isinstance(given, Arrays) else y)
+
+
+def check_batch(network: Network, loss: Loss, inputs: Any, y: Any, weights: Any, labels: Any = None) -> None:
+    """Raise unless one batch fits the network and the loss, and `labels` (y unless given) are in range."""
+    u = network(inputs)
+    loss.expect(EMPTY, u, network.place(y), None if weights is None else network.place(weights))
+    labels = y if labels is None else labels
+    loss.check_labels(backend_of(labels).to_host(labels), u.shape[-1] if u.ndim else 1)
+
+
+def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays | Batches, batch_size: int) -> dict[str, float]:
+    """The loss and the metrics by name. The device is waited for once, at the end."""
+    backend, totals = network.backend, None
+    for inputs, y, weights in given.in_order(batch_size):
+        y, weights = network.place(y), None if weights is None else network.place(weights)
+        t = network(inputs)
+        J, _ = loss.forward(EMPTY, t, y, weights, mode=Mode())
+        share = loss.total_weight(y, weights)
+        sums = [J * share, share]
+        if metrics:
+            w = backend.zeros(loss.examples(y), t.dtype) + 1 if weights is None else weights
+            sums.extend(term for metric in metrics for term in metric.terms(t, y, w))
+        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+    numbers = [x if isinstance(x, (int, float)) else float(backend.to_host(x)) for x in totals or ()]
+    figures = {"loss": numbers[0] / numbers[1]}
+    start = 2
+    for metric in metrics:
+        figures[metric.name] = metric.value(*numbers[start : start + metric.n_terms])
+        start += metric.n_terms
+    return figures

@@ -1,0 +1,73 @@
+"""What was measured at each epoch's end: training loss, test loss, and their gap.        (8.1)"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class History:
+    """Records, one an epoch: `history[-1]`, and `history["test_loss"]` for a column (None where it was not measured)."""
+
+    def __init__(self, records: list[dict[str, Any]] | None = None):
+        self.records = records or []
+
+    def append(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.records)
+
+    def __getitem__(self, key: int | str) -> Any:
+        if isinstance(key, int):
+            return self.records[key]
+        if self.records and key not in self.columns:
+            raise KeyError(f"there is no {key!r}, only {', '.join(self.columns)}")
+        return [record.get(key) for record in self.records]
+
+    @property
+    def columns(self) -> list[str]:
+        """The names, in the order in which they were first seen."""
+        return list(dict.fromkeys(name for record in self.records for name in record))
+
+    def __str__(self) -> str:
+        table = [self.columns, *([text(r.get(name)) for name in self.columns] for r in self.records)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table)
+
+    __repr__ = __str__
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write all records to `path`, .csv or .jsonl, replacing it as a whole."""
+        suffix = Path(path).suffix
+        check_suffix(path)
+        if suffix == ".csv":
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.records)
+            content = buffer.getvalue()
+        else:
+            content = "".join(json.dumps(record) + "\n" for record in self.records)
+        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """A ValueError unless path ends in .csv or .jsonl."""
+    if Path(path).suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
+
+
+def text(value: Any) -> str:
+    """A cell of the table."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

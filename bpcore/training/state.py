@@ -1,0 +1,69 @@
+"""A trainer's state as a checkpoint, and back: all that decides the next step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from bpcore import checkpoint
+from bpcore.schedules import Schedule
+from bpcore.training.history import History
+
+if TYPE_CHECKING:
+    from bpcore.training.trainer import Trainer
+
+
+def save(trainer: Trainer, path: Any) -> None:
+    """Write network, optimiser's vectors, counters, schedule, callbacks and history to `path`.
+
+    The random streams are functions of (seed, step, epoch), so seed and counters hold them.
+    """
+    tensors, header = trainer.network.state()
+    backend = trainer.network.backend
+    tensors.update({f"optimizer.{name}": backend.to_host(vector) for name, vector in trainer.moments.items()})
+    callbacks = []
+    for i, callback in enumerate(trainer.callbacks):
+        numbers, arrays = callback.state(trainer)
+        callbacks.append({"class": type(callback).__name__, "numbers": numbers})
+        tensors.update({f"callback.{i}.{name}": array for name, array in arrays.items()})
+    header["training"] = {
+        "optimizer": {"class": type(trainer.optimizer).__name__, "hyperparameters": asdict(trainer.optimizer)},
+        "schedule": trainer.schedule.state() if isinstance(trainer.schedule, Schedule) else {},
+        "counters": [trainer.steps, trainer.epoch, trainer.position],
+        "position_of": trainer.position_of,
+        "seed": trainer.seed,
+        "finished": trainer.finished,
+        "callbacks": callbacks,
+        "history": trainer.history.records,
+    }
+    checkpoint.write(path, tensors, header)
+
+
+def resume(trainer: Trainer, path: Any) -> None:
+    """Give `trainer` the state in `path`. All is checked before anything is assigned."""
+    tensors, header = checkpoint.read(path)
+    net, training = trainer.network, header.get("training")
+    if not isinstance(training, dict):
+        raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and train anew")
+    checkpoint.expect(path, "dtype", net.dtype, header.get("network", {}).get("dtype"))
+    theta = net.check_state(path, tensors, header)
+    checkpoint.expect(path, "optimiser", type(trainer.optimizer).__name__, training["optimizer"]["class"])
+    size = net.n_parameters
+    moments = {n: checkpoint.tensor(path, tensors, f"optimizer.{n}", size, net.dtype) for n in trainer.moments}
+    classes = [type(callback).__name__ for callback in trainer.callbacks]
+    checkpoint.expect(path, "callbacks", classes, [callback["class"] for callback in training["callbacks"]])
+
+    net.theta[...] = net.backend.asarray(theta)
+    for name, vector in moments.items():
+        trainer.moments[name][...] = net.backend.asarray(vector)
+    trainer.steps, trainer.epoch, trainer.position = training["counters"]
+    trainer.position_of = None if training["position_of"] is None else tuple(training["position_of"])
+    trainer.seed, trainer.finished = training["seed"], training["finished"]
+    trainer.history = History(training["history"])
+    trainer.restart()
+    if isinstance(trainer.schedule, Schedule) and training["schedule"]:
+        trainer.schedule.restore(training["schedule"])
+    for i, (callback, kept) in enumerate(zip(trainer.callbacks, training["callbacks"], strict=True)):
+        prefix = f"callback.{i}."
+        arrays = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        callback.restore(trainer, kept["numbers"], arrays)

@@ -1,0 +1,306 @@
+"""The training loop: the same on every backend."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bpcore.functional.updates import clip_norm, squared_norm
+from bpcore.layout import check_seed
+from bpcore.module import Array, Mode
+from bpcore.modules import Loss
+from bpcore.network import Network
+from bpcore.optimizers import Optimizer, at_least
+from bpcore.schedules import Constant, Schedule, whole
+from bpcore.training import state
+from bpcore.training.callbacks import Callback
+from bpcore.training.data import Arrays, Batches, data
+from bpcore.training.evaluation import check_batch, check_data, evaluate
+from bpcore.training.history import History
+from bpcore.training.metrics import metric
+
+EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
+LOOK_EVERY = 100  # steps between two looks at J where looking makes the host wait
+
+
+class NonFiniteLoss(FloatingPointError):
+    """J or its gradient is NaN or infinite. The network is back at its last good θ."""
+
+
+class Trainer:
+    """A network, a loss and an optimiser, and the loop that puts them to work.
+
+    network: on any backend. schedule: the factor on the optimiser's learning rate, see bpcore.schedules; any function of
+    the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
+    accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole batch. seed: of the order
+    of the data and of dropout's masks, the same on every backend.
+
+    Counters: `steps` and `epoch`, done so far, and `position`, the steps done in the epoch under way.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        optimizer: Optimizer,
+        schedule: Schedule | Callable[[int], float] | None = None,
+        metrics: Any = (),
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        callbacks: Any = (),
+        seed: int = 0,
+    ):
+        for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
+        if clip_norm is not None:
+            at_least("clip_norm", clip_norm, 1e-30)
+        whole("accumulate", accumulate)
+        if network.n_parameters == 0:
+            raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+        self.network, self.loss, self.optimizer = network, loss, optimizer
+        self.schedule = Constant() if schedule is None else schedule
+        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, str) else metrics)]
+        self.clip_norm, self.accumulate, self.seed = clip_norm, accumulate, check_seed(seed)
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
+        self.steps = self.epoch = self.position = 0
+        self.epochs, self.steps_per_epoch = 0, None
+        self.history = History()
+        self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
+        self.interrupted = False
+        self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the epoch under way
+        self._bind()
+
+    def _bind(self) -> None:
+        net = self.network
+        self._theta = net.theta
+        self._trained = net.theta[: net.n_parameters]
+        self._gradient = net.backend.zeros(net.n_parameters, net.dtype)
+        self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
+        self.moments = self.optimizer.start(self._trained)
+        self._good: dict[str, Any] | None = None
+        self._last_J: Any = None
+
+    def restart(self) -> None:
+        """Forget what was kept aside: θ and the moments were just assigned."""
+        self._good, self._last_J = None, None
+
+    def step(self, X: Any, y: Any, weights: Any = None) -> Array:
+        """One step on one batch. Returns J before the step, a scalar on the device.
+
+        X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
+        values, where J or ∇J is not finite: looked at before the update on a CPU, at every hundredth step on a GPU.
+        """
+        net = self.network
+        if net.theta is not self._theta:
+            raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
+        inputs, y = net.inputs(X), net.place(y)
+        weights = None if weights is None else net.place(weights)
+        if net.backend.asynchronous and self._good is None:
+            self._keep()
+        if self.accumulate == 1:
+            mode = Mode(True, self.seed, self.steps)
+            evaluation = net.forward(self.loss, inputs, y, weights, mode)
+            J, modes = evaluation.J, (mode,)
+            gradient = net.backward(evaluation, self._gradient)
+        else:
+            J, gradient, modes = self._accumulated(inputs, y, weights)
+        if self.clip_norm is not None:
+            square = clip_norm(gradient, self.clip_norm, gradient)
+        elif not net.backend.asynchronous:
+            square = squared_norm(gradient)
+        if not net.backend.asynchronous and not (math.isfinite(J) and math.isfinite(square)):
+            self._check_gradient(J, gradient, inputs, y, modes)
+        lr = self.optimizer.lr * self.schedule(self.steps)
+        self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, lr, net.layout.decayed)
+        for mode in modes:
+            mode.commit()
+        self.steps += 1
+        self._last_J = J
+        if net.backend.asynchronous and self.steps % LOOK_EVERY == 0:
+            self.look()
+        return J
+
+    def _accumulated(self, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> tuple[Array, Array, Any]:
+        """J, ∇J and the modes of a batch in micro-batches, put together by their Σ w."""
+        net, n = self.network, y.shape[0]
+        parts = min(self.accumulate, n)
+        J: Any = 0.0
+        total: Any = 0.0
+        modes = [Mode(True, self.seed, self.steps, k) for k in range(parts)]
+        for k, mode in enumerate(modes):
+            rows = slice(k * n // parts, (k + 1) * n // parts)
+            w = None if weights is None else weights[rows, ...]
+            evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode)
+            share = self.loss.total_weight(y[rows, ...], w)
+            J, total = J + evaluation.J * share, total + share
+            if k == 0:
+                gradient = net.backward(evaluation, self._gradient, share)
+            else:
+                gradient[...] = gradient + net.backward(evaluation, self._micro, share)
+        gradient[...] = gradient / total
+        return J / total, gradient, modes
+
+    def _check_gradient(self, J: Array, gradient: Array, inputs: tuple[Array, ...], y: Array, modes: Any) -> None:
+        """Raise NonFiniteLoss where J or an entry of ∇J is not finite (the norm alone may overflow). θ was not touched."""
+        net = self.network
+        if math.isfinite(J):
+            windows = net.layout.windows(gradient)
+            bad = [path for path, g in windows.items() if not bool(net.backend.xp.all(net.backend.xp.isfinite(g)))]
+            if not bad:
+                return
+            where = f"the gradient of {bad[0]} is not finite"
+        else:
+            found = net.first_not_finite(inputs, modes[0])
+            where = f"the first module whose output is not finite is {found}" if found else f"{type(self.loss).__name__} is not"
+        raise NonFiniteLoss(self._story(float(J), where))
+
+    def _story(self, J: float, where: str) -> str:
+        return (
+            f"J = {J} at step {self.steps}: {where}. θ is back at its last good values; lower lr, pass clip_norm=1.0, or look "
+            "at the scale of the data"
+        )
+
+    def _keep(self) -> None:
+        """Keep θ and the state aside, to return to."""
+        xp = self.network.backend.xp
+        vectors = {"theta": self._theta, **self.moments}
+        self._good = {name: xp.asarray(vector, copy=True) for name, vector in vectors.items()}
+        self._good_counters = (self.steps, self.epoch, self.position)
+
+    def look(self) -> None:
+        """Where looking makes the host wait: keep θ aside if J and θ are finite, else go back and raise NonFiniteLoss."""
+        backend = self.network.backend
+        if not backend.asynchronous or self._last_J is None:
+            return
+        J = float(backend.to_host(self._last_J))
+        if math.isfinite(J) and bool(backend.to_host(backend.xp.all(backend.xp.isfinite(self._theta)))):
+            self._keep()
+            return
+        where = f"J or θ stopped being finite after step {self._good_counters[0]}"
+        if self._good is not None:
+            for name, vector in {"theta": self._theta, **self.moments}.items():
+                vector[...] = self._good[name]
+            self.steps, self.epoch, self.position = self._good_counters
+            self._last_J = None
+        raise NonFiniteLoss(self._story(J, where))
+
+    def fit(
+        self,
+        train: Any,
+        validation: Any = None,
+        *,
+        epochs: int,
+        batch_size: int = 32,
+        training_sample: int | None = None,
+    ) -> History:
+        """Train until `epochs` epochs are done in all, and return the history.
+
+        train, validation: (X, y), (X, y, weights), NumPy memmaps among them, or an iterable of such batches. Arrays come in
+        batches of batch_size, in an order shuffled anew each epoch. At each epoch's end training and test loss and the
+        metrics are measured in evaluation mode with the same θ; training_sample measures the training figures on so
+        many rows, the same each time. Ctrl-C stops after the step under way and keeps the work; `fit` again goes on.
+        """
+        whole("epochs", epochs)
+        whole("batch_size", batch_size)
+        if training_sample is not None:
+            whole("training_sample", training_sample)
+        examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
+        for given in (examples, held_out):
+            if given is not None:
+                check_data(self.network, self.loss, given)
+        if self.position and (examples.n, batch_size) != self.position_of:
+            raise ValueError(
+                f"an epoch is under way, {self.position} steps into (rows, batch size) {self.position_of}; got "
+                f"{(examples.n, batch_size)}: go on with the same data and batch_size"
+            )
+        self.position_of = (examples.n, batch_size)
+        self.epochs, self.steps_per_epoch = epochs, examples.steps(batch_size)
+        measured = examples if training_sample is None else examples.sample(training_sample, self.seed)
+        self.interrupted = False
+        with self._stop_on_interrupt():
+            for callback in self.callbacks:
+                callback.on_start(self)
+            try:
+                while self.epoch < epochs and not self.finished and not self.interrupted:
+                    self._epoch(examples, measured, held_out, batch_size)
+            finally:
+                for callback in self.callbacks:
+                    callback.on_end(self)
+        return self.history
+
+    def _epoch(self, examples: Arrays | Batches, measured: Any, held_out: Any, batch_size: int) -> None:
+        """The rest of the epoch under way, and its measurements."""
+        started = time.perf_counter()
+        for inputs, y, weights in examples.shuffled(batch_size, self.seed, self.epoch, self.position):
+            if isinstance(examples, Batches):
+                check_batch(self.network, self.loss, inputs, y, weights)
+            J = self.step(inputs, y, weights)
+            self.position += 1
+            for callback in self.callbacks:
+                callback.on_step(self, J)
+            if self.interrupted:
+                return
+        self.look()
+        lr = self.optimizer.lr * self.schedule(self.steps)
+        record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": lr}
+        for prefix, given in (("training", measured), ("test", held_out)):
+            if given is not None:
+                record.update({f"{prefix}_{name}": value for name, value in self.evaluate(given).items()})
+        if held_out is not None:
+            record["gap"] = record["test_loss"] - record["training_loss"]
+        record["seconds"] = time.perf_counter() - started
+        self.epoch, self.position = self.epoch + 1, 0
+        self.history.append(record)
+        if isinstance(self.schedule, Schedule):
+            self.schedule.observe(record)
+        for callback in self.callbacks:
+            callback.on_epoch(self, record)
+
+    def evaluate(self, given: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
+        """The loss J and the metrics over all of `given`, in evaluation mode. Raises like `fit` where data do not fit."""
+        whole("batch_size", batch_size)
+        return evaluate(self.network, self.loss, self.metrics, data(given, "data"), batch_size)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that decides the next step to `path`, atomically: a run resumed from it ends bit for bit the same.
+
+        `Network.load` reads the network of it too.
+        """
+        self.look()
+        state.save(self, path)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Take up where the run that wrote `path` was. Nothing changes where the file does not fit: CheckpointError.
+
+        Network, dtype, kind of optimiser and callbacks must be the same; hyperparameters are this trainer's; the seed is
+        the file's.
+        """
+        state.resume(self, path)
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C asks for a stop after the step under way; a second one stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
