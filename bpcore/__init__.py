@@ -50,7 +50,7 @@ from bpcore.modules import (
 from bpcore.network import Network
 from bpcore.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSProp
 from bpcore.plots import LearningCurve, learning_curve
-from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, Log, Progress
+from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress
 from bpcore.training.history import History
 from bpcore.training.metrics import MAE, MSE, R2, RMSE, Accuracy, LogLoss, Metric, TopK
 from bpcore.training.trainer import NonFiniteLoss, Trainer
@@ -85,6 +85,7 @@ __all__ = [
     "Exp",
     "Flatten",
     "History",
+    "HistoryLog",
     "Huber",
     "Identity",
     "LayerNorm",

@@ -11,7 +11,7 @@ from typing import Any
 ENABLED = os.environ.get("BPCORE_KERNELS", "on") != "off"
 
 
-def primitive(definition: Callable[..., Any]) -> Callable[..., Any]:
+def primitive(definition: Callable[..., Any]) -> Any:
     """Make `definition` a primitive, called with positional arguments.
 
     The type of its first argument picks the twin, in one dictionary lookup; a type without a twin gets the definition.
@@ -28,7 +28,7 @@ def primitive(definition: Callable[..., Any]) -> Callable[..., Any]:
             chosen = picked[type(args[0])] = twin(definition, type(args[0])) or definition
         return chosen(*args)
 
-    call.definition = definition  # type: ignore[attr-defined]  # for the test that holds twins against it
+    call.definition = definition  # type: ignore[attr-defined]  # twins fall back on it, and are held against it
     return call
 
 

@@ -21,10 +21,7 @@ def flush_in_place(x):
 
 
 def linear(z, W, b):
-    if z.ndim != 2:
-        u = np.matmul(z.reshape(-1, z.shape[-1]), W)
-    else:
-        u = np.matmul(z, W)
+    u = np.matmul(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
     if b is not None:
         np.add(u, b, out=u)
     return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])

@@ -141,7 +141,7 @@ class Checkpoint(Callback):
         self.value = numbers["value"]
 
 
-class Log(Callback):
+class HistoryLog(Callback):
     """The history as a file, .csv or .jsonl, written anew at each epoch's end: a resumed run's log is whole too."""
 
     def __init__(self, path: str | os.PathLike[str]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -154,7 +154,7 @@ class Batches:
 
     def steps(self, batch_size: int) -> int | None:
         """How many batches an epoch has, where that is known."""
-        return len(self.given) if hasattr(self.given, "__len__") else None
+        return len(self.given) if isinstance(self.given, Sized) else None
 
     def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
         """The batches from number `start` on, in their own order."""

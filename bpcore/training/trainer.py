@@ -73,7 +73,8 @@ class Trainer:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
         self.steps = self.epoch = self.position = 0
-        self.epochs, self.steps_per_epoch = 0, None
+        self.epochs = 0
+        self.steps_per_epoch: int | None = None
         self.history = History()
         self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
         self.interrupted = False
