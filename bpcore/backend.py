@@ -141,6 +141,12 @@ class Backend:
             self.device.synchronize()
 
 
+def _numpy(index: str) -> Backend:
+    if index:
+        raise ValueError(f"backend 'numpy:{index}' does not exist: NumPy has one device; choose 'numpy'")
+    return Backend("numpy", np)
+
+
 def _cupy(index: str) -> Backend:
     try:
         cupy = importlib.import_module("cupy")
@@ -200,7 +206,7 @@ def _auto(_index: str) -> Backend:
 
 
 _makers = {
-    "numpy": lambda _index: Backend("numpy", np),
+    "numpy": _numpy,
     "cupy": _cupy,
     "torch": _torch,
     "array_api_strict": _strict,

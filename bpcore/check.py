@@ -9,6 +9,7 @@ import numpy as np
 from bpcore.backend import Backend, get_backend, is_array
 from bpcore.layout import Layout, check_seed
 from bpcore.module import Mode, Module, fresh_lists
+from bpcore.modules import Loss
 
 STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1
 TOLERANCE = 1e-6  # relative to the sizes of the numbers compared
@@ -24,7 +25,8 @@ def check_module(
     zero, where kinks lie. A floating array is an input as it is; an integer one stands for labels or ids. mode:
     evaluation and training are both tried unless one is given.
 
-    Checked: B against differences along random directions, for every input and parameter; B linear in v, B(0) = 0;
+    Checked: B against differences along random directions, for every parameter and every input (None is right for an
+    array that stands for labels, and for the labels of a loss); B linear in v, B(0) = 0;
     inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
     dθ without dz; shapes and dtypes; rows independent where the module says so.
     """
@@ -42,10 +44,13 @@ class _Check:
         self.vector = backend.asarray(host, "float64")
         self.theta = self.layout.windows(self.vector)
         self.z = [self.example(x) for x in shapes]
+        # Labels may have no gradient: they come as arrays, or after the first input of a loss.
+        shapes = shapes[:1] if isinstance(module, Loss) else shapes
+        self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
         self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
 
     def example(self, x: Any) -> Any:
-        if isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x):
+        if is_shape(x):
             drawn = self.generator.standard_normal(tuple(x))
             return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
         host = self.backend.to_host(x) if is_array(x) else np.asarray(x)
@@ -78,13 +83,12 @@ class _Check:
         return [None if one is None else self.host(one).copy() for one in dz], self.host(vector).copy()
 
     def run(self) -> None:
-        before = self.host([self.vector, *self.z])
+        before = [array.copy() for array in self.host([self.vector, *self.z])]
         u, saved = self.forward()
         outputs = u if isinstance(u, tuple) else (u,)
         first = [array.copy() for array in self.host(outputs)]
         if not all(np.isfinite(array).all() for array in first):
             self.fail("the output is not finite at the inputs drawn; pass example arrays within its domain")
-        before = [array.copy() for array in before]
         kept = [array.copy() for array in self.host(arrays(saved))]
         v = self.random(u)
         v_before = [array.copy() for array in self.host(v if isinstance(v, tuple) else (v,))]
@@ -139,9 +143,10 @@ class _Check:
         self.equal_gradients(nothing, 0 * dtheta, dz_zero, dtheta_zero, "v = 0, where B must give zero")
 
     def differences(self, v: Any, dz: list[Any], dtheta: np.ndarray) -> None:
-        for i in self.differentiable:
-            if dz[i] is not None:
-                self.along(f"input {i}", v, dz[i], lambda d, i=i: self.moved_input(i, d))
+        for i in [i for i in self.differentiable if dz[i] is not None or i in self.drawn] or self.differentiable[:1]:
+            name = f"input {i}" + (", where backward returned None," if dz[i] is None else "")
+            B = np.zeros(self.z[i].shape) if dz[i] is None else dz[i]
+            self.along(name, v, B, lambda d, i=i: self.moved_input(i, d))
         for use in self.layout.homes:
             if use.parameter.trained:
                 part = slice(use.start, use.start + use.size)
@@ -210,8 +215,9 @@ class _Check:
                 self.equal(f"dz of input {i}", old, new, f"it is another with {where}")
         for use in self.layout.homes:
             if use.parameter.trained:
-                part = slice(use.start, use.start + use.size)
-                self.equal(f"the gradient of {use.path}", dtheta[part], dtheta_again[part], f"it is another with {where}")
+                part, shape = slice(use.start, use.start + use.size), use.parameter.shape
+                old, new = dtheta[part].reshape(shape), dtheta_again[part].reshape(shape)
+                self.equal(f"the gradient of {use.path}", old, new, f"it is another with {where}")
 
     def equal(self, name: str, old: np.ndarray, new: np.ndarray, problem: str) -> None:
         if old.shape != new.shape:
@@ -221,6 +227,11 @@ class _Check:
             k = int(np.argmax(apart))
             index = tuple(int(i) for i in np.unravel_index(k, apart.shape))
             self.fail(f"{name}: {problem}. Worst at index {index}: {old.reshape(-1)[k]:.10g} and {new.reshape(-1)[k]:.10g}")
+
+
+def is_shape(x: Any) -> bool:
+    """Whether x is the shape of an input, not an example."""
+    return isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x)
 
 
 def arrays(saved: Any) -> list[Any]:

@@ -11,7 +11,8 @@ from bpcore.functional import losses, updates
 from bpcore.functional.arithmetic import smallest_normal
 
 ARRAY = np.ndarray
-BLOCK = 16384  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
+BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
+FLUSH_EVERY = 16  # steps: from the threshold, a moment takes longer than that to become subnormal
 
 
 def flush_in_place(x):
@@ -56,7 +57,9 @@ def cross_entropy(t, y, weights, smoothing):
     np.exp(phi, out=phi)
     total = np.add.reduce(phi, axis=1, keepdims=True)
     np.divide(phi, total, out=phi)
-    return losses.weighted_mean(np.log(total[:, 0]) - own, weights), phi
+    ell = np.log(total[:, 0])
+    np.subtract(ell, own, out=ell)
+    return (np.add.reduce(ell) / len(ell) if weights is None else losses.weighted_mean(ell, weights)), phi
 
 
 def cross_entropy_backward(phi, y, weights, smoothing, v):
@@ -72,6 +75,25 @@ def squared_norm(g):
     return np.dot(g, g)
 
 
+def clip_norm(g, largest, clipped):
+    norm = math.sqrt(np.dot(g, g))
+    np.multiply(g, largest / max(norm, largest), out=clipped)
+    return norm
+
+
+def in_blocks(update):
+    """The definition of an update, a block of its vectors at a time: what it computes on the way stays in cache."""
+
+    def twin(*args):
+        for i in range(0, len(args[0]), BLOCK):
+            update.definition(*(x[i : i + BLOCK] if isinstance(x, np.ndarray) else x for x in args))
+
+    return twin
+
+
+sgd, rmsprop, adagrad, lion = map(in_blocks, (updates.sgd, updates.rmsprop, updates.adagrad, updates.lion))
+
+
 def blocks(*vectors) -> Iterator[tuple]:
     """The vectors in pieces of BLOCK numbers, with a scratch array of that length last."""
     n = len(vectors[0])
@@ -84,10 +106,9 @@ def blocks(*vectors) -> Iterator[tuple]:
         yield (*(x[piece] for x in vectors), scratch[: n - i])
 
 
-def flush_moment(x, scratch):
-    """`flush` in place, with a scratch array."""
-    np.abs(x, out=scratch)
-    np.multiply(x, np.greater_equal(scratch, math.sqrt(smallest_normal(x))), out=x)
+def flush_square_in_place(v):
+    """`flush_square`, in place."""
+    np.multiply(v, v >= updates.SQUARES * smallest_normal(v), out=v)
 
 
 def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
@@ -107,8 +128,9 @@ def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
         np.multiply(g, g, out=s)
         np.multiply(s, 1 - beta2, out=s)
         np.add(v, s, out=v)
-        flush_moment(m, s)
-        np.multiply(v, np.greater_equal(v, updates.SQUARES * smallest_normal(v)), out=v)
+        if step % FLUSH_EVERY == 0:
+            flush_in_place(m)
+            flush_square_in_place(v)
         np.sqrt(v, out=s)
         np.add(s, eps, out=s)
         np.divide(m, s, out=s)
