@@ -110,9 +110,9 @@ class Backend:
             raise TypeError(f"expected numbers, got an array of dtype {host.dtype}; convert it, e.g. X.astype('float32')")
         if self.xp is np:
             return host
-        if self.name.startswith("torch"):
+        if self.name == "torch":
             host = host.copy()  # torch would share a read-only array and warn of it
-        if self.name.startswith("cupy"):
+        if self.name == "cupy":
             with self.device:
                 return self.xp.asarray(host)
         return self.xp.asarray(host, device=self.device)
@@ -121,23 +121,23 @@ class Backend:
         """`array` as a NumPy array. On a GPU this waits for it: the one door through which values leave a device."""
         if isinstance(array, (np.ndarray, np.generic)):
             return np.asarray(array)
-        if self.name.startswith("cupy"):
+        if self.name == "cupy":
             return array.get()
-        if self.name.startswith("torch"):
+        if self.name == "torch":
             return array.detach().cpu().numpy()
         return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
         """Zeros of this backend. dtype: a name, or a dtype object of this library."""
         wanted = self.dtype(dtype) if isinstance(dtype, str) else dtype
-        if self.name.startswith("cupy"):
+        if self.name == "cupy":
             with self.device:
                 return self.xp.zeros(shape, dtype=wanted)
         return self.xp.zeros(shape, dtype=wanted, device=self.device)
 
     def synchronize(self) -> None:
         """Wait until the device has done what was asked of it. Nothing to wait for on a CPU."""
-        if self.name.startswith("cupy"):
+        if self.name == "cupy":
             self.device.synchronize()
 
 
@@ -160,15 +160,9 @@ def _cupy(index: str) -> Backend:
             "backend 'cupy' found CuPy but no usable CUDA GPU; look at nvidia-smi and the driver's version, or choose "
             "backend='numpy'"
         )
-    count = cupy.cuda.runtime.getDeviceCount()
-    if not (index or "0").isdigit() or int(index or 0) >= count:
-        raise RuntimeError(f"backend 'cupy:{index}' does not exist: this machine has GPUs 0 to {count - 1}")
-    gpu = cupy.cuda.Device(int(index or 0))
-    return Backend("cupy" + (f":{index}" if index else ""), _compat("cupy"), gpu, asynchronous=True)
-
-
-def _compat(name: str) -> Any:
-    return importlib.import_module(f"array_api_compat.{name}")
+    if index:
+        raise ValueError(f"backend 'cupy:{index}': the GPU is chosen outside, by CUDA_VISIBLE_DEVICES={index}; then use 'cupy'")
+    return Backend("cupy", namespace(cupy.empty(0)), cupy.cuda.Device(), asynchronous=True)
 
 
 def _torch(index: str) -> Backend:
@@ -178,7 +172,7 @@ def _torch(index: str) -> Backend:
         torch = importlib.import_module("torch")
     except ImportError as error:
         raise RuntimeError("backend 'torch' needs PyTorch: pip install torch, or choose backend='numpy'") from error
-    return Backend("torch", _compat("torch"), torch.device("cpu"))
+    return Backend("torch", namespace(torch.empty(0)), torch.device("cpu"))
 
 
 def _strict(index: str) -> Backend:
@@ -219,7 +213,7 @@ _chosen: ContextVar[str | None] = ContextVar("bpcore_backend", default=None)
 def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend called `name`: "numpy", "cupy", "torch" (on the CPU), "array_api_strict", or "auto" (a GPU that works).
 
-    A device may follow a colon: "cupy:1", "array_api_strict:device1". None takes what `use_backend` chose, else the
+    A device may follow a colon: "array_api_strict:device1". None takes what `use_backend` chose, else the
     environment variable BPCORE_BACKEND, else NumPy. Raises ValueError for an unknown name, and RuntimeError, saying what
     to install or choose, for one that is not here.
     """
@@ -254,7 +248,7 @@ def backend_of(array: Any) -> Backend:
         where = str(array.device).split("'")[1]
         return get_backend(root if where == "CPU_DEVICE" else f"{root}:{where}")
     if root == "cupy":
-        return get_backend("cupy" if array.device.id == 0 else f"cupy:{array.device.id}")
+        return get_backend("cupy")
     if root == "torch" and array.device.type == "cpu":
         return get_backend("torch")
     raise TypeError(f"expected an array of one of {', '.join(NAMES[:-1])}, got {type(array).__module__}.{type(array).__name__}")

@@ -24,7 +24,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
 
     # safetensors writes the memory of a strided array as if it were contiguous
     whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header})})
+    content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")

@@ -172,9 +172,16 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
         gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
         dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
         layout.add_home(gradient, spare)
-        return dz, layout.windows(gradient)
+        return fresh(dz), layout.windows(gradient)
 
     return u, B
+
+
+def fresh(dz: Any) -> Any:
+    """A copy of dz, which may alias v, or what was saved, or another dz."""
+    if isinstance(dz, tuple):
+        return tuple(fresh(one) for one in dz)
+    return None if dz is None else namespace(dz).asarray(dz, copy=True)
 
 
 def expect_shapes(u: Any, v: Any) -> None:

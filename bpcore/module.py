@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -131,6 +132,22 @@ class Module:
     def name(self, theta: Windows) -> str:
         """This use's path and class, as errors begin."""
         return f"{theta.path}: {type(self).__name__}" if theta.path else type(self).__name__
+
+    def whole(self, name: str, value: Any) -> int:
+        """The constructor's argument `name` as an int, or a ValueError unless it is a whole number from 1 up."""
+        try:
+            n = 0 if isinstance(value, bool) else operator.index(value)
+        except TypeError:
+            n = 0
+        if n < 1:
+            raise ValueError(f"{type(self).__name__}'s {name} must be a whole number from 1 up, got {value!r}")
+        return n
+
+    def number(self, name: str, value: Any, rule: str, holds: Callable[[Any], bool]) -> Any:
+        """The constructor's argument `name`, or a ValueError unless it is a number that the rule holds for."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
+            raise ValueError(f"{type(self).__name__}'s {name} must be a number, {rule}, got {value!r}")
+        return value
 
     def expect_floats(self, theta: Windows, z: Array) -> Array:
         """z, or a TypeError if it does not hold real floating numbers."""

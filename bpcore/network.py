@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from bpcore import checkpoint
-from bpcore.backend import Backend, get_backend, is_array, is_floating
+from bpcore.backend import Backend, get_backend, is_floating
 from bpcore.cost import Cost, cost
 from bpcore.layout import Layout, check_dtype, check_seed
 from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows
@@ -86,7 +86,7 @@ class Network:
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
         placed, weights = self.place(y), None if weights is None else self.place(weights)
-        look = self.backend.device is None or not is_array(y)  # at labels on the host, where a look costs little
+        look = self.backend.device is None or not self.backend.owns(y)  # at labels on the host, where a look costs little
         evaluation = self.forward(loss, self.inputs(X), placed, weights, mode or Mode(), look)
         return evaluation.J, self.backward(evaluation, out)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from bpcore.backend import namespace
@@ -19,7 +20,7 @@ State = dict[str, Array]
 
 def at_least(name: str, value: Any, low: float, below: float = math.inf) -> None:
     """A ValueError unless low <= value < below."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < below:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < below:
         bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
         raise ValueError(f"{name} must be a finite number with {bound}, got {value!r}")
 

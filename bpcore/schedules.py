@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from bpcore.optimizers import at_least
@@ -12,7 +13,7 @@ from bpcore.optimizers import at_least
 
 def whole(name: str, value: Any) -> None:
     """A ValueError unless value is a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 up, got {value!r}")
 
 
@@ -93,6 +94,8 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         whole("steps", self.steps)
+        if not isinstance(self.then, Schedule):
+            raise TypeError(f"then must be a schedule, got {self.then!r}; see bpcore.schedules, or subclass Schedule")
 
     def __call__(self, step: int) -> float:
         return (step + 1) / self.steps if step < self.steps else self.then(step - self.steps)

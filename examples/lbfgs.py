@@ -1,6 +1,6 @@
 """θ is one vector, so scipy.optimize.minimize takes a network as it is: L-BFGS on the whole training set.
 
-    python examples/lbfgs.py
+python examples/lbfgs.py
 """
 
 from __future__ import annotations

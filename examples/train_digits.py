@@ -42,7 +42,7 @@ def main() -> None:
         schedule=bp.schedules.OneCycle(steps),
         metrics=["accuracy"],
         callbacks=[
-            bp.Progress(),
+            bp.Progress(lines=True),
             bp.Checkpoint(path),
             bp.HistoryLog(arguments.out / "history.csv"),
             bp.LearningCurve(arguments.out / "learning_curve.png", every=arguments.epochs),

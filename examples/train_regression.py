@@ -68,7 +68,7 @@ def main() -> None:
         schedule=bp.schedules.Cosine(arguments.epochs * -(-len(X_train) // 64)),
         metrics=["rmse", "r2"],
         callbacks=[
-            bp.Progress(),
+            bp.Progress(lines=True),
             bp.Checkpoint(arguments.out / "regression.safetensors"),
             bp.LearningCurve(arguments.out / "learning_curve.png", every=arguments.epochs),
         ],
@@ -79,7 +79,9 @@ def main() -> None:
 
     rmse = last["test_rmse"] * y_scale
     print(f"{name}: {len(X_train)} rows to train, {len(X_test)} to test")
-    print(f"test RMSE {rmse:,.1f} {unit} (R² {last['test_r2']:.3f}); linear model {rmse_linear:,.1f}; ratio {rmse / rmse_linear:.3f}")
+    print(
+        f"test RMSE {rmse:,.1f} {unit} (R² {last['test_r2']:.3f}); linear model {rmse_linear:,.1f}; ratio {rmse / rmse_linear:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
 from bpcore.module import Module
 from bpcore.modules import activations as a
-from bpcore.modules.linear import Linear
+from bpcore.modules.linear import Linear, positive
 from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
 
 
@@ -84,7 +84,7 @@ class MLP(Sequential):
     """
 
     def __init__(self, sizes: Any, activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None):
-        sizes = tuple(sizes)
+        sizes = tuple(positive("sizes", n) for n in sizes)
         if len(sizes) < 2:
             raise ValueError(f"sizes must have the input's and the output's at least, got {sizes}; e.g. [64, 128, 10]")
         if not isinstance(activation, Module) and activation not in ACTIVATIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from bpcore.functional.linear import linear, linear_backward
@@ -10,10 +11,10 @@ from bpcore.module import Module, Parameter
 
 
 def positive(name: str, value: Any) -> int:
-    """value, or a ValueError unless it is a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    """value as an int, or a ValueError unless it is a whole number from 1 up."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 up, got {value!r}")
-    return value
+    return int(value)
 
 
 class Linear(Module):
@@ -29,8 +30,8 @@ class Linear(Module):
         self.n_in, self.n_out, self.bias = positive("n_in", n_in), positive("n_out", n_out), bias
         self.initializer = initializer
         self.parameters = {
-            "W": Parameter((n_in, n_out), initializer or HeNormal()),
-            "b": Parameter((n_out,), Zeros(), decay=False) if bias else None,
+            "W": Parameter((self.n_in, self.n_out), initializer or HeNormal()),
+            "b": Parameter((self.n_out,), Zeros(), decay=False) if bias else None,
         }
 
     def forward(self, theta, z, mode):

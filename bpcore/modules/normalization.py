@@ -27,8 +27,8 @@ class LayerNorm(Module):
     def __init__(self, n: int, eps: float = 1e-5):
         self.n, self.eps = positive("n", n), positive_eps(eps)
         self.parameters = {
-            "gamma": Parameter((n,), Constant(1.0), decay=False),
-            "beta": Parameter((n,), Zeros(), decay=False),
+            "gamma": Parameter((self.n,), Constant(1.0), decay=False),
+            "beta": Parameter((self.n,), Zeros(), decay=False),
         }
 
     def forward(self, theta, z, mode):
@@ -51,7 +51,7 @@ class RMSNorm(Module):
 
     def __init__(self, n: int, eps: float = 1e-6):
         self.n, self.eps = positive("n", n), positive_eps(eps)
-        self.parameters = {"gamma": Parameter((n,), Constant(1.0), decay=False)}
+        self.parameters = {"gamma": Parameter((self.n,), Constant(1.0), decay=False)}
 
     def forward(self, theta, z, mode):
         self.expect_features(theta, z, self.n, theta.gamma, "n")

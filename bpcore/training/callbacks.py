@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from typing import Any
 
 from bpcore.module import Array
@@ -39,10 +40,10 @@ class Callback:
 class Progress(Callback):
     """A tqdm bar for each epoch with the loss every `every` steps, and a line of figures at its end.
 
-    The bar is silent where the output is not a terminal; the line is printed unless lines=False.
+    Silent where the output is not a terminal; with lines=True the lines are printed there too, with False nowhere.
     """
 
-    def __init__(self, every: int = 20, lines: bool = True):
+    def __init__(self, every: int = 20, lines: bool | None = None):
         whole("every", every)
         self.every, self.lines = every, lines
         self.bar: Any = None
@@ -60,7 +61,7 @@ class Progress(Callback):
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         self.close()
-        if self.lines:
+        if self.lines or (self.lines is None and sys.stderr.isatty()):
             figures = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if isinstance(v, float) and k not in ("lr", "seconds"))
             print(f"epoch {record['epoch']:>3}/{trainer.epochs}  {figures}", flush=True)
 

@@ -62,6 +62,8 @@ class Trainer:
         if clip_norm is not None:
             at_least("clip_norm", clip_norm, 1e-30)
         whole("accumulate", accumulate)
+        if schedule is not None and not callable(schedule):
+            raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
         if network.n_parameters == 0:
             raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
         self.network, self.loss, self.optimizer = network, loss, optimizer
@@ -89,11 +91,11 @@ class Trainer:
         self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
         self.moments = self.optimizer.start(self._trained)
         self._good: dict[str, Any] | None = None
-        self._last_J: Any = None
+        self._last: Any = None
 
     def restart(self) -> None:
         """Forget what was kept aside: θ and the moments were just assigned."""
-        self._good, self._last_J = None, None
+        self._good, self._last = None, None
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
@@ -121,12 +123,12 @@ class Trainer:
             square = squared_norm(gradient)
         if not net.backend.asynchronous and not (math.isfinite(J) and math.isfinite(square)):
             self._check_gradient(J, gradient, inputs, y, modes)
-        lr = self.optimizer.lr * self.schedule(self.steps)
+        lr = self.optimizer.lr * float(self.schedule(self.steps))
         self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, lr, net.layout.decayed)
         for mode in modes:
             mode.commit()
         self.steps += 1
-        self._last_J = J
+        self._last = (J, inputs, modes[0])
         if net.backend.asynchronous and self.steps % LOOK_EVERY == 0:
             self.look()
         return J
@@ -181,18 +183,21 @@ class Trainer:
     def look(self) -> None:
         """Where looking makes the host wait: keep θ aside if J and θ are finite, else go back and raise NonFiniteLoss."""
         backend = self.network.backend
-        if not backend.asynchronous or self._last_J is None:
+        if not backend.asynchronous or self._last is None:
             return
-        J = float(backend.to_host(self._last_J))
+        J, inputs, mode = self._last
+        J = float(backend.to_host(J))
         if math.isfinite(J) and bool(backend.to_host(backend.xp.all(backend.xp.isfinite(self._theta)))):
             self._keep()
             return
-        where = f"J or θ stopped being finite after step {self._good_counters[0]}"
+        found = self.network.first_not_finite(inputs, mode)
+        since = f"since step {self._good_counters[0]} J or θ stopped being finite"
+        where = f"{since}; the first module whose output is not finite is {found}" if found else since
         if self._good is not None:
             for name, vector in {"theta": self._theta, **self.moments}.items():
                 vector[...] = self._good[name]
             self.steps, self.epoch, self.position = self._good_counters
-            self._last_J = None
+            self._last = None
         raise NonFiniteLoss(self._story(J, where))
 
     def fit(
@@ -252,7 +257,7 @@ class Trainer:
             if self.interrupted:
                 return
         self.look()
-        lr = self.optimizer.lr * self.schedule(self.steps)
+        lr = self.optimizer.lr * float(self.schedule(self.steps))
         record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": lr}
         for prefix, given in (("training", measured), ("test", held_out)):
             if given is not None:
