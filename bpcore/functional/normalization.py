@@ -60,3 +60,57 @@ def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
         return None
     w = v * gamma
     return scale * (w - x * xp.mean(w * x, axis=-1, keepdims=True))
+
+
+@primitive
+def batch_norm(z, mean, variance, gamma, beta, eps):
+    """γ ⊙ (z - μ) / √(s² + ε) + β with μ and s² given for each feature of the last axis.        Ioffe and Szegedy, 2015"""
+    return (z - mean) * (gamma / namespace(z).sqrt(variance + eps)) + beta
+
+
+@primitive
+def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+    """B[BN, ·](v). of_batch: μ and s² are z's own, so that the gradient goes through them; else they are constants.
+
+    Writes dgamma = Σ v x and dbeta = Σ v with x = (z - μ) / √(s² + ε). Returns dz, or None unless need_dz.
+    """
+    xp = namespace(z)
+    scale = 1 / xp.sqrt(variance + eps)
+    x, v_rows = rows((z - mean) * scale), rows(v)
+    dgamma[...] = xp.sum(v_rows * x, axis=0)
+    dbeta[...] = xp.sum(v_rows, axis=0)
+    if not need_dz:
+        return None
+    if not of_batch:
+        return v * (gamma * scale)
+    n = x.shape[0]
+    return xp.reshape((v_rows - dbeta / n - x * (dgamma / n)) * (gamma * scale), z.shape)
+
+
+@primitive
+def group_norm(z, gamma, beta, groups, eps):
+    """LN over the axes between and the channels of each of `groups` groups, then γ and β a channel.        Wu and He, 2018
+
+    z (n, ..., c), gamma and beta (c,). Returns u, and μ and 1 / √(s² + ε), both (n, 1, groups, 1).
+    """
+    xp = namespace(z)
+    grouped = xp.reshape(z, (z.shape[0], -1, groups, z.shape[-1] // groups))
+    mean = xp.mean(grouped, axis=(1, 3), keepdims=True)
+    centred = grouped - mean
+    scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=(1, 3), keepdims=True) + eps)
+    return xp.reshape(centred * scale, z.shape) * gamma + beta, mean, scale
+
+
+@primitive
+def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+    """B[GN, ·](v): as B[LN, ·], the means being those of each group. Writes dgamma and dbeta."""
+    xp = namespace(z)
+    shape = (z.shape[0], -1, mean.shape[2], z.shape[-1] // mean.shape[2])
+    x = (xp.reshape(z, shape) - mean) * scale
+    dgamma[...] = xp.sum(rows(v * xp.reshape(x, z.shape)), axis=0)
+    dbeta[...] = xp.sum(rows(v), axis=0)
+    if not need_dz:
+        return None
+    w = xp.reshape(v * gamma, shape)
+    means = xp.mean(w, axis=(1, 3), keepdims=True), xp.mean(w * x, axis=(1, 3), keepdims=True)
+    return xp.reshape(scale * (w - means[0] - x * means[1]), z.shape)
