@@ -219,7 +219,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
-    name = name or _chosen.get() or os.environ.get("BPCORE_BACKEND") or "numpy"
+    name = str(name or _chosen.get() or os.environ.get("BPCORE_BACKEND") or "numpy")
     if name not in _made:
         kind, _, index = name.partition(":")
         if kind not in _makers:

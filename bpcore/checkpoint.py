@@ -23,7 +23,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
     from safetensors.numpy import save
 
     # safetensors writes the memory of a strided array as if it were contiguous
-    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
@@ -57,14 +57,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             header = json.loads(metadata[KEY]) if KEY in metadata else None
-            if not isinstance(header, dict) or not isinstance(header.get("format"), int):
+            if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
                 raise CheckpointError(f"{path} is a safetensors file, but no bpcore checkpoint: its header has no {KEY!r} entry")
             if header["format"] > FORMAT:
                 raise CheckpointError(
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is no mapping
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a bpcore checkpoint, or it is damaged ({error}); take an older copy. Nothing was loaded"
         ) from error

@@ -155,6 +155,20 @@ class Module:
             raise TypeError(f"{self.name(theta)} expected floating numbers, got {z.dtype}; convert: X.astype('float32')")
         return z
 
+    def expect_axis(self, theta: Windows, z: Array, axis: int) -> None:
+        """A ValueError unless z has this axis."""
+        if not -z.ndim <= axis < z.ndim:
+            got = f"z of shape {tuple(z.shape)}"
+            raise ValueError(f"{self.name(theta)} expected an axis {axis}, got {got}; choose an axis that is there")
+
+    def expect_operands(self, theta: Windows, a: Array, b: Array) -> None:
+        """An error unless a and b broadcast together and are of one real floating dtype."""
+        if any(n != m and 1 not in (n, m) for n, m in zip(reversed(a.shape), reversed(b.shape), strict=False)):
+            got = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise ValueError(f"{self.name(theta)} expected shapes that broadcast together, got {got}; reshape one of them")
+        if self.expect_floats(theta, a).dtype != self.expect_floats(theta, b).dtype:
+            raise TypeError(f"{self.name(theta)} expected one dtype, got {a.dtype} and {b.dtype}; convert one to the other")
+
     def expect_features(self, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:
         """z, or an error unless its last axis has n features and its dtype is that of `window`."""
         if z.shape[-1:] != (n,):

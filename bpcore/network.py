@@ -166,9 +166,11 @@ class Network:
         described = header.get("network")
         if not isinstance(described, dict):
             raise checkpoint.CheckpointError(f"{path} has no network in it")
+        if described.get("dtype") not in ("float32", "float64"):
+            raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
         net = cls.__new__(cls)
         net.module = module if module is not None else rebuild(described.get("structure"), path)
-        net.layout, net.backend, net.dtype = Layout(net.module), get_backend(backend), check_dtype(described.get("dtype"))
+        net.layout, net.backend, net.dtype = Layout(net.module), get_backend(backend), described["dtype"]
         net._bind(net.check_state(path, tensors, header))
         return net
 

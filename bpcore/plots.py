@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
+from bpcore.schedules import whole
 from bpcore.training.callbacks import Callback
 from bpcore.training.history import History
 
@@ -29,7 +31,7 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
         values = history[f"training_{name}"]
         axes.plot(epochs, values, color="#1f5a96", label="training", marker="o" if len(epochs) < 4 else None)
         if f"test_{name}" in history.columns:
-            held_out = history[f"test_{name}"]
+            held_out = [math.nan if value is None else value for value in history[f"test_{name}"]]  # not measured: a gap
             axes.plot(epochs, held_out, color="#c8501e", label="test", marker="o" if len(epochs) < 4 else None)
             axes.fill_between(epochs, values, held_out, color="#c8501e", alpha=0.12, linewidth=0, label="gap (8.1)")
         if name == "loss" and all(value > 0 for value in values):
@@ -49,6 +51,7 @@ class LearningCurve(Callback):
     """The learning curve as a picture at `path` (.png, .svg, .pdf), drawn anew every `every` epochs and at the end."""
 
     def __init__(self, path: str | os.PathLike[str], every: int = 10):
+        whole("every", every)
         self.path, self.every = path, every
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from bpcore import initializers, modules
@@ -59,8 +59,9 @@ def rebuild(described: Any, path: Any) -> Module:
             return built[value["module"]]
         if "mapping" in value:
             return {k: decode(v) for k, v in value["mapping"]}
-        if value.get("initializer") in vars(initializers):
-            return getattr(initializers, value["initializer"])(**value["named"])
+        initializer = getattr(initializers, str(value.get("initializer")), None)
+        if is_dataclass(initializer) and isinstance(initializer, type):
+            return initializer(**value["named"])
         raise CheckpointError(
             f"{path} has an argument that bpcore cannot rebuild, {value.get('unknown', value)}; build the module yourself "
             "and pass it: Network.load(path, module=...)"
@@ -76,7 +77,7 @@ def rebuild(described: Any, path: Any) -> Module:
             named = decode(entry["named"])
             built.append(getattr(modules, entry["class"])(*decode(entry["positional"]), **named))
         return built[-1]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} describes a network that cannot be built ({error!r}); the file is damaged") from error

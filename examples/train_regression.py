@@ -79,9 +79,8 @@ def main() -> None:
 
     rmse = last["test_rmse"] * y_scale
     print(f"{name}: {len(X_train)} rows to train, {len(X_test)} to test")
-    print(
-        f"test RMSE {rmse:,.1f} {unit} (R² {last['test_r2']:.3f}); linear model {rmse_linear:,.1f}; ratio {rmse / rmse_linear:.3f}"
-    )
+    print(f"test RMSE {rmse:,.1f} {unit}, R² {last['test_r2']:.3f}")
+    print(f"linear model {rmse_linear:,.1f}; ratio {rmse / rmse_linear:.3f}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ What each saves for the backward pass is u or z, whichever its derivative is wri
 
 from __future__ import annotations
 
+import math
+
 from bpcore.functional import activations as f
 from bpcore.module import Module
 
@@ -40,9 +42,7 @@ class LeakyReLU(Module):
     rows_independent = True
 
     def __init__(self, slope: float = 0.01):
-        if not 0 <= slope < 1:
-            raise ValueError(f"slope must be in 0 <= slope < 1, got {slope!r}")
-        self.slope = slope
+        self.slope = self.number("slope", slope, "0 <= slope < 1", lambda slope: 0 <= slope < 1)
 
     def forward(self, theta, z, mode):
         u = f.leaky_relu(self.expect_floats(theta, z), self.slope)
@@ -58,9 +58,7 @@ class ELU(Module):
     rows_independent = True
 
     def __init__(self, alpha: float = 1.0):
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, got {alpha!r}")
-        self.alpha = alpha
+        self.alpha = self.number("alpha", alpha, "alpha > 0 and finite", lambda alpha: 0 < alpha < math.inf)
 
     def forward(self, theta, z, mode):
         u = f.elu(self.expect_floats(theta, z), self.alpha)
@@ -77,7 +75,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none"):
         if approximate not in ("none", "tanh"):
-            raise ValueError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
+            raise ValueError(f"GELU's approximate must be 'none' or 'tanh', got {approximate!r}")
         self.approximate = approximate
 
     def forward(self, theta, z, mode):
@@ -143,14 +141,12 @@ class AlongAxis(Module):
 
     def __init__(self, axis: int = -1):
         if isinstance(axis, bool) or not isinstance(axis, int):
-            raise ValueError(f"axis must be a whole number, got {axis!r}")
+            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, got {axis!r}")
         self.axis = axis
         self.rows_independent = axis == -1
 
-    def expect_axis(self, theta, z):
-        if not -z.ndim <= self.axis < z.ndim:
-            got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected an axis {self.axis}, got {got}; choose an axis that is there")
+    def expect(self, theta, z):
+        self.expect_axis(theta, z, self.axis)
         return self.expect_floats(theta, z)
 
 
@@ -158,7 +154,7 @@ class Softmax(AlongAxis):
     """u = eᶻ / Σ eᶻ along axis. Its backward function is the whole Jacobian's; for training use CrossEntropy on logits."""
 
     def forward(self, theta, z, mode):
-        u = f.softmax(self.expect_axis(theta, z), self.axis)
+        u = f.softmax(self.expect(theta, z), self.axis)
         return u, u
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -169,7 +165,7 @@ class LogSoftmax(AlongAxis):
     """u = z - log Σ eᶻ along axis."""
 
     def forward(self, theta, z, mode):
-        u = f.log_softmax(self.expect_axis(theta, z), self.axis)
+        u = f.log_softmax(self.expect(theta, z), self.axis)
         return u, u
 
     def backward(self, theta, saved, v, gradient, need_dz=True):

@@ -13,6 +13,7 @@ class Add(Module):
     rows_independent = True
 
     def forward(self, theta, a, b, mode):
+        self.expect_operands(theta, a, b)
         return f.add(a, b), (a.shape, b.shape)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -26,6 +27,7 @@ class Subtract(Module):
     rows_independent = True
 
     def forward(self, theta, a, b, mode):
+        self.expect_operands(theta, a, b)
         return f.subtract(a, b), (a.shape, b.shape)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -39,6 +41,7 @@ class Multiply(Module):
     rows_independent = True
 
     def forward(self, theta, a, b, mode):
+        self.expect_operands(theta, a, b)
         return f.multiply(a, b), (a, b)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -52,6 +55,7 @@ class Divide(Module):
     rows_independent = True
 
     def forward(self, theta, a, b, mode):
+        self.expect_operands(theta, a, b)
         u = f.divide(a, b)
         return u, (a.shape, b, u)
 
@@ -106,13 +110,14 @@ class Power(Module):
 
     def __init__(self, exponent: float | None = None):
         if isinstance(exponent, bool) or not (exponent is None or isinstance(exponent, (int, float))):
-            raise ValueError(f"exponent must be a number, or None for two inputs; got {exponent!r}")
+            raise ValueError(f"Power's exponent must be a number, or None for two inputs; got {exponent!r}")
         self.exponent = exponent
 
     def forward(self, theta, a, *b, mode):
         self.expect_floats(theta, a)
         if self.exponent is not None:
             return f.power(a, self.exponent), a
+        self.expect_operands(theta, a, *b)
         u = f.binary_power(a, *b)
         return u, (a, *b, u)
 
@@ -128,14 +133,24 @@ class Reduction(Module):
 
     def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
         self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
+        if any(isinstance(i, bool) or not isinstance(i, int) for i in self.axes(0)):
+            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, a tuple of them, or None, got {axis!r}")
         self.keepdims = keepdims
+
+    def axes(self, ndim):
+        return range(ndim) if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
+
+    def expect_axes(self, theta, z):
+        for axis in self.axes(z.ndim):
+            self.expect_axis(theta, z, axis)
+        return self.expect_floats(theta, z)
 
 
 class Sum(Reduction):
     """u = Σ z over axis; over all axes, a scalar, unless given."""
 
     def forward(self, theta, z, mode):
-        return namespace(z).sum(self.expect_floats(theta, z), axis=self.axis, keepdims=self.keepdims), z.shape
+        return namespace(z).sum(self.expect_axes(theta, z), axis=self.axis, keepdims=self.keepdims), z.shape
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return f.sum_backward(v, saved, self.axis, self.keepdims)
@@ -145,7 +160,7 @@ class Mean(Reduction):
     """u = the mean of z over axis; over all axes, a scalar, unless given."""
 
     def forward(self, theta, z, mode):
-        u = namespace(z).mean(self.expect_floats(theta, z), axis=self.axis, keepdims=self.keepdims)
+        u = namespace(z).mean(self.expect_axes(theta, z), axis=self.axis, keepdims=self.keepdims)
         return u, (z.shape, f.ratio(u.shape, z.shape))
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -157,9 +172,16 @@ class Concatenate(Module):
     """u = the inputs, one or more, joined along axis."""
 
     def __init__(self, axis: int = -1):
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise ValueError(f"Concatenate's axis must be a whole number, got {axis!r}")
         self.axis = axis
 
     def forward(self, theta, *z, mode):
+        self.expect_axis(theta, z[0], self.axis)
+        axis = self.axis % z[0].ndim
+        if len({(*one.shape[:axis], *one.shape[axis + 1 :]) for one in z}) > 1 or len({one.dtype for one in z}) > 1:
+            got = ", ".join(f"{tuple(one.shape)} of {one.dtype}" for one in z)
+            raise ValueError(f"{self.name(theta)} expected arrays that differ in axis {self.axis} alone, got {got}; reshape them")
         return namespace(z[0]).concat(z, axis=self.axis), tuple(one.shape for one in z)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -172,7 +194,11 @@ class Reshape(Module):
     rows_independent = True
 
     def __init__(self, shape: tuple[int, ...]):
-        self.shape = tuple(shape)
+        if not isinstance(shape, (tuple, list)):
+            raise ValueError(f"Reshape's shape must be a tuple, got {shape!r}; e.g. (28, 28, 1)")
+        self.shape = tuple(n if n == -1 else self.whole("shape", n) for n in shape)
+        if self.shape.count(-1) > 1:
+            raise ValueError(f"Reshape's shape must leave one size open at most, got {shape!r}")
 
     def forward(self, theta, z, mode):
         try:

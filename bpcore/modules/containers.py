@@ -8,7 +8,7 @@ from typing import Any
 from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
 from bpcore.module import Module
 from bpcore.modules import activations as a
-from bpcore.modules.linear import Linear, positive
+from bpcore.modules.linear import Linear
 from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
 
 
@@ -45,6 +45,8 @@ class Residual(Module):
     """u = z + M(z), for an M that keeps the shape. The child is "body".        He et al., 2016"""
 
     def __init__(self, body: Module):
+        if not isinstance(body, Module):
+            raise TypeError(f"Residual expected a module, got {body!r}; e.g. Residual(Linear(4, 4))")
         self.body = body
         self.children = {"body": body}
         self.rows_independent = body.rows_independent
@@ -84,14 +86,15 @@ class MLP(Sequential):
     """
 
     def __init__(self, sizes: Any, activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None):
-        sizes = tuple(positive("sizes", n) for n in sizes)
-        if len(sizes) < 2:
-            raise ValueError(f"sizes must have the input's and the output's at least, got {sizes}; e.g. [64, 128, 10]")
+        if isinstance(sizes, (str, int)) or len(sizes) < 2:
+            raise ValueError(f"MLP's sizes must have the input's and the output's at least, got {sizes!r}; e.g. [64, 128, 10]")
+        sizes = tuple(self.whole("sizes", n) for n in sizes)
         if not isinstance(activation, Module) and activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         if normalization is not None and normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
+            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
         self.sizes, self.activation, self.dropout, self.normalization = sizes, activation, dropout, normalization
+        self.number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1)
         sigma = activation if isinstance(activation, Module) else ACTIVATIONS[activation]()
         initializer = GlorotNormal() if isinstance(sigma, (a.Sigmoid, a.Tanh)) else HeNormal()
         layers: list[Module] = []

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Module, Parameter
-
-
-def positive(name: str, value: Any) -> int:
-    """value as an int, or a ValueError unless it is a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1 up, got {value!r}")
-    return int(value)
 
 
 class Linear(Module):
@@ -27,7 +19,7 @@ class Linear(Module):
     rows_independent = True
 
     def __init__(self, n_in: int, n_out: int, bias: bool = True, initializer: Any = None):
-        self.n_in, self.n_out, self.bias = positive("n_in", n_in), positive("n_out", n_out), bias
+        self.n_in, self.n_out, self.bias = self.whole("n_in", n_in), self.whole("n_out", n_out), bias
         self.initializer = initializer
         self.parameters = {
             "W": Parameter((self.n_in, self.n_out), initializer or HeNormal()),
@@ -49,7 +41,9 @@ class Weight(Module):
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Any = None, decay: bool = True):
-        self.shape, self.initializer, self.decay = tuple(positive("shape", n) for n in shape), initializer, decay
+        if not isinstance(shape, (tuple, list)):
+            raise ValueError(f"Weight's shape must be a tuple, got {shape!r}; e.g. (64, 10)")
+        self.shape, self.initializer, self.decay = tuple(self.whole("shape", n) for n in shape), initializer, decay
         self.parameters = {"W": Parameter(self.shape, initializer or HeNormal(), decay)}
 
     def forward(self, theta, mode):

@@ -68,9 +68,7 @@ class Huber(Loss):
     """ℓ = ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y, summed over outputs.        Huber, 1964"""
 
     def __init__(self, delta: float = 1.0):
-        if not delta > 0:
-            raise ValueError(f"delta must be positive, got {delta!r}")
-        self.delta = delta
+        self.delta = self.number("delta", delta, "delta > 0", lambda delta: delta > 0)
 
     def forward(self, theta, z, y, weights=None, *, mode):
         self.expect(theta, z, y, weights)
@@ -110,9 +108,7 @@ class CrossEntropy(Loss):
     """
 
     def __init__(self, smoothing: float = 0.0):
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"smoothing must be in 0 <= smoothing < 1, got {smoothing!r}")
-        self.smoothing = smoothing
+        self.smoothing = self.number("smoothing", smoothing, "0 <= smoothing < 1", lambda smoothing: 0 <= smoothing < 1)
 
     def examples(self, y: Array) -> tuple[int, ...]:
         return tuple(y.shape[:-1]) if is_floating(y) else tuple(y.shape)
@@ -150,9 +146,10 @@ class CrossEntropy(Loss):
                     "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)"
                 )
         elif y.size and not (y.min() >= 0 and y.max() < n_outputs):
+            repair = "" if y.min() < 0 else f", or give the last layer {y.max() + 1} outputs"
             raise ValueError(
                 f"CrossEntropy expected class indices 0 to {n_outputs - 1} for {n_outputs} outputs, got values from "
-                f"{y.min()} to {y.max()}; recode the labels or give the last layer {y.max() + 1} outputs"
+                f"{y.min()} to {y.max()}; recode the labels{repair}"
             )
 
 

@@ -6,14 +6,6 @@ from bpcore.functional.dropout import dropout
 from bpcore.functional.normalization import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from bpcore.initializers import Constant, Zeros
 from bpcore.module import Module, Parameter
-from bpcore.modules.linear import positive
-
-
-def positive_eps(eps: float) -> float:
-    """eps, or a ValueError unless it is a positive number."""
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps!r}")
-    return eps
 
 
 class LayerNorm(Module):
@@ -25,7 +17,7 @@ class LayerNorm(Module):
     rows_independent = True
 
     def __init__(self, n: int, eps: float = 1e-5):
-        self.n, self.eps = positive("n", n), positive_eps(eps)
+        self.n, self.eps = self.whole("n", n), self.number("eps", eps, "eps > 0", lambda eps: eps > 0)
         self.parameters = {
             "gamma": Parameter((self.n,), Constant(1.0), decay=False),
             "beta": Parameter((self.n,), Zeros(), decay=False),
@@ -50,7 +42,7 @@ class RMSNorm(Module):
     rows_independent = True
 
     def __init__(self, n: int, eps: float = 1e-6):
-        self.n, self.eps = positive("n", n), positive_eps(eps)
+        self.n, self.eps = self.whole("n", n), self.number("eps", eps, "eps > 0", lambda eps: eps > 0)
         self.parameters = {"gamma": Parameter((self.n,), Constant(1.0), decay=False)}
 
     def forward(self, theta, z, mode):
@@ -70,9 +62,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float):
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"p must be in 0 <= p < 1, got {p!r}")
-        self.p = p
+        self.p = self.number("p", p, "0 <= p < 1", lambda p: 0 <= p < 1)
 
     def forward(self, theta, z, mode):
         self.expect_floats(theta, z)

@@ -90,7 +90,8 @@ class EarlyStopping(Callback):
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         value = monitored(record, self.monitor)
         better = value - self.best if self.higher else self.best - value
-        if better > self.min_delta or self.theta is None:
+        first = self.theta is None or (math.isnan(self.best) and not math.isnan(value))
+        if better > self.min_delta or first:
             self.best, self.best_epoch, self.waited = value, record["epoch"], 0
             self.theta = trainer.network.backend.to_host(trainer.network.theta).copy()
             return

@@ -44,12 +44,12 @@ def array(x: Any) -> Any:
 
 def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> int:
     """The number of rows, or a ValueError where the arrays do not agree on it."""
-    for x in (*inputs, y, *(() if weights is None else (weights,))):
-        if x.ndim == 0:
-            raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
-        if x.shape[0] != y.shape[0]:
-            lengths = [one.shape[0] for one in (*inputs, y, *(() if weights is None else (weights,)))]
-            raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; drop the rows that miss")
+    arrays = (*inputs, y, *(() if weights is None else (weights,)))
+    if any(x.ndim == 0 for x in arrays):
+        raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
+    lengths = [x.shape[0] for x in arrays]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; drop the rows that miss")
     return int(y.shape[0])
 
 
@@ -59,7 +59,7 @@ def check_finite(name: str, label: str, x: Any) -> None:
     rows = max(1, BLOCK // max(1, x[:1].size if isinstance(x, np.ndarray) else 1)) if backend.device is None else x.shape[0]
     count, first = 0, None
     for start in range(0, x.shape[0], rows):
-        block = backend.to_host(x[start : start + rows, ...])
+        block = backend.to_host(x[start : min(start + rows, x.shape[0]), ...])
         if block.dtype.kind != "f":
             return
         bad = ~np.isfinite(block)
@@ -98,7 +98,7 @@ class Arrays:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All batches, as they lie."""
         for i in range(0, self.n, batch_size):
-            rows = slice(i, i + batch_size)
+            rows = slice(i, min(i + batch_size, self.n))  # the Array API has no slices past the end
             weights = None if self.weights is None else self.weights[rows, ...]
             yield tuple(x[rows, ...] for x in self.inputs), self.y[rows, ...], weights
 
@@ -124,13 +124,13 @@ def take(x: Any, rows: np.ndarray) -> Any:
     return backend.xp.take(x, backend.asarray(rows), axis=0)
 
 
-def check_weights(name: str, weights: Any) -> None:
-    """A ValueError unless weights are finite, >= 0, and not all zero."""
+def check_weights(name: str, weights: Any, some: bool = True) -> None:
+    """A ValueError unless weights are finite, >= 0, and, where `some` must count, not all zero."""
     if weights is None:
         return
     check_finite(name, "weights", weights)
     host = backend_of(weights).to_host(weights)
-    if host.min() < 0 or not host.sum() > 0:
+    if host.min() < 0 or (some and not host.sum() > 0):
         raise ValueError(f"{name}: weights must be >= 0 and not all zero, got values from {host.min()} to {host.max()}")
 
 
@@ -171,6 +171,8 @@ class Batches:
             for label, x in (*(("X", x) for x in inputs), ("y", y)):
                 if isinstance(x, np.ndarray):
                     check_finite(self.name, label, x)
+            if isinstance(weights, np.ndarray):
+                check_weights(self.name, weights, some=False)
             yield inputs, y, weights
         if empty:
             raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")

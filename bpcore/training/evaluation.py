@@ -40,7 +40,9 @@ def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays 
             w = backend.zeros(loss.examples(y), t.dtype) + 1 if weights is None else weights
             sums.extend(term for metric in metrics for term in metric.terms(t, y, w))
         totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-    numbers = [x if isinstance(x, (int, float)) else float(backend.to_host(x)) for x in totals or ()]
+    numbers = [float(x if isinstance(x, (int, float)) else backend.to_host(x)) for x in totals or ()]
+    if not numbers[1] > 0:
+        raise ValueError(f"{given.name}: all weights are zero; give at least one example a weight above zero")
     figures = {"loss": numbers[0] / numbers[1]}
     start = 2
     for metric in metrics:

@@ -47,23 +47,34 @@ def resume(trainer: Trainer, path: Any) -> None:
         raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and train anew")
     checkpoint.expect(path, "dtype", net.dtype, header.get("network", {}).get("dtype"))
     theta = net.check_state(path, tensors, header)
-    checkpoint.expect(path, "optimiser", type(trainer.optimizer).__name__, training["optimizer"]["class"])
+    try:
+        optimizer, schedule = training["optimizer"]["class"], dict(training["schedule"])
+        steps, epoch, position = training["counters"]
+        position_of = None if training["position_of"] is None else tuple(training["position_of"])
+        seed, finished, history = training["seed"], training["finished"], History(list(training["history"]))
+        callbacks = [(callback["class"], callback["numbers"]) for callback in training["callbacks"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path} is damaged: its state of training is not whole ({error!r})") from error
+    checkpoint.expect(path, "optimiser", type(trainer.optimizer).__name__, optimizer)
+    vectors = sorted(name.removeprefix("optimizer.") for name in tensors if name.startswith("optimizer."))
+    checkpoint.expect(path, "the optimiser's vectors", sorted(trainer.moments), vectors)
     size = net.n_parameters
     moments = {n: checkpoint.tensor(path, tensors, f"optimizer.{n}", size, net.dtype) for n in trainer.moments}
     classes = [type(callback).__name__ for callback in trainer.callbacks]
-    checkpoint.expect(path, "callbacks", classes, [callback["class"] for callback in training["callbacks"]])
+    checkpoint.expect(path, "callbacks", classes, [name for name, _ in callbacks])
+    own = trainer.schedule.state() if isinstance(trainer.schedule, Schedule) else {}
+    if own and schedule:
+        checkpoint.expect(path, "a schedule with", sorted(own), sorted(schedule))
 
     net.theta[...] = net.backend.asarray(theta)
     for name, vector in moments.items():
         trainer.moments[name][...] = net.backend.asarray(vector)
-    trainer.steps, trainer.epoch, trainer.position = training["counters"]
-    trainer.position_of = None if training["position_of"] is None else tuple(training["position_of"])
-    trainer.seed, trainer.finished = training["seed"], training["finished"]
-    trainer.history = History(training["history"])
+    trainer.steps, trainer.epoch, trainer.position, trainer.position_of = steps, epoch, position, position_of
+    trainer.seed, trainer.finished, trainer.history = seed, finished, history
     trainer.restart()
-    if isinstance(trainer.schedule, Schedule) and training["schedule"]:
-        trainer.schedule.restore(training["schedule"])
-    for i, (callback, kept) in enumerate(zip(trainer.callbacks, training["callbacks"], strict=True)):
+    if isinstance(trainer.schedule, Schedule) and own and schedule:
+        trainer.schedule.restore(schedule)
+    for i, (callback, (_, numbers)) in enumerate(zip(trainer.callbacks, callbacks, strict=True)):
         prefix = f"callback.{i}."
         arrays = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-        callback.restore(trainer, kept["numbers"], arrays)
+        callback.restore(trainer, numbers, arrays)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm, squared_norm
 from bpcore.layout import check_seed
 from bpcore.module import Array, Mode
@@ -23,7 +24,7 @@ from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batches, data
 from bpcore.training.evaluation import check_batch, check_data, evaluate
 from bpcore.training.history import History
-from bpcore.training.metrics import metric
+from bpcore.training.metrics import Metric, metric
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 LOOK_EVERY = 100  # steps between two looks at J where looking makes the host wait
@@ -68,12 +69,13 @@ class Trainer:
             raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
         self.network, self.loss, self.optimizer = network, loss, optimizer
         self.schedule = Constant() if schedule is None else schedule
-        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, str) else metrics)]
+        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
         self.clip_norm, self.accumulate, self.seed = clip_norm, accumulate, check_seed(seed)
-        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
-        for callback in self.callbacks:
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+        for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
+        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
         self.steps = self.epoch = self.position = 0
         self.epochs = 0
         self.steps_per_epoch: int | None = None
@@ -138,14 +140,14 @@ class Trainer:
         net, n = self.network, y.shape[0]
         parts = min(self.accumulate, n)
         J: Any = 0.0
-        total: Any = 0.0
+        total = self.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
         modes = [Mode(True, self.seed, self.steps, k) for k in range(parts)]
         for k, mode in enumerate(modes):
             rows = slice(k * n // parts, (k + 1) * n // parts)
             w = None if weights is None else weights[rows, ...]
             evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode)
             share = self.loss.total_weight(y[rows, ...], w)
-            J, total = J + evaluation.J * share, total + share
+            J = J + evaluation.J * share
             if k == 0:
                 gradient = net.backward(evaluation, self._gradient, share)
             else:
@@ -266,6 +268,8 @@ class Trainer:
             record["gap"] = record["test_loss"] - record["training_loss"]
         record["seconds"] = time.perf_counter() - started
         self.epoch, self.position = self.epoch + 1, 0
+        if self._good is not None and self._good_counters[0] == self.steps:
+            self._good_counters = (self.steps, self.epoch, 0)  # to go back is not to measure the epoch again
         self.history.append(record)
         if isinstance(self.schedule, Schedule):
             self.schedule.observe(record)

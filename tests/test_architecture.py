@@ -1,0 +1,183 @@
+"""The house stands: imports go down, backends are named on the ground floor alone, the public face is names."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+
+PACKAGE = Path(bp.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "array_api_strict", "array_api_extra"}
+
+# Each file imports from the floors below it, or from its own.
+FLOORS = {
+    "backend": 0,
+    "functional": 1,
+    "kernels": 1,
+    "module": 2,
+    "layout": 2,
+    "initializers": 2,
+    "checkpoint": 2,
+    "modules": 3,
+    "structure": 4,
+    "counting": 4,
+    "cost": 4,
+    "check": 4,
+    "network": 4,
+    "optimizers": 5,
+    "schedules": 5,
+    "training": 5,
+    "plots": 6,
+}
+
+# Outside backend.py and kernels/, these work on the host, and may say numpy.
+HOST_SIDE = {
+    "check.py",
+    "checkpoint.py",
+    "counting.py",
+    "initializers.py",
+    "layout.py",
+    "training/data.py",
+}
+
+# The names that others call, of floors 0 to 4; the training loop's are tested beside it.
+PUBLIC = re.findall(
+    r"\w+",
+    """
+    get_backend use_backend Backend Network evaluate initialize check_module cost
+    Linear ReLU LeakyReLU ELU GELU SiLU Sigmoid Tanh Softplus Softmax LogSoftmax Identity
+    Add Subtract Multiply Divide MatMul Exp Log Power Sum Mean Concatenate Weight Reshape Flatten
+    LayerNorm RMSNorm Dropout Sequential Residual Circuit MLP SquaredError LogisticLoss CrossEntropy Huber
+""",
+)
+
+
+def name(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+@functools.cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def floor(dotted: str) -> int | None:
+    """The floor of a module "bpcore.x.y"; None for the public face."""
+    parts = dotted.split(".")
+    return FLOORS[parts[1]] if len(parts) > 1 else None
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import, wherever in the file; `from bpcore import x` means bpcore.x where x is a module."""
+    package = ["bpcore", *file.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}" if module == "bpcore" and alias.name in FLOORS else module
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_imports_go_down(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if part in ("__init__", "__main__"):  # the public face sees every floor
+        return
+    assert part in FLOORS, f"{name(file)} has no floor: put it on one in FLOORS"
+    for line, module in imports(file):
+        if module.partition(".")[0] == "bpcore":
+            assert floor(module) is not None, f"{name(file)}:{line} imports the public face; import from the file that has it"
+            assert floor(module) <= FLOORS[part], f"{name(file)}:{line} is on floor {FLOORS[part]}, imports {module} from above"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_only_the_ground_floor_names_a_backend(file):
+    if name(file) == "backend.py" or name(file).startswith("kernels/"):
+        return
+    allowed = {"numpy"} if name(file) in HOST_SIDE else set()
+    for line, module in imports(file):
+        library = module.partition(".")[0]
+        assert library not in LIBRARIES - allowed, f"{name(file)}:{line} imports {module}; ask the array: namespace(z)"
+
+
+def test_the_list_of_host_side_files_is_no_longer_than_needed():
+    using = {name(file) for file in FILES if any(module.partition(".")[0] == "numpy" for _, module in imports(file))}
+    assert using - {"backend.py"} >= HOST_SIDE
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if name(file).startswith(("functional/", "modules/"))], ids=name)
+def test_equations_call_no_methods_of_arrays(file):
+    """Array API: operators and functions of xp, not z.sum(); @ and .T are the standard's own."""
+    methods = {"sum", "mean", "max", "min", "dot", "reshape", "astype", "copy", "transpose", "clip", "take", "ravel", "item"}
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods:
+            of = ast.unparse(node.func.value)
+            assert of in ("xp", "np", "f") or of.startswith("namespace(") or ON_THE_HOST in enclosing(file, node), (
+                f"{name(file)}:{node.lineno} calls .{node.func.attr} of {of}"
+            )
+
+
+ON_THE_HOST = "check_labels"  # it is given NumPy's arrays
+
+
+def enclosing(file: Path, node: ast.AST) -> set[str]:
+    """The names of the functions that the node lies in."""
+    functions = (f for f in ast.walk(tree(file)) if isinstance(f, ast.FunctionDef))
+    return {f.name for f in functions if f.lineno <= node.lineno <= f.end_lineno}
+
+
+def undocumented(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, name) of what is public and has no docstring."""
+    if not ast.get_docstring(tree(file)):
+        yield 1, "the file"
+    for node in tree(file).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+            yield node.lineno, node.name
+
+
+def documented_elsewhere(file: Path) -> set[str]:
+    """A twin's docstring is its definition's; what counting.py has under the Array API's names, the standard describes."""
+    if name(file).startswith("kernels/"):
+        files = (tree(f) for f in FILES if name(f).startswith("functional/"))
+        return {node.name for one in files for node in one.body if isinstance(node, ast.FunctionDef)}
+    return set(dir(np)) if name(file) == "counting.py" else set()
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_what_is_public_has_a_docstring(file):
+    missing = [(line, what) for line, what in undocumented(file) if what not in documented_elsewhere(file)]
+    assert not missing, f"{name(file)} has no docstring for {missing}"
+
+
+def test_the_face_is_names_and_nothing_else():
+    _, *body = tree(PACKAGE / "__init__.py").body
+    for node in body:
+        named = isinstance(node, ast.Assign) and node.targets[0].id in ("__all__", "__version__")
+        assert named or isinstance(node, ast.ImportFrom), f"__init__.py:{node.lineno} is more than a name"
+
+
+def test_the_public_names_are_there():
+    """The contract; and __all__ lists what there is, each once."""
+    assert set(PUBLIC) <= set(bp.__all__)
+    assert all(hasattr(bp, name) for name in bp.__all__)
+    assert len(set(bp.__all__)) == len(bp.__all__)
+    assert set(bp.modules.__all__) <= set(bp.__all__)
+
+
+def test_importing_pulls_in_nothing_that_is_not_used_yet():
+    lazy = LIBRARIES - {"numpy"} | {"safetensors", "tqdm", "matplotlib", "scipy", "sklearn", "pandas"}
+    code = f"import sys, bpcore; print([name for name in {sorted(lazy)} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

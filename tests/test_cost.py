@@ -1,0 +1,242 @@
+"""Theorem 7.4.1 by counting: B costs at most a constant times what evaluating costs, whatever the size."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+from bpcore import modules
+
+CONSTANT = 7  # of Theorem 7.4.1: operations backward / forward, of every module at every size
+
+
+def circuit(n: int) -> bp.Module:
+    """Fan-out, two inputs, two outputs, an operand."""
+    nodes = {
+        "W": (bp.Weight((n, n)),),
+        "h": (bp.MatMul(), "x", "W"),
+        "s": (bp.Sigmoid(), "h"),
+        "p": (bp.Multiply(), "s", "y"),
+        "u": (bp.Add(), "p", "h"),
+    }
+    return bp.Circuit(["x", "y"], nodes, ["u", "s"])
+
+
+def weights(n: int) -> np.ndarray:
+    return np.ones(n, "float32")
+
+
+# id: module of size n, and its input shapes; together they grow a hundredfold and more as n does
+SIZED = {
+    "Linear": lambda n: (bp.Linear(n, n), (n, n)),
+    "Linear, no bias": lambda n: (bp.Linear(n, 1, bias=False), (1, n)),
+    "Linear, one in": lambda n: (bp.Linear(1, n), (n, n, 1)),
+    "Weight": lambda n: (bp.Weight((n, n)),),
+    "ReLU": lambda n: (bp.ReLU(), (n, n)),
+    "LeakyReLU": lambda n: (bp.LeakyReLU(), (n, n)),
+    "ELU": lambda n: (bp.ELU(), (n, n)),
+    "GELU": lambda n: (bp.GELU(), (n, n)),
+    "GELU, tanh": lambda n: (bp.GELU("tanh"), (n, n)),
+    "SiLU": lambda n: (bp.SiLU(), (n, n)),
+    "Sigmoid": lambda n: (bp.Sigmoid(), (n, n)),
+    "Tanh": lambda n: (bp.Tanh(), (n, n)),
+    "Softplus": lambda n: (bp.Softplus(), (n, n)),
+    "Softmax": lambda n: (bp.Softmax(), (n, n)),
+    "Softmax, axis 0": lambda n: (bp.Softmax(0), (n, n)),
+    "LogSoftmax": lambda n: (bp.LogSoftmax(), (n, n)),
+    "Identity": lambda n: (bp.Identity(), (n, n)),
+    "Add": lambda n: (bp.Add(), (n, n), (n, n)),
+    "Add, broadcast": lambda n: (bp.Add(), (n, 1), (1, n)),
+    "Subtract": lambda n: (bp.Subtract(), (n, n), (n,)),
+    "Multiply": lambda n: (bp.Multiply(), (n, n), (n, n)),
+    "Multiply, broadcast": lambda n: (bp.Multiply(), (n, 1), (1, n)),
+    "Divide": lambda n: (bp.Divide(), (n, n), (n,)),
+    "MatMul": lambda n: (bp.MatMul(), (n, n), (n, n)),
+    "MatMul, leading axes": lambda n: (bp.MatMul(), (n, 2, 3), (3, n)),
+    "Exp": lambda n: (bp.Exp(), (n, n)),
+    "Log": lambda n: (bp.Log(), (n, n)),
+    "Power": lambda n: (bp.Power(3), (n, n)),
+    "Power, two inputs": lambda n: (bp.Power(), (n, n), (n, n)),
+    "Sum": lambda n: (bp.Sum(), (n, n)),
+    "Sum, an axis": lambda n: (bp.Sum(0), (n, n)),
+    "Mean": lambda n: (bp.Mean(-1), (n, n)),
+    "Concatenate": lambda n: (bp.Concatenate(), (n, n), (n, n)),
+    "Reshape": lambda n: (bp.Reshape((n, 2)), (n, 2 * n)),
+    "Flatten": lambda n: (bp.Flatten(), (n, n, 2)),
+    "LayerNorm": lambda n: (bp.LayerNorm(n), (n, n)),
+    "RMSNorm": lambda n: (bp.RMSNorm(n), (n, n)),
+    "Dropout": lambda n: (bp.Dropout(0.5), (n, n)),
+    "Sequential": lambda n: (bp.Sequential(bp.Linear(n, n), bp.Tanh(), bp.Linear(n, 1)), (n, n)),
+    "Residual": lambda n: (bp.Residual(bp.Linear(n, n)), (n, n)),
+    "Circuit": lambda n: (circuit(n), (n, n), (n, n)),
+    "MLP": lambda n: (bp.MLP([n, n, n], "gelu", 0.1, "layer_norm"), (n, n)),
+    "MLP, deep": lambda n: (bp.MLP([4] * n), (n, 4)),
+    "SquaredError": lambda n: (bp.SquaredError(), (n, n), (n, n)),
+    "Huber": lambda n: (bp.Huber(), (n, n), (n, n), weights(n)),
+    "LogisticLoss": lambda n: (bp.LogisticLoss(), (n, n), (n, n)),
+    "CrossEntropy": lambda n: (bp.CrossEntropy(), (n, n), np.zeros(n, "int64")),
+    "CrossEntropy, rows": lambda n: (bp.CrossEntropy(0.1), (n, n), (n, n), weights(n)),
+}
+NOTHING = {"Weight", "Identity", "Reshape", "Flatten", "Concatenate"}  # they move data and compute nothing
+
+
+def test_every_module_is_counted():
+    assert {id.partition(",")[0] for id in SIZED} == set(modules.__all__) - {"Loss"}
+
+
+@pytest.mark.parametrize("id", SIZED)
+def test_theorem_7_4_1(id):
+    costs = {n: bp.cost(*SIZED[id](n)) for n in (4, 40, 400)}
+    told = {n: f"{c.forward:,} forward, {c.backward:,} backward, ratio {c.ratio:.2f}" for n, c in costs.items()}
+    if id in NOTHING:
+        assert all(c.forward == c.backward == 0 for c in costs.values()), told
+    else:
+        assert costs[400].forward >= 90 * costs[4].forward > 0, told
+        assert all(c.ratio <= CONSTANT for c in costs.values()), told
+
+
+def test_mlp_is_counted_as_by_hand():
+    """Linear: (n, a) @ (a, b) is 2nab, and nb for the bias; backward 2nab for dz, 2nab for dW, nb for db.
+
+    ReLU: one comparison an entry; backward one comparison and one product.
+    """
+    n, sizes = 32, (64, 128, 96, 10)
+    pairs, hidden = list(pairwise(sizes)), sizes[1:-1]
+    c = bp.cost(bp.MLP(sizes), (n, sizes[0]))
+    assert c.forward == sum(2 * n * a * b + n * b for a, b in pairs) + sum(n * h for h in hidden)
+    assert c.backward == sum(4 * n * a * b + n * b for a, b in pairs) + sum(2 * n * h for h in hidden)
+    assert c.parameters == sum(a * b + b for a, b in pairs)
+    assert c.forward == sum(row.forward for row in c.rows)
+    assert c.backward == sum(row.backward for row in c.rows)
+    assert c["2"].forward == 2 * n * 128 * 96 + n * 96
+    assert (c["2"].module, c["2"].shape, c["2"].parameters) == ("Linear", (n, 96), 128 * 96 + 96)
+
+
+def atomic_mlp(sizes: tuple[int, ...]) -> bp.Module:
+    """The MLP with sigmoid, of atomic modules: sigmoid(z) is 1 / (1 + 1 / e^z), where z^0 is 1."""
+    nodes, h = {}, "x"
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        if i:
+            nodes |= {
+                f"one{i}": (bp.Power(0), h),
+                f"e{i}": (bp.Exp(), h),
+                f"r{i}": (bp.Divide(), f"one{i}", f"e{i}"),
+                f"s{i}": (bp.Add(), f"one{i}", f"r{i}"),
+                f"h{i}": (bp.Power(-1), f"s{i}"),
+            }
+            h = f"h{i}"
+        nodes |= {
+            f"W{i}": (bp.Weight((a, b)),),
+            f"b{i}": (bp.Weight((b,), decay=False),),
+            f"m{i}": (bp.MatMul(), h, f"W{i}"),
+            f"u{i}": (bp.Add(), f"m{i}", f"b{i}"),
+        }
+        h = f"u{i}"
+    return bp.Circuit("x", nodes, h)
+
+
+def test_remark_7_4_3_gradients():
+    """Atomic and large modules agree."""
+    sizes, generator = (5, 7, 6, 3), np.random.default_rng(0)
+    large = bp.Network(bp.MLP(sizes, "sigmoid"), dtype="float64")
+    atomic = bp.Network(atomic_mlp(sizes), dtype="float64")
+    pairs = [(f"{2 * i}.{name}", f"{name}{i}.W") for i in range(3) for name in "Wb"]
+    large.theta[...] += 0.1 * generator.standard_normal(large.n_parameters)
+    for ours, theirs in pairs:
+        atomic.parameters()[theirs][...] = large.parameters()[ours]
+    X, y = generator.standard_normal((9, 5)), generator.integers(0, 3, 9)
+    results = [net.value_and_gradient(bp.CrossEntropy(), X, y) for net in (large, atomic)]
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-13)
+    windows = [net.layout.windows(gradient) for net, (_, gradient) in zip((large, atomic), results, strict=True)]
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(windows[1][theirs], windows[0][ours], rtol=1e-11, atol=1e-14, err_msg=ours)
+
+
+@pytest.mark.parametrize("width", [4, 40, 400])
+def test_remark_7_4_3_cost(width):
+    """Atomic and large modules cost the same up to a constant, and what is in the products alone is the same."""
+    sizes = (width, width, width, 3)
+    large, atomic = bp.cost(bp.MLP(sizes, "sigmoid"), (8, width)), bp.cost(atomic_mlp(sizes), (8, width))
+    assert 1 / 2 <= atomic.forward / large.forward <= 2
+    assert 1 / 2 <= atomic.backward / large.backward <= 2
+    product = 2 * 8 * width * width
+    assert (atomic["m1"].forward, atomic["m1"].backward) == (product, 2 * product)
+    assert (large["2"].forward, large["2"].backward) == (product + 8 * width, 2 * product + 8 * width)
+
+
+def test_the_backward_pass_of_a_shared_module_is_counted_at_each_use():
+    linear = bp.Linear(4, 4)
+    twice, once = bp.cost(bp.Sequential(linear, linear), (3, 4)), bp.cost(linear, (3, 4))
+    assert (twice.forward, twice.backward) == (2 * once.forward, 2 * once.backward)
+    assert [row.path for row in twice.rows] == ["", "0", "1"]
+    assert twice.parameters == once.parameters == 20
+
+
+FLOAT = 4  # bytes
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "expected"),
+    [
+        (bp.Linear(8, 4), (3, 8), 0),  # z itself is an input
+        (bp.Sequential(bp.ReLU(), bp.Linear(8, 4)), (3, 8), 3 * 8 * FLOAT),  # ReLU's u and Linear's z: one array
+        (bp.MLP([8, 16, 5]), (3, 8), 3 * 16 * FLOAT),
+        (bp.Sequential(bp.Exp(), bp.Reshape((2, 4)), bp.Tanh(), bp.Flatten(), bp.Linear(8, 1)), (3, 8), 2 * 3 * 8 * FLOAT),
+        (bp.Sequential(bp.Linear(8, 8), bp.GELU(), bp.Identity(), bp.Linear(8, 2)), (3, 8), 2 * 3 * 8 * FLOAT),
+        (bp.Sequential(bp.Exp(), bp.Dropout(0.5)), (3, 8), 3 * 8 * FLOAT + 3 * 8),  # a mask is a byte an entry
+        (bp.Residual(bp.Tanh()), (3, 8), 3 * 8 * FLOAT),
+        (bp.LayerNorm(8), (3, 8), 2 * 3 * FLOAT),  # mean and scale of each row
+        (bp.Weight((4, 4)), None, 0),
+    ],
+    ids=repr,
+)
+def test_saved_bytes(module, shape, expected):
+    """Each array once; what shares memory is one array; θ and the inputs are not kept for the backward pass."""
+    assert bp.cost(module, *([] if shape is None else [shape])).saved == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        bp.MLP([200, 300, 300, 10]),
+        bp.MLP([200, 300, 300, 10], "gelu", 0.2, "layer_norm"),
+        bp.MLP([200, 300, 300, 10], "tanh", normalization="rms_norm"),
+        bp.Sequential(bp.Linear(200, 200), bp.Residual(bp.MLP([200, 300, 200], "silu"))),
+    ],
+    ids=repr,
+)
+def test_saved_bytes_are_what_is_kept(module, dtype):
+    """Within 5 % of what tracemalloc sees between the two passes."""
+    theta, z = bp.initialize(module, backend="numpy", dtype=dtype), np.ones((500, 200), dtype)
+    mode = bp.Mode(training=True)
+    module.forward(theta, z, mode=mode)  # whatever is remembered from a first call
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        u, saved = module.forward(theta, z, mode=mode)
+        kept = tracemalloc.get_traced_memory()[0] - before - u.nbytes
+    finally:
+        tracemalloc.stop()
+    assert saved
+    assert kept == pytest.approx(bp.cost(module, z.shape, dtype=dtype).saved, rel=0.05)
+
+
+def test_the_table():
+    """Every module has a line, and the last sums them up."""
+    lines = str(bp.cost(bp.MLP([64, 128, 10]), (32, 64))).splitlines()
+    assert lines[0].split() == ["path", "module", "output", "parameters", "forward", "backward", "saved", "bytes"]
+    assert lines[2].split() == ["0", "Linear", "(32,", "128)", "8,320", "528,384", "1,052,672", "0"]
+    assert lines[-1].split() == ["total", "9,610", "614,720", "1,225,024", "16,384"]
+    assert len(lines) == 6
+
+
+def test_wrong_sizes_are_an_error_as_ever():
+    with pytest.raises(ValueError, match=r"0: Linear expected features 64 in the last axis, got z of shape \(32, 63\)"):
+        bp.cost(bp.MLP([64, 128, 10]), (32, 63))

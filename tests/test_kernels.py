@@ -1,0 +1,318 @@
+"""Every twin against its definition, and a run with every twin off.
+
+The arguments of a primitive are in TABLE; twins are found by name in bpcore/kernels, and one without a row fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import missing
+
+import bpcore as bp
+from bpcore import functional, kernels
+
+LARGE = 40_000  # numbers: more than two blocks of any twin
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
+
+
+class Draw:
+    """Arguments on the host, in a dtype: inputs that are views with strides where `strided`, outputs filled with NaN."""
+
+    def __init__(self, rows: int, columns: int, dtype: str, strided: bool = False):
+        self.rows, self.columns, self.dtype, self.strided = rows, columns, dtype, strided
+        self.generator = np.random.default_rng([rows, columns])
+
+    def z(self, *shape: int, scale: float = 2.0) -> np.ndarray:
+        shape = shape or (self.rows, self.columns)
+        return self.lay(self.generator.standard_normal(shape) * scale)
+
+    def lay(self, x: np.ndarray) -> np.ndarray:
+        """x, as every second number of a larger array turned around where `strided`."""
+        x = x.astype(self.dtype) if x.dtype.kind == "f" else x
+        if not self.strided or x.ndim == 0:
+            return x
+        wide = np.zeros((*x.shape[::-1][:-1], 2 * x.shape[0]), x.dtype)
+        view = wide[..., ::2].T
+        view[...] = x
+        return view
+
+    def positive(self, *shape: int) -> np.ndarray:
+        return np.abs(self.z(*shape)) + 0.1
+
+    def out(self, *shape: int) -> np.ndarray:
+        return np.full(shape, np.nan, self.dtype)
+
+    def row(self) -> np.ndarray:
+        return self.z(self.columns)
+
+    def weights(self) -> np.ndarray:
+        return self.positive(self.rows)
+
+    def classes(self) -> np.ndarray:
+        return self.lay(self.generator.integers(0, self.columns, self.rows))
+
+    def phi(self) -> np.ndarray:
+        return functional.activations.softmax.definition(self.z(), -1)
+
+    def keep(self) -> np.ndarray:
+        return self.lay(self.generator.random((self.rows, self.columns)) < 0.7)
+
+    def vector(self, scale: float = 1.0) -> np.ndarray:
+        return self.lay(self.generator.standard_normal(self.rows * self.columns) * scale)
+
+    def squares(self) -> np.ndarray:
+        return np.abs(self.vector())
+
+    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.z(self.rows, 1), self.positive(self.rows, 1)
+
+
+def unary(d: Draw) -> list[tuple]:
+    return [(d.z(),), (d.z(scale=50.0),), (d.z().reshape(d.rows, 1, d.columns),), (d.z()[..., 0],)]
+
+
+def binary(d: Draw) -> list[tuple]:
+    return [(d.z(), d.z()), (d.z(scale=1e-30), d.z()), (d.z().reshape(d.rows, 1, d.columns), d.z().reshape(d.rows, 1, d.columns))]
+
+
+def with_constant(constant: float, arguments: Callable[[Draw], list[tuple]], at: int = 1) -> Callable[[Draw], list[tuple]]:
+    return lambda d: [(*one[:at], constant, *one[at:]) for one in arguments(d)]
+
+
+def regression(*more: Any) -> Callable[[Draw], list[tuple]]:
+    return lambda d: [
+        (d.z(), d.z(), None, *more),
+        (d.z(), d.z(), d.weights(), *more),
+        (d.z(d.rows), d.z(d.rows), None, *more),
+        (d.z(d.rows), d.z(d.rows), d.weights(), *more),
+    ]
+
+
+def logistic(*more: Any) -> Callable[[Draw], list[tuple]]:
+    return lambda d: [(z, (y > 0).astype(d.dtype), w, *more) for z, y, w, *_ in regression()(d)]
+
+
+def classification(first: Callable[[Draw], np.ndarray], *more: Any) -> Callable[[Draw], list[tuple]]:
+    return lambda d: [
+        (first(d), d.classes(), None, 0.0, *more),
+        (first(d), d.classes(), d.weights(), 0.0, *more),
+        (first(d), d.classes().astype("uint8"), None, 0.1, *more),
+        (first(d), d.phi(), None, 0.0, *more),
+        (first(d), d.phi(), d.weights(), 0.2, *more),
+        (first(d).reshape(d.rows, 1, d.columns), d.classes().reshape(d.rows, 1), None, 0.0, *more),
+    ]
+
+
+def linear(d: Draw) -> list[tuple]:
+    z, W, b = d.z(), d.z(d.columns, 3), d.z(3)
+    return [(z, W, b), (z, W, None), (z.reshape(d.rows, 1, d.columns), W, b), (d.row(), W, b)]
+
+
+def linear_backward(d: Draw) -> list[tuple]:
+    z, W, v = d.z(), d.z(d.columns, 3), d.z(d.rows, 3)
+    return [
+        (z, W, v, d.out(d.columns, 3), d.out(3), True),
+        (z, W, v, d.out(d.columns, 3), None, False),
+        (z.reshape(d.rows, 1, d.columns), W, v.reshape(d.rows, 1, 3), d.out(d.columns, 3), d.out(3), True),
+        (d.row(), W, d.z(3), d.out(d.columns, 3), d.out(3), True),
+    ]
+
+
+def layer_norm_backward(d: Draw) -> list[tuple]:
+    return [(d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz) for need_dz in (True, False)]
+
+
+def rms_norm_backward(d: Draw) -> list[tuple]:
+    return [(d.z(), d.statistics()[1], d.row(), d.z(), d.out(d.columns), need_dz) for need_dz in (True, False)]
+
+
+def sgd(d: Draw) -> list[tuple]:
+    kinds = [(0.0, False), (0.9, False), (0.9, True)]
+    return [
+        (d.vector(), 0.1, momentum, nesterov, decay, d.vector(), d.vector() if momentum else None)
+        for momentum, nesterov in kinds
+        for decay in (0.0, 0.1)
+    ]
+
+
+def adaptive(*before: float) -> Callable[[Draw], list[tuple]]:
+    return lambda d: [
+        (d.vector(scale), 0.1, *before, decay, d.vector(), d.squares()) for decay in (0.0, 0.1) for scale in (1.0, 1e-3)
+    ]
+
+
+def adam(d: Draw) -> list[tuple]:
+    kinds = [(0.0, False), (0.1, False), (0.1, True)]
+    return [
+        (d.vector(), step, 0.1, 0.9, 0.99, 1e-8, decay, decoupled, d.vector(), d.vector(), d.squares())
+        for step in (1, 7)
+        for decay, decoupled in kinds
+    ]
+
+
+def lion(d: Draw) -> list[tuple]:
+    return [(d.vector(), 0.1, 0.9, 0.99, decay, d.vector(), d.vector()) for decay in (0.0, 0.1)]
+
+
+TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
+    **dict.fromkeys(("relu", "sigmoid", "tanh", "softplus", "silu", "gelu", "gelu_tanh", "erf"), unary),
+    **dict.fromkeys(
+        [f"{name}_backward" for name in ("relu", "sigmoid", "tanh", "softplus", "silu", "gelu", "gelu_tanh")], binary
+    ),
+    "leaky_relu": with_constant(0.01, unary),
+    "leaky_relu_backward": with_constant(0.01, binary),
+    "elu": with_constant(0.7, unary),
+    "elu_backward": with_constant(0.7, binary),
+    "softmax": with_constant(-1, unary),
+    "softmax_backward": lambda d: [(d.phi(), -1, d.z()), (d.phi(), 0, d.z())],
+    "log_softmax": with_constant(-1, unary),
+    "log_softmax_backward": lambda d: [(np.log(d.phi()), -1, d.z())],
+    "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
+    "linear": linear,
+    "linear_backward": linear_backward,
+    "squared_error": regression(),
+    "squared_error_backward": regression(0.5),
+    "huber": regression(1.5),
+    "huber_backward": regression(1.5, 0.5),
+    "logistic": logistic(),
+    "logistic_backward": logistic(0.5),
+    "cross_entropy": classification(Draw.z),
+    "cross_entropy_backward": classification(Draw.phi, 0.5),
+    "layer_norm": lambda d: [(d.z(), d.row(), d.row(), 1e-5)],
+    "layer_norm_backward": layer_norm_backward,
+    "rms_norm": lambda d: [(d.z(), d.row(), 1e-6)],
+    "rms_norm_backward": rms_norm_backward,
+    "sgd": sgd,
+    "rmsprop": adaptive(0.9, 1e-8),
+    "adagrad": adaptive(1e-10),
+    "adam": adam,
+    "lion": lion,
+    "squared_norm": lambda d: [(d.vector(),)],
+    "clip_norm": lambda d: [(d.vector(), largest, d.vector()) for largest in (1e-3, 1e9)],
+}
+MEANS = ("squared_error", "huber", "logistic", "cross_entropy")  # of no rows they are not defined, nor are their gradients
+SHAPES = {
+    "empty": (0, 5),
+    "one": (1, 1),
+    "a row": (1, 7),
+    "a column": (9, 1),
+    "odd": (13, 7),
+    "wide": (3, LARGE // 3),
+    "long": (LARGE // 5, 5),
+}
+
+
+@functools.cache
+def primitives() -> dict[str, Any]:
+    """Every primitive of functional/ by name."""
+    found = {}
+    for module in pkgutil.iter_modules(functional.__path__):
+        names = vars(importlib.import_module(f"{functional.__name__}.{module.name}"))
+        found.update({name: one for name, one in names.items() if hasattr(one, "definition")})
+    return found
+
+
+def twins() -> list[tuple[str, str]]:
+    """(library, primitive) of every twin that can be imported here; (library, "") for a library that cannot."""
+    found = []
+    for module in pkgutil.iter_modules(kernels.__path__):
+        if module.name.endswith("_twins"):
+            library = module.name.removesuffix("_twins")
+            try:
+                names = vars(importlib.import_module(f"{kernels.__name__}.{module.name}"))
+                found += [(library, name) for name in names if name in primitives()] or [(library, "")]
+            except ImportError:
+                found.append((library, ""))
+    return found
+
+
+def test_every_primitive_has_a_row():
+    assert set(TABLE) == set(primitives())
+
+
+def test_there_are_twins():
+    """They are found by their names: a rename would leave nothing to test."""
+    assert {"linear", "linear_backward", "adam", "cross_entropy"} <= {name for library, name in twins() if library == "numpy"}
+
+
+def results(call: Any, arguments: tuple, backend: bp.Backend) -> list[Any]:
+    """What a primitive returns, and then what it leaves in its arguments: outputs that it wrote, inputs that it did not."""
+    placed = [backend.asarray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+    returned = call(*placed)
+    return [*(returned if isinstance(returned, tuple) else (returned,)), *placed]
+
+
+def assert_close(got: Any, expected: Any, rtol: float, where: str) -> None:
+    """Arrays agree in shape and dtype, and to rtol of the largest entry; a scalar may be a Python number."""
+    if hasattr(expected, "dtype"):
+        if expected.shape or hasattr(got, "dtype"):
+            assert (got.shape, got.dtype) == (expected.shape, expected.dtype), where
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected), initial=0), err_msg=where)
+    else:
+        assert got == expected, where
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("library", "name"), twins())
+def test_twin_equals_its_definition(library, name, shape, strided, dtype):
+    if not name:
+        missing(library, f"the twins for {library} cannot be imported here")
+    if shape == "empty" and name.removesuffix("_backward") in MEANS:
+        pytest.skip("a mean over no rows")
+    try:
+        backend = bp.get_backend(library)
+    except RuntimeError as error:
+        missing(library, str(error))
+    twin = getattr(importlib.import_module(f"{kernels.__name__}.{library}_twins"), name)
+    definition = primitives()[name].definition
+    assert twin is not definition
+    rows = (TABLE[name](Draw(*SHAPES[shape], dtype, strided)) for _ in range(2))  # the same numbers, in arrays of their own
+    for row, (first, second) in enumerate(zip(*rows, strict=True)):
+        pairs = zip(results(twin, first, backend), results(definition, second, backend), strict=True)
+        for i, pair in enumerate(pairs):
+            got, expected = (backend.to_host(x) if hasattr(x, "dtype") else x for x in pair)
+            assert_close(got, expected, TOLERANCE[dtype], f"row {row}, result {i}")
+
+
+RUN = """
+import json
+import numpy as np
+import bpcore as bp
+from bpcore.functional import primitive, updates
+from runs import Call, examples, trainer
+
+losses = []
+module = bp.Sequential(bp.Linear(5, 8), bp.LayerNorm(8), bp.ReLU(), bp.Dropout(0.2), bp.Linear(8, 3))
+run = trainer(module, optimizer=bp.AdamW(0.01), clip_norm=1.0, accumulate=2, callbacks=[Call(lambda _, J: losses.append(float(J)))])
+run.fit(examples(weights=True), validation=examples(seed=1), epochs=20, batch_size=8)
+twins = primitive.twin(updates.adam.definition, np.ndarray) is not None
+print(json.dumps({"twins": twins, "losses": losses, "test": run.history["test_loss"]}))
+"""
+
+
+def test_a_run_without_twins():
+    """The same loss curve, from definitions alone."""
+    curves = {}
+    for setting in ("on", "off"):
+        environment = {**os.environ, "BPCORE_KERNELS": setting, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        curves[setting] = json.loads(done.stdout)
+    assert (curves["on"]["twins"], curves["off"]["twins"]) == (True, False)
+    assert len(curves["on"]["losses"]) == 100
+    for name in ("losses", "test"):
+        np.testing.assert_allclose(curves["off"][name], curves["on"][name], rtol=1e-6)
+    assert curves["on"]["test"][-1] < curves["on"]["test"][0]

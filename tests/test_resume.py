@@ -1,0 +1,347 @@
+"""Train 2 N steps = train N, save, resume, N more: bit for bit, for N anywhere; and what a trainer refuses to take up."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from runs import CLASSES, FEATURES, Call, assert_same, become, examples, trainer
+
+import bpcore as bp
+from bpcore import checkpoint, schedules
+
+EPOCHS, STEPS = 4, 5  # 40 rows in batches of 8
+
+
+class Running(bp.Module):
+    """z minus the running mean of what was seen in training: a buffer, in θ's untrained tail, as BatchNorm's are."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self.parameters = {"mean": bp.Parameter((n,), bp.initializers.Zeros(), trained=False)}
+
+    def forward(self, theta, z, mode):
+        if mode.training:
+            mode.track(theta.mean, bp.backend_of(z).xp.mean(z, axis=0), 0.1)
+        return z - theta.mean, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v
+
+
+def running() -> bp.Module:
+    layers = (bp.Linear(FEATURES, 8), Running(8), bp.ReLU(), bp.Dropout(0.3), bp.Linear(8, CLASSES))
+    return bp.Sequential(Running(FEATURES), *layers)
+
+
+# what a run is made of; each entry is a function, so that every run has schedules and callbacks of its own
+COMBINATIONS = {
+    "plain": lambda: {"optimizer": bp.SGD(0.1)},
+    "momentum, dropout": lambda: {"optimizer": bp.SGD(0.1, 0.9, nesterov=True), "dropout": 0.3},
+    "Adam, float32, cosine": lambda: {"dtype": "float32", "dropout": 0.3, "schedule": schedules.Cosine(EPOCHS * STEPS)},
+    "AdamW, one cycle, clipped": lambda: {
+        "optimizer": bp.AdamW(0.05),
+        "schedule": schedules.OneCycle(EPOCHS * STEPS),
+        "clip_norm": 0.5,
+        "metrics": ["accuracy"],
+    },
+    "RMSProp, plateau": lambda: {
+        "optimizer": bp.RMSProp(0.3),
+        "schedule": schedules.ReduceOnPlateau(0.5, patience=0, threshold=0.5),
+    },
+    "Adagrad, warm-up, plateau": lambda: {
+        "optimizer": bp.Adagrad(0.1),
+        "dropout": 0.2,
+        "schedule": schedules.WarmUp(7, schedules.ReduceOnPlateau(0.5, patience=0, threshold=0.5)),
+    },
+    "Lion, accumulate": lambda: {"optimizer": bp.Lion(0.01), "accumulate": 3, "dropout": 0.3, "dtype": "float32"},
+    "buffers, accumulate": lambda: {"module": running(), "accumulate": 2},
+    "early stopping": lambda: {
+        "optimizer": bp.Adam(0.5),
+        "dropout": 0.3,
+        "callbacks": [bp.EarlyStopping(patience=1), bp.Progress()],
+    },
+    "early stopping on accuracy, buffers": lambda: {
+        "module": running(),
+        "metrics": ["accuracy"],
+        "callbacks": [bp.EarlyStopping("test_accuracy", patience=2, higher=True)],
+    },
+}
+
+
+def fit(run: bp.Trainer) -> dict:
+    dtype = run.network.dtype
+    X, y, w = examples(weights=True)
+    run.fit((X.astype(dtype), y, w.astype(dtype)), examples(seed=1), epochs=EPOCHS, batch_size=8)
+    return become(run)
+
+
+def build(name: str, what: object = None, seed: int = 0, **more: object) -> bp.Trainer:
+    """A run of the table, and last in it a callback that calls `what` after each step."""
+    options = COMBINATIONS[name]()
+    options["callbacks"] = [*options.get("callbacks", []), Call(what or (lambda trainer, J: None))]
+    return trainer(seed=seed, **{**options, **more})
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> dict:
+    return {name: fit(build(name)) for name in COMBINATIONS}
+
+
+def test_the_table_does_what_it_says(unbroken):
+    """The plateaus are reached, runs stop early, buffers move: else there would be nothing to resume."""
+    for name in COMBINATIONS:
+        state = unbroken[name]
+        steps, _, _, _, finished = state["counters"]
+        assert steps == EPOCHS * STEPS or finished, name
+        if "plateau" in name:
+            assert state["schedule"]["current"] < 1
+    assert unbroken["early stopping"]["counters"][-1] is not None
+    assert np.all(unbroken["buffers, accumulate"]["theta"][-FEATURES - 8 :] != 0)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_resumed_anywhere_it_ends_the_same(name, unbroken, tmp_path):
+    """From before the first step to the last one, at the borders of epochs and within; each time in a new trainer."""
+    for n in range(unbroken[name]["counters"][0] + 1):
+
+        def stop(trainer, J, n=n):
+            trainer.interrupted = trainer.steps == n
+
+        path = tmp_path / f"{n}.safetensors"
+        first, second = build(name, stop), build(name, seed=5)  # the seed is the file's
+        if n:
+            fit(first)
+        assert first.steps == n
+        first.save(path)
+        second.network.theta[...] = 7.0
+        second.resume(path)
+        assert_same(become(second), become(first))
+        assert_same(fit(second), unbroken[name])
+
+
+@pytest.mark.parametrize("name", ["momentum, dropout", "buffers, accumulate", "early stopping"])
+def test_resumed_again_and_again(name, unbroken, tmp_path):
+    """Three steps a process, so to speak; saving in between changes nothing; an epoch's end is a place like others."""
+    path = tmp_path / "run.safetensors"
+    build(name).save(path)
+    for _ in range(20):
+        run = build(name, lambda trainer, J: setattr(trainer, "interrupted", trainer.steps % 3 == 0))
+        run.resume(path)
+        state = fit(run)
+        run.save(path)
+    assert_same(state, unbroken[name])
+
+
+def test_saved_between_epochs(unbroken, tmp_path):
+    name, path = "early stopping", tmp_path / "run.safetensors"
+    first = build(name)
+    X, y, w = examples(weights=True)
+    first.fit((X, y, w), examples(seed=1), epochs=1, batch_size=8)
+    first.save(path)
+    second = build(name)
+    second.resume(path)
+    assert (second.epoch, second.position, len(second.history)) == (1, 0, 1)
+    assert_same(fit(second), unbroken[name])
+
+
+@pytest.mark.parametrize("name", ["momentum, dropout", "buffers, accumulate", "early stopping"])
+@pytest.mark.parametrize("n", [5, 7])
+def test_resumed_on_another_backend(name, n, unbroken, tmp_path, backend):
+    """From NumPy to any backend and back, to rounding."""
+    path = tmp_path / "run.safetensors"
+
+    def stop(trainer, J):
+        trainer.interrupted = trainer.steps in (n, n + 2)
+
+    first = build(name, stop)
+    fit(first)
+    first.save(path)
+    second = build(name, stop, backend=backend.backend)
+    second.resume(path)
+    assert_same(become(second), become(first))
+    fit(second)
+    second.save(path)
+    third = build(name)
+    third.resume(path)
+    assert third.steps == n + 2
+    assert_same(fit(third), unbroken[name], rtol=1e-9)
+
+
+def test_a_network_of_a_run_loads(tmp_path):
+    """`Network.load` reads what `Trainer.save` wrote."""
+    run, path = build("plain"), tmp_path / "run.safetensors"
+    fit(run)
+    run.save(path)
+    net = bp.Network.load(path, backend="numpy")
+    np.testing.assert_array_equal(net.theta, run.network.theta)
+
+
+# what does not fit
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint in the middle of an epoch, with all that it can hold."""
+    path = tmp_path / "run.safetensors"
+    run = trainer(**full())
+    run.callbacks[-1].what = lambda trainer, J: setattr(trainer, "interrupted", trainer.steps == 7)
+    fit(run)
+    run.save(path)
+    return path
+
+
+def full(**changed) -> dict:
+    callbacks = [bp.EarlyStopping(), Call(lambda trainer, J: None)]
+    options = {"optimizer": bp.SGD(0.1, 0.9), "schedule": schedules.ReduceOnPlateau(), "callbacks": callbacks}
+    return {**options, **changed}
+
+
+class Other(schedules.Schedule):
+    def __call__(self, step):
+        return 1.0
+
+    def state(self):
+        return {"other": 1}
+
+
+REFUSED = {
+    "another optimiser": ({"optimizer": bp.Adam()}, "expected optimiser Adam, the file has SGD"),
+    "no momentum": ({"optimizer": bp.SGD(0.1)}, r"expected the optimiser's vectors \[\], the file has \['m'\]"),
+    "another network": ({"module": bp.MLP([FEATURES, 9, CLASSES])}, r"expected parameters \[start, shape\]"),
+    "another activation's place": ({"module": bp.MLP([FEATURES, 8, CLASSES], dropout=0.1)}, "expected parameters"),
+    "another dtype": ({"dtype": "float32"}, "expected dtype float32, the file has float64"),
+    "no callbacks": ({"callbacks": []}, r"expected callbacks \[\], the file has \['EarlyStopping', 'Call'\]"),
+    "another callback": (
+        {"callbacks": [bp.EarlyStopping(), bp.Progress()]},
+        r"expected callbacks \['EarlyStopping', 'Progress'\], the file has",
+    ),
+    "another schedule": (
+        {"schedule": Other()},
+        r"expected a schedule with \['other'\], the file has \['best', 'current', 'waited'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_changes_nothing(name, saved, backend):
+    changed, message = REFUSED[name]
+    run = trainer(backend=backend.backend, **full(**changed))
+    X, y = (x.astype(run.network.dtype) if x.dtype.kind == "f" else x for x in examples())
+    run.fit((X, y), (X, y), epochs=1, batch_size=8)
+    before = become(run)
+    with pytest.raises(bp.CheckpointError, match=f"does not fit: {message}.*Nothing was loaded"):
+        run.resume(saved)
+    assert_same(become(run), before)
+
+
+def damaged(change) -> object:
+    """A file whose tensors and header are as `change(tensors, header)` leaves them."""
+
+    def write(path):
+        tensors, header = checkpoint.read(path)
+        change(tensors, header)
+        checkpoint.write(path, tensors, header)
+
+    return write
+
+
+def cut(path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def network_only(path) -> None:
+    trainer(**full()).network.save(path)
+
+
+DAMAGED = {
+    "network only": (network_only, "holds a network only; load it with Network.load"),
+    "cut off": (cut, "not a bpcore checkpoint, or it is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "not a bpcore checkpoint, or it is damaged"),
+    "a pickle": (lambda path: path.write_bytes(b"\x80\x04\x95\x0c\x00\x00\x00"), "not a bpcore checkpoint, or it is damaged"),
+    "newer": (damaged(lambda tensors, header: header.update(format=99)), "has checkpoint format 99"),
+    "no moments": (damaged(lambda tensors, header: tensors.pop("optimizer.m")), "expected the optimiser's vectors"),
+    "short moments": (damaged(lambda tensors, header: tensors.update({"optimizer.m": np.zeros(3)})), "optimizer.m of shape"),
+    "theta of float32": (damaged(lambda t, header: t.update(theta=t["theta"].astype("float32"))), "theta of shape and dtype"),
+    "no theta": (damaged(lambda tensors, header: tensors.pop("theta")), "it has no vector 'theta'"),
+    "no counters": (damaged(lambda tensors, header: header["training"].pop("counters")), "is damaged: .*counters"),
+    "no optimiser": (damaged(lambda tensors, header: header["training"].pop("optimizer")), "is damaged: .*optimizer"),
+    "half a schedule": (damaged(lambda tensors, header: header["training"]["schedule"].pop("best")), "expected a schedule with"),
+    "half a callback": (damaged(lambda t, header: header["training"]["callbacks"][0].pop("numbers")), "is damaged: .*numbers"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_damaged_changes_nothing(name, saved):
+    damage, message = DAMAGED[name]
+    run = trainer(**full())
+    run.resume(saved)
+    before = become(run)
+    damage(saved)
+    with pytest.raises(bp.CheckpointError, match=message):
+        run.resume(saved)
+    assert_same(become(run), before)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+        run.resume(saved.with_name("missing"))
+
+
+def test_hyperparameters_are_the_trainers(saved):
+    """Another learning rate or schedule without state goes on from there."""
+    run = trainer(**full(optimizer=bp.SGD(0.05, 0.8, nesterov=True), schedule=schedules.Cosine(100)))
+    run.resume(saved)
+    assert (run.steps, run.optimizer.lr, run.schedule) == (7, 0.05, schedules.Cosine(100))
+    fit(run)
+    assert run.epoch == EPOCHS
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(39, 8), (40, 7), (None, 8)])
+def test_other_data_in_the_middle_of_an_epoch(saved, rows, batch_size):
+    """The position in the data order would mean nothing."""
+    run = trainer(**full())
+    run.resume(saved)
+    before = become(run)
+    X, y = examples(rows or 40)
+    given = (X, y) if rows else [(X[:8], y[:8])] * 5
+    with pytest.raises(ValueError, match=r"an epoch is under way, 2 steps into \(rows, batch size\) \(40, 8\); got .*go on with"):
+        run.fit(given, (X, y), epochs=9, batch_size=batch_size)
+    assert_same(become(run), before)
+
+
+def test_batches_of_an_iterable_go_on_where_they_were(tmp_path):
+    X, y = examples()
+    given, path = [(X[i : i + 8], y[i : i + 8]) for i in range(0, 40, 8)], tmp_path / "run.safetensors"
+    stop = lambda trainer, J: setattr(trainer, "interrupted", trainer.steps == 7)  # noqa: E731  a name for a callback
+    first, second, unbroken = (trainer(dropout=0.2, callbacks=[Call(what)]) for what in (stop, print_nothing, print_nothing))
+    first.fit(given, epochs=3)
+    first.save(path)
+    second.resume(path)
+    for run in (second, unbroken):
+        run.fit(given, epochs=3)
+    assert_same(become(second), become(unbroken))
+
+
+def print_nothing(trainer, J):
+    """Nothing."""
+
+
+def test_infinities_and_nans_come_back(tmp_path):
+    """The best of nothing is infinite, and a history may hold NaN: JSON has both, in Python's way."""
+    run, path = trainer(**full()), tmp_path / "run.safetensors"
+    run.history.append({"epoch": 1, "training_loss": float("nan")})
+    run.save(path)
+    again = trainer(**full())
+    again.resume(path)
+    assert_same(become(again), become(run))
+    assert again.callbacks[0].best == float("inf")
+
+
+def test_nothing_in_the_header_is_an_object(saved):
+    """Numbers, strings and lists alone, so that reading can execute nothing."""
+    _, header = checkpoint.read(saved)
+    assert json.loads(json.dumps(header)) == copy.deepcopy(header)
+    assert header["training"]["optimizer"] == {
+        "class": "SGD",
+        "hyperparameters": {"lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+    }
