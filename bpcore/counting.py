@@ -91,7 +91,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
 
 abs = exp = expm1 = log = log1p = sqrt = sign = tanh = maximum = minimum = elementwise
-bool, int64, float32, float64 = np.bool_, np.int64, np.float32, np.float64
+bool, int32, int64, float32, float64 = np.bool_, np.int32, np.int64, np.float32, np.float64
 
 
 def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> CountingArray:
@@ -104,6 +104,11 @@ def astype(x: CountingArray, dtype: Any) -> CountingArray:
 
 def zeros(shape: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:
     return CountingArray((shape,) if isinstance(shape, int) else shape, dtype)
+
+
+def full(shape: Any, value: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:
+    """An array full of one value."""
+    return CountingArray(shape, dtype)
 
 
 def arange(stop: int, dtype: Any = np.int64, device: Any = None) -> CountingArray:
@@ -126,7 +131,7 @@ def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> Coun
     return CountingArray(kept, x.dtype)
 
 
-sum = mean = max = reduction
+sum = mean = max = min = reduction
 
 
 def reshape(x: CountingArray, shape: Any) -> CountingArray:
@@ -160,3 +165,18 @@ def concat(arrays: Any, axis: int = 0) -> CountingArray:
 
 
 isdtype, finfo = np.isdtype, np.finfo
+
+
+def permute_dims(x: CountingArray, axes: Any) -> CountingArray:
+    """x with its axes in another order."""
+    return CountingArray([x.shape[i] for i in axes], x.dtype, x.memory)
+
+
+def squeeze(x: CountingArray, axis: int) -> CountingArray:
+    """x without an axis of length one."""
+    return CountingArray((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype, x.memory)
+
+
+def take(x: CountingArray, indices: CountingArray, axis: int) -> CountingArray:
+    """The entries of x at `indices` along an axis."""
+    return CountingArray((*x.shape[:axis], indices.size, *x.shape[axis + 1 :]), x.dtype)

@@ -367,7 +367,7 @@ def test_metrics_equal_sklearn(name, weighted, backend):
     metric, (t, y), expected = SKLEARN[name]
     w = np.random.default_rng(8).uniform(0, 2, ROWS) if weighted else None
     loss = {"f": bp.SquaredError(), "i": bp.CrossEntropy()}[y.dtype.kind]
-    if t.shape == y.shape and y.dtype.kind == "i" or t.ndim == 1:
+    if (t.shape == y.shape and y.dtype.kind == "i") or t.ndim == 1:
         loss = bp.LogisticLoss()
     run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=[metric])
     given = tuple(backend.asarray(x) for x in ((t, y) if w is None else (t, y, w)))
