@@ -90,7 +90,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(CountingArray, f"__{_name}__", _operator(np.bool_))
 CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
 
-abs = exp = expm1 = log = log1p = sqrt = sign = tanh = maximum = minimum = elementwise
+abs = exp = expm1 = log = log1p = sqrt = sign = sin = cos = tanh = maximum = minimum = elementwise
 bool, int32, int64, float32, float64 = np.bool_, np.int32, np.int64, np.float32, np.float64
 
 
@@ -180,3 +180,15 @@ def squeeze(x: CountingArray, axis: int) -> CountingArray:
 def take(x: CountingArray, indices: CountingArray, axis: int) -> CountingArray:
     """The entries of x at `indices` along an axis."""
     return CountingArray((*x.shape[:axis], indices.size, *x.shape[axis + 1 :]), x.dtype)
+
+
+def stack(arrays: Any, axis: int = 0) -> CountingArray:
+    """The arrays along a new axis."""
+    first = arrays[0]
+    at = axis % (first.ndim + 1)
+    return CountingArray((*first.shape[:at], len(arrays), *first.shape[at:]), first.dtype)
+
+
+def count_scatter_add(v: CountingArray, index: CountingArray, out: CountingArray) -> None:
+    """Row k of v added to row index[k] of out: the additions that it means, one an entry of v."""
+    count(v.size)

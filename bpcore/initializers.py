@@ -63,6 +63,16 @@ class LeCunNormal:
 
 
 @dataclass(frozen=True)
+class Normal:
+    """Normal with standard deviation `scale`."""
+
+    scale: float
+
+    def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> Any:
+        return generator.standard_normal(shape) * self.scale
+
+
+@dataclass(frozen=True)
 class Orthogonal:
     """Orthonormal rows or columns, whichever are fewer, times `gain`.        Saxe et al., 2014"""
 

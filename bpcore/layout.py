@@ -163,7 +163,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
-    u, saved = module.forward(theta, *z, mode=mode or Mode())
+    u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
     layout = Layout(module)
 
     def B(v: Any) -> tuple[Any, Windows]:

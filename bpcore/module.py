@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bpcore.backend import is_floating, keep_mask
+from bpcore.backend import backend_of, is_floating, keep_mask
 
 Array = Any  # an array of any namespace
 
@@ -80,16 +80,25 @@ class Mode:
     """How an evaluation is meant: training or not, and the randomness, a function of (seed, step, micro, use).
 
     So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects what modules
-    ask to be written to their buffers; `commit` writes it, in order, once the step has proved good.
+    ask to be written to their buffers; `commit` writes it, in order, once the step has proved good. look: whether values may
+    be looked at, which on a GPU makes the host wait; then ids out of range are an error.
     """
 
-    def __init__(self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0):
-        self.training, self.seed, self.step, self.micro = training, seed, step, micro
+    def __init__(self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False):
+        self.training, self.seed, self.step, self.micro, self.look = training, seed, step, micro, look
         self.tracked: list[tuple[Array, Array, float]] = []
 
     def keep(self, theta: Windows, z: Array, p: float) -> Array:
         """Booleans shaped like z, each False with probability p: this use's dropout mask."""
         return keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
+
+    def expect_range(self, name: str, ids: Array, n: int) -> None:
+        """An IndexError, where values may be looked at, unless ids are from 0 to n - 1."""
+        if not self.look or 0 in ids.shape:
+            return
+        host = backend_of(ids).to_host(ids)
+        if host.min() < 0 or host.max() >= n:
+            raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
 
     def track(self, window: Array, value: Array, momentum: float) -> None:
         """Note that buffer `window` shall become (1 - momentum) window + momentum value."""

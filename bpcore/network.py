@@ -70,7 +70,7 @@ class Network:
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
-        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode())[0]
+        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode(look=True))[0]
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
@@ -87,7 +87,7 @@ class Network:
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
         placed, weights = self.place(y), None if weights is None else self.place(weights)
         look = self.backend.device is None or not self.backend.owns(y)  # at labels on the host, where a look costs little
-        evaluation = self.forward(loss, self.inputs(X), placed, weights, mode or Mode(), look)
+        evaluation = self.forward(loss, self.inputs(X), placed, weights, mode or Mode(look=True), look)
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(

@@ -36,10 +36,22 @@ from bpcore.modules.linear import Linear, Weight
 from bpcore.modules.losses import CrossEntropy, Huber, LogisticLoss, Loss, SquaredError
 from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
 from bpcore.modules.pooling import AvgPool2d, GlobalAvgPool, MaxPool2d, Upsample
+from bpcore.modules.recurrent import GRU, LSTM, Recompute
+from bpcore.modules.sequences import (
+    Embedding,
+    MultiHeadAttention,
+    PositionalEmbedding,
+    RotaryPositions,
+    SinusoidalPositions,
+    TransformerBlock,
+    Unembed,
+)
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
     "MLP",
     "Add",
     "AvgPool2d",
@@ -53,6 +65,7 @@ __all__ = [
     "Divide",
     "Dropout",
     "Dropout2d",
+    "Embedding",
     "Exp",
     "Flatten",
     "GlobalAvgPool",
@@ -69,21 +82,28 @@ __all__ = [
     "MatMul",
     "MaxPool2d",
     "Mean",
+    "MultiHeadAttention",
     "Multiply",
+    "PositionalEmbedding",
     "Power",
     "RMSNorm",
     "ReLU",
+    "Recompute",
     "Reshape",
     "Residual",
+    "RotaryPositions",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "SquaredError",
     "Subtract",
     "Sum",
     "Tanh",
+    "TransformerBlock",
+    "Unembed",
     "Upsample",
     "Weight",
 ]

@@ -113,7 +113,7 @@ class Trainer:
         if net.backend.asynchronous and self._good is None:
             self._keep()
         if self.accumulate == 1:
-            mode = Mode(True, self.seed, self.steps)
+            mode = Mode(True, self.seed, self.steps, look=not net.backend.asynchronous)
             evaluation = net.forward(self.loss, inputs, y, weights, mode)
             J, modes = evaluation.J, (mode,)
             gradient = net.backward(evaluation, self._gradient)
@@ -141,7 +141,7 @@ class Trainer:
         parts = min(self.accumulate, n)
         J: Any = 0.0
         total = self.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
-        modes = [Mode(True, self.seed, self.steps, k) for k in range(parts)]
+        modes = [Mode(True, self.seed, self.steps, k, not net.backend.asynchronous) for k in range(parts)]
         for k, mode in enumerate(modes):
             rows = slice(k * n // parts, (k + 1) * n // parts)
             w = None if weights is None else weights[rows, ...]

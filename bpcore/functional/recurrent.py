@@ -1,0 +1,117 @@
+"""Recurrent maps over sequences (n, tokens, features), and backpropagation through time.
+
+The state before the first token is zero. The products with z, for all tokens, are one GEMM each way; only the products with
+the state go token by token.
+"""
+
+from __future__ import annotations
+
+from bpcore.backend import device, namespace
+from bpcore.functional.activations import sigmoid, tanh
+from bpcore.functional.arithmetic import flush
+from bpcore.functional.linear import linear, linear_backward, rows
+from bpcore.functional.primitive import primitive
+
+
+def parts(a, n):
+    """The last axis in parts of n."""
+    return [a[..., i : i + n] for i in range(0, a.shape[-1], n)]
+
+
+def shifted(h):
+    """h (n, tokens, m) one token later: the state that each token met, zero first."""
+    xp = namespace(h)
+    first = xp.zeros((h.shape[0], 1, h.shape[2]), dtype=h.dtype, device=device(h))
+    return xp.concat((first, h[:, : h.shape[1] - 1, :]), axis=1)
+
+
+@primitive
+def lstm(z, W, U, b):
+    """Gates i, f, o = σ(·), g = tanh(·) of z W + h U + b; c = f c + i g; h = o tanh(c).        Hochreiter, Schmidhuber, 1997
+
+    z (n, tokens, m), W (m, 4 k), U (k, 4 k), b (4 k,), in the order i, f, g, o. Returns h (n, tokens, k), the gates
+    (n, tokens, 4 k) and c (n, tokens, k), the latter two for the backward function.
+    """
+    xp = namespace(z)
+    k = U.shape[0]
+    of_z = linear(z, W, b)
+    h = c = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
+    hs, gates, cs = [], [], []
+    for t in range(z.shape[1]):
+        i, f, g, o = parts(of_z[:, t, :] + h @ U, k)
+        i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+        c = f * c + i * g
+        h = o * xp.tanh(c)
+        hs.append(h)
+        gates.append(xp.concat((i, f, g, o), axis=-1))
+        cs.append(c)
+    return xp.stack(hs, axis=1), xp.stack(gates, axis=1), xp.stack(cs, axis=1)
+
+
+@primitive
+def lstm_backward(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
+    """B[LSTM, ·](v), from the last token to the first. Writes dW, dU, db. Returns dz, or None unless need_dz."""
+    xp = namespace(z)
+    k = U.shape[0]
+    dh = dc = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
+    before = shifted(c)
+    das = []
+    for t in range(z.shape[1] - 1, -1, -1):
+        i, f, g, o = parts(gates[:, t, :], k)
+        squashed = xp.tanh(c[:, t, :])
+        dh = v[:, t, :] + dh
+        dc = dc + dh * o * (1 - squashed * squashed)
+        di, df, dg, do = dc * g, dc * before[:, t, :], dc * i, dh * squashed
+        da = (di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o))
+        da = flush(xp.concat(da, axis=-1))
+        das.append(da)
+        dc = flush(dc * f)
+        dh = da @ xp.matrix_transpose(U)
+    da = xp.stack(das[::-1], axis=1)  # (n, tokens, 4 k)
+    dU[...] = rows(shifted(h)).T @ rows(da)
+    return linear_backward(z, W, da, dW, db, need_dz)
+
+
+@primitive
+def gru(z, W, U, b, d):
+    """r, s = σ(·) of z W + b + h U + d; g = tanh(z W + b + r (h U + d)); h = (1 - s) g + s h.        Cho et al., 2014
+
+    z (n, tokens, m), W (m, 3 k), U (k, 3 k), b and d (3 k,), in the order r, s, g; r after the product, as cuDNN has it.
+    Returns h (n, tokens, k), and for the backward function the gates and h U + d of g, (n, tokens, 4 k).
+    """
+    xp = namespace(z)
+    k = U.shape[0]
+    of_z = linear(z, W, b)
+    h = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
+    hs, gates = [], []
+    for t in range(z.shape[1]):
+        (zr, zs, zg), (hr, hu, hg) = parts(of_z[:, t, :], k), parts(h @ U + d, k)
+        r, s = sigmoid(zr + hr), sigmoid(zs + hu)
+        g = tanh(zg + r * hg)
+        h = (1 - s) * g + s * h
+        hs.append(h)
+        gates.append(xp.concat((r, s, g, hg), axis=-1))
+    return xp.stack(hs, axis=1), xp.stack(gates, axis=1)
+
+
+@primitive
+def gru_backward(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
+    """B[GRU, ·](v), from the last token to the first. Writes dW, dU, db, dd. Returns dz, or None unless need_dz."""
+    xp = namespace(z)
+    k = U.shape[0]
+    dh = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
+    before = shifted(h)
+    of_z, of_h = [], []
+    for t in range(z.shape[1] - 1, -1, -1):
+        r, s, g, hg = parts(gates[:, t, :], k)
+        dh = v[:, t, :] + dh
+        dg = dh * (1 - s) * (1 - g * g)
+        ds = dh * (before[:, t, :] - g) * s * (1 - s)
+        dr = dg * hg * r * (1 - r)
+        of_z.append(flush(xp.concat((dr, ds, dg), axis=-1)))
+        of_h.append(flush(xp.concat((dr, ds, dg * r), axis=-1)))
+        dh = dh * s + of_h[-1] @ xp.matrix_transpose(U)
+    dz_gates, dh_gates = xp.stack(of_z[::-1], axis=1), rows(xp.stack(of_h[::-1], axis=1))
+    dU[...] = rows(before).T @ dh_gates
+    dd[...] = xp.sum(dh_gates, axis=0)
+    return linear_backward(z, W, dz_gates, dW, db, need_dz)
