@@ -1,6 +1,6 @@
 """bpcore: backpropagation written out. Names, and nothing else."""
 
-from bpcore import functional, initializers, schedules
+from bpcore import datasets, functional, initializers, schedules
 from bpcore.backend import Backend, backend_of, get_backend, use_backend
 from bpcore.check import check_module
 from bpcore.checkpoint import CheckpointError
@@ -69,7 +69,7 @@ from bpcore.modules import (
 )
 from bpcore.network import Network
 from bpcore.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSProp
-from bpcore.plots import LearningCurve, learning_curve
+from bpcore.plots import LearningCurve, confusion, filters, learning_curve
 from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress
 from bpcore.training.history import History
 from bpcore.training.metrics import MAE, MSE, R2, RMSE, Accuracy, LogLoss, Metric, TopK
@@ -170,8 +170,11 @@ __all__ = [
     "Windows",
     "backend_of",
     "check_module",
+    "confusion",
     "cost",
+    "datasets",
     "evaluate",
+    "filters",
     "functional",
     "get_backend",
     "initialize",

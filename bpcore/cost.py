@@ -83,30 +83,38 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
     rows: dict[int, Row] = {}
     below = [0]  # operations of the children of the call under way, a level for each
-    kept = {id(x.memory) for x in (theta, *inputs)}
+    held: list[list[tuple[Any, list[tuple[Row, Any]]]]] = [[]]  # what the children of the call under way saved, likewise
+    going_back = False
 
     def around(module: Module, windows: Windows, what: str, call: Any) -> Any:
         start = counting.operations
         below.append(0)
+        held.append([])
         result = call()
         inclusive = counting.operations - start
         own = inclusive - below.pop()
         below[-1] += inclusive
-        if what == "forward":
-            u, saved = result
-            parameters = sum(use.size for use in layout.homes if use.path in own_paths(windows))
-            shape = tuple(one.shape for one in u) if isinstance(u, tuple) else u.shape
-            row = rows[windows.use] = Row(windows.path, type(module).__name__, shape, parameters, own)
-            for memory in memories(saved):
-                if id(memory) not in kept:
-                    kept.add(id(memory))
-                    row.saved += memory.bytes
-        else:
-            rows[windows.use].backward = own
+        children = held.pop()
+        if going_back:  # backward, or forward again where little was saved
+            rows[windows.use].backward += own
+            return result
+        u, saved = result
+        parameters = sum(use.size for use in layout.homes if use.path in own_paths(windows))
+        shape = tuple(one.shape for one in u) if isinstance(u, tuple) else u.shape
+        row = rows[windows.use] = Row(windows.path, type(module).__name__, shape, parameters, own)
+        inside = set(map(id, parts(saved)))  # what a child saved and this module did not is let go
+        held[-1].append((saved, [one for of_child, ones in children if id(of_child) in inside for one in ones] + [(row, saved)]))
         return result
 
     observed = Observed(module, around)
     u, saved = observed.forward(layout.windows(theta), *inputs, mode=CountingMode(training=True))
+    kept = {id(x.memory) for x in (theta, *inputs)}
+    for row, of_row in held[0][0][1]:
+        for memory in memories(of_row):
+            if id(memory) not in kept:
+                kept.add(id(memory))
+                row.saved += memory.bytes
+    going_back = True
     v = tuple(full(one) for one in u) if isinstance(u, tuple) else full(u)
     spare = CountingArray((layout.spare,), dtype)
     observed.backward(layout.windows(theta), saved, v, layout.windows(gradient, spare))
@@ -123,8 +131,11 @@ def full(u: CountingArray) -> CountingArray:
     return CountingArray(u.shape, u.dtype)
 
 
+def parts(saved: Any) -> list[Any]:
+    """`saved`, and all that is in it."""
+    return [saved, *(part for one in saved for part in parts(one))] if isinstance(saved, (list, tuple)) else [saved]
+
+
 def memories(saved: Any) -> list[Any]:
     """The memory of every array in `saved`."""
-    if isinstance(saved, (list, tuple)):
-        return [memory for one in saved for memory in memories(one)]
-    return [saved.memory] if isinstance(saved, CountingArray) else []
+    return [part.memory for part in parts(saved) if isinstance(part, CountingArray)]

@@ -100,6 +100,12 @@ class Mode:
         if host.min() < 0 or host.max() >= n:
             raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
 
+    def again(self) -> Mode:
+        """This mode for evaluating the same again: the same masks, no second look, and what is tracked is never committed."""
+        mode = copy.copy(self)
+        mode.look, mode.tracked = False, []
+        return mode
+
     def track(self, window: Array, value: Array, momentum: float) -> None:
         """Note that buffer `window` shall become (1 - momentum) window + momentum value."""
         self.tracked.append((window, value, momentum))

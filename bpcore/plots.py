@@ -6,6 +6,8 @@ import math
 import os
 from typing import Any
 
+import numpy as np
+
 from bpcore.schedules import whole
 from bpcore.training.callbacks import Callback
 from bpcore.training.history import History
@@ -16,16 +18,13 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
 
     Metrics that were measured on both get a panel each. Returns matplotlib's Figure; writes it to `path` where given.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'") from error
     if len(history) == 0:
         raise ValueError("the history is empty: there is no epoch to draw; call fit first")
     training = [name.removeprefix("training_") for name in history.columns if name.startswith("training_")]
     panels = [name for name in training if name == "loss" or f"test_{name}" in history.columns]
-    figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
+    figure = blank(5.2 * len(panels), 3.8)
+    from matplotlib.ticker import MaxNLocator
+
     epochs = history["epoch"]
     for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         values = history[f"training_{name}"]
@@ -42,6 +41,82 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    return written(figure, path)
+
+
+def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None, names: Any = None) -> Any:
+    """How often class i (a row) was taken for class j (a column): counts, coloured where i and j differ.
+
+    y, predicted: class indices (n,), on the host. names: of the classes, their numbers unless given. Returns matplotlib's
+    Figure; writes it to `path` where given.
+    """
+    y, predicted = np.asarray(y), np.asarray(predicted)
+    if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or not y.size:
+        got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
+        raise ValueError(f"confusion expected two vectors of class indices, got {got}; pass scores.argmax(axis=1)")
+    k = max(int(y.max()), int(predicted.max())) + 1 if names is None else len(names)
+    low, high = min(int(y.min()), int(predicted.min())), max(int(y.max()), int(predicted.max()))
+    if low < 0 or high >= k:
+        raise ValueError(f"confusion expected classes from 0 to {k - 1}, got {low} to {high}; correct them, or give all names")
+    counts = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
+    own = np.eye(k, dtype=bool)
+    mistakes = np.where(own, 0, counts)
+    size = max(3.2, 0.46 * k + 1.2)
+    figure = blank(size, size + 0.3)
+    axes = figure.subplots()
+    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(1, mistakes.max()) * 1.25)
+    axes.imshow(np.where(own, 0.1, np.nan), cmap="Greys", vmin=0, vmax=1)
+    for i, j in np.argwhere(counts):
+        axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=8, color="#666666" if i == j else "#222222")
+    axes.set_xticks(range(k), names or range(k))
+    axes.set_yticks(range(k), names or range(k))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    axes.set_title(f"{mistakes.sum():,} of {len(y):,} wrong ({mistakes.sum() / len(y):.2%})")
+    return written(figure, path)
+
+
+def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) -> Any:
+    """Pictures W (height, width, n) side by side, each on its own scale: blue below zero, red above.
+
+    W: on the host; for Conv2d's (kh, kw, 1, n) and a Linear on flat images W.reshape(h, w, -1). Of more than `most`, those
+    with the largest norm. Returns matplotlib's Figure; writes it to `path` where given.
+    """
+    W = np.asarray(W)
+    if W.ndim != 3 or not W.size:
+        raise ValueError(f"filters expected pictures (height, width, n), got shape {W.shape}; reshape them")
+    h, w, n = W.shape
+    norms = np.sqrt(np.sum(W * W, axis=(0, 1)))
+    chosen = np.sort(np.argsort(-norms, kind="stable")[:most])
+    root = math.ceil(math.sqrt(len(chosen)))
+    columns = next((c for c in range(root, 2 * root) if len(chosen) % c == 0), root)  # full rows where that is possible
+    rows = -(-len(chosen) // columns)
+    gap = max(1, h // 14)
+    mosaic = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
+    for place, k in enumerate(chosen):
+        top, left = place // columns * (h + gap), place % columns * (w + gap)
+        mosaic[top : top + h, left : left + w] = W[:, :, k] / max(float(np.abs(W[:, :, k]).max()), 1e-30)
+    figure = blank(6, 6 * mosaic.shape[0] / mosaic.shape[1] + 0.3)
+    axes = figure.subplots()
+    axes.imshow(mosaic, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(f"{n} filters" if n == len(chosen) else f"{len(chosen)} of {n} filters, those of the largest norm")
+    return written(figure, path)
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure of so many inches, or a RuntimeError where there is no matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
+    """The figure, which lies at `path` where one is given."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -45,6 +45,11 @@ def loss(id: str, make: Callable[[], Module], *inputs: Any) -> Case:
     return Case(id, make, inputs, tuple(range(1, len(inputs))))
 
 
+def with_mask(id: str, make: Callable[[], Module], *inputs: Any) -> Case:
+    """A key-padding mask, or ids, come last and have no gradient."""
+    return Case(id, make, inputs, (len(inputs) - 1,))
+
+
 def floats(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).standard_normal(shape)
 
@@ -61,6 +66,11 @@ def rows(*shape: int) -> np.ndarray:
 
 def labels(k: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(k).integers(0, k, shape)
+
+
+def keys(*lengths: int) -> np.ndarray:
+    """The mask of sequences of these lengths, padded to the longest: True is kept."""
+    return np.arange(max(lengths)) < np.asarray(lengths)[:, None]
 
 
 class Tied(Module):
@@ -150,6 +160,12 @@ def nested() -> Module:
     return bp.Sequential(bp.Reshape((2, 4)), inner, fan_out(), bp.Flatten(), bp.Dropout(0.3), bp.Linear(8, 2))
 
 
+def unembedded() -> Module:
+    """Ids to logits, the embedding's parameter used at both ends: its gradients add."""
+    embedding = bp.Embedding(7, 4)
+    return bp.Sequential(embedding, bp.Tanh(), bp.Unembed(embedding))
+
+
 SHAPE = (3, 2, 5)
 CASES = [
     case("Linear", lambda: bp.Linear(4, 3), (5, 4)),
@@ -232,6 +248,60 @@ CASES = [
     case("MLP, gelu, LayerNorm, dropout", lambda: bp.MLP([4, 6, 5, 3], "gelu", 0.2, "layer_norm"), (5, 4)),
     case("MLP, tanh, RMSNorm, leading axes", lambda: bp.MLP([4, 6, 3], "tanh", normalization="rms_norm"), (2, 3, 4)),
     case("MLP, a module for activation", lambda: bp.MLP([4, 6, 5, 3], bp.LeakyReLU(0.2)), (5, 4)),
+    case("Conv2d", lambda: bp.Conv2d(3, 4, 3), (2, 5, 6, 3)),
+    case("Conv2d, same, stride, dilation, groups", lambda: bp.Conv2d(4, 6, (3, 2), 2, "same", (1, 2), 2), (2, 5, 7, 4)),
+    case("Conv2d, depthwise, padding, no bias", lambda: bp.Conv2d(3, 6, 3, 1, (1, 2), groups=3, bias=False), (2, 4, 3, 3)),
+    case("Conv2d, one entry, valid", lambda: bp.Conv2d(3, 2, 1, padding="valid"), (2, 3, 4, 3)),
+    case("Conv2d, one image of one entry", lambda: bp.Conv2d(1, 1, 3, padding=1), (1, 1, 1, 1)),
+    case("Conv1d", lambda: bp.Conv1d(3, 4, 3), (2, 6, 3)),
+    case("Conv1d, same, stride, dilation, groups", lambda: bp.Conv1d(4, 2, 3, 2, "same", 2, 2), (2, 7, 4)),
+    case("Conv1d, padding, no bias", lambda: bp.Conv1d(2, 3, 2, padding=1, bias=False), (3, 4, 2)),
+    case("ConvTranspose2d", lambda: bp.ConvTranspose2d(3, 2, 3), (2, 3, 4, 3)),
+    case("ConvTranspose2d, all", lambda: bp.ConvTranspose2d(3, 2, (3, 2), 2, 1, (1, 2), 1, bias=False), (2, 3, 4, 3)),
+    case("MaxPool2d", lambda: bp.MaxPool2d(2), (2, 4, 6, 3)),
+    case("MaxPool2d, stride, padding, odd", lambda: bp.MaxPool2d((3, 2), 2, (1, 0)), (2, 5, 7, 3)),
+    case("MaxPool2d, same", lambda: bp.MaxPool2d(3, 2, "same"), (2, 5, 4, 3)),
+    case("AvgPool2d", lambda: bp.AvgPool2d(2), (2, 4, 6, 3)),
+    case("AvgPool2d, stride, padding, odd", lambda: bp.AvgPool2d(3, (1, 2), 1), (2, 5, 7, 3)),
+    case("GlobalAvgPool", lambda: bp.GlobalAvgPool(), (2, 3, 4, 3)),
+    case("GlobalAvgPool, sequences", lambda: bp.GlobalAvgPool(), (2, 5, 3)),
+    case("Upsample", lambda: bp.Upsample(3), (2, 2, 3, 4)),
+    case("BatchNorm", lambda: bp.BatchNorm(3), (5, 3)),
+    case("BatchNorm, images, momentum, eps", lambda: bp.BatchNorm(3, 0.3, 0.1), (2, 3, 4, 3)),
+    case("BatchNorm, sequences", lambda: bp.BatchNorm(4), (2, 3, 4)),
+    case("GroupNorm", lambda: bp.GroupNorm(2, 4), (3, 2, 3, 4)),
+    case("GroupNorm, one group, eps", lambda: bp.GroupNorm(1, 4, 0.1), (3, 2, 4)),
+    case("GroupNorm, rows alone", lambda: bp.GroupNorm(2, 6), (3, 6)),
+    case("Dropout2d", lambda: bp.Dropout2d(0.4), (3, 2, 3, 4)),
+    case("Dropout2d, rows alone", lambda: bp.Dropout2d(0.4), (3, 4)),
+    with_mask("Embedding", lambda: bp.Embedding(5, 3), labels(5, 4, 6)),
+    with_mask("Embedding, one id again and again", lambda: bp.Embedding(300, 2), np.full((3, 2), 200, "uint8")),
+    with_mask("Embedding, a vector of ids", lambda: bp.Embedding(4, 3, bp.initializers.HeNormal()), labels(4, 5).astype("int32")),
+    case("Unembed", lambda: bp.Unembed(bp.Embedding(5, 3)), (2, 4, 3)),
+    with_mask("Unembed, sharing an embedding", unembedded, labels(7, 3, 4)),
+    case("PositionalEmbedding", lambda: bp.PositionalEmbedding(4, 3), (2, 4, 3)),
+    case("PositionalEmbedding, fewer tokens", lambda: bp.PositionalEmbedding(9, 3), (2, 4, 3)),
+    case("SinusoidalPositions", lambda: bp.SinusoidalPositions(6), (2, 5, 6)),
+    case("RotaryPositions", lambda: bp.RotaryPositions(6), (2, 5, 6)),
+    case("RotaryPositions, heads", lambda: bp.RotaryPositions(4), (2, 3, 5, 4)),
+    case("MultiHeadAttention", lambda: bp.MultiHeadAttention(6, 3), (2, 4, 6)),
+    case("MultiHeadAttention, causal", lambda: bp.MultiHeadAttention(4, 2, causal=True), (2, 5, 4)),
+    with_mask("MultiHeadAttention, mask", lambda: bp.MultiHeadAttention(4, 2), (3, 5, 4), keys(5, 3, 1)),
+    with_mask("MultiHeadAttention, mask of all", lambda: bp.MultiHeadAttention(4, 2), (3, 5, 4), keys(5, 0, 2)),
+    with_mask("MultiHeadAttention, all", lambda: bp.MultiHeadAttention(4, 2, True, 0.3, True), (3, 5, 4), keys(5, 3, 1)),
+    case("MultiHeadAttention, dropout", lambda: bp.MultiHeadAttention(4, 1, dropout=0.3), (2, 4, 4)),
+    case("MultiHeadAttention, rotary", lambda: bp.MultiHeadAttention(8, 2, rotary=True), (2, 4, 8)),
+    case("MultiHeadAttention, one token", lambda: bp.MultiHeadAttention(3, 1), (1, 1, 3)),
+    case("TransformerBlock", lambda: bp.TransformerBlock(4, 2), (2, 3, 4)),
+    case("TransformerBlock, causal, hidden", lambda: bp.TransformerBlock(4, 2, True, hidden=5), (2, 3, 4)),
+    with_mask("TransformerBlock, all", lambda: bp.TransformerBlock(4, 2, True, 0.3, None, True), (3, 5, 4), keys(5, 3, 1)),
+    case("LSTM", lambda: bp.LSTM(3, 4), (2, 5, 3)),
+    case("LSTM, sizes of one", lambda: bp.LSTM(1, 1), (1, 1, 1)),
+    case("GRU", lambda: bp.GRU(3, 4), (2, 5, 3)),
+    case("GRU, sizes of one", lambda: bp.GRU(1, 1), (1, 1, 1)),
+    case("Recompute", lambda: bp.Recompute(bp.MLP([4, 6, 3], "gelu", 0.3, "layer_norm")), (5, 4)),
+    case("Recompute, buffers", lambda: bp.Recompute(bp.BatchNorm(3)), (5, 3)),
+    with_mask("Recompute, two inputs", lambda: bp.Recompute(bp.TransformerBlock(4, 2, dropout=0.2)), (3, 5, 4), keys(5, 3, 1)),
     loss("SquaredError", lambda: bp.SquaredError(), (5, 3), floats(5, 3)),
     loss("SquaredError, one output", lambda: bp.SquaredError(), (5,), floats(5)),
     loss("SquaredError, leading axes, weights", lambda: bp.SquaredError(), (2, 4, 3), floats(2, 4, 3), positive(2, 4)),
@@ -304,7 +374,7 @@ def run(one: Case, on: Any, dtype: str) -> Result:
     return Result(
         [on.to_host(x) for x in outputs],
         [None if x is None else on.to_host(x) for x in (dz if isinstance(dz, tuple) else (dz,))],
-        {use.path: on.to_host(named[use.path]) for use in layout.homes},
+        {use.path: on.to_host(named[use.path]) for use in layout.homes if use.parameter.trained},
     )
 
 

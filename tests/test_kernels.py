@@ -12,7 +12,7 @@ import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,38 @@ def layer_norm_backward(d: Draw) -> list[tuple]:
     return [(d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz) for need_dz in (True, False)]
 
 
+def layer_norm(d: Draw) -> list[tuple]:
+    return [(d.z(), d.row(), d.row(), 1e-5), (d.z().reshape(d.rows, 1, d.columns), d.row(), d.row(), 1e-5)]
+
+
+def scatter_add(d: Draw) -> list[tuple]:
+    """Tables of one row, of few that come often, and of many that mostly do not come."""
+    return [(d.z(), d.lay(d.generator.integers(0, n, d.rows)), d.out(n, d.columns)) for n in (1, 7, 300)]
+
+
+def embedding(d: Draw) -> list[tuple]:
+    ids = d.generator.integers(0, 7, d.rows)
+    return [(d.lay(ids), d.z(7, 3)), (d.lay(ids.astype("uint8").reshape(1, d.rows, 1)), d.z(7, 3))]
+
+
+def embedding_backward(d: Draw) -> list[tuple]:
+    return [(ids, d.z(*ids.shape, 3), d.out(*W.shape)) for ids, W in embedding(d)]
+
+
+def attention(d: Draw) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Queries, keys, and what is seen: all, no later tokens, no padding, both; and where some queries see nothing."""
+    n, tokens = max(1, d.rows // 100), min(d.rows, 100)
+    q, k, z = d.z(n, 2, tokens, 3), d.z(n, 2, tokens, 3), d.z(1)
+    padding = d.lay(d.generator.random((n, tokens)) < 0.7)
+    for causal, mask in ((False, None), (True, None), (False, padding), (True, padding), (False, np.zeros_like(padding))):
+        yield q, k, functional.sequences.visible(tokens, tokens, causal, mask, z)
+
+
+def attention_weights_backward(d: Draw) -> list[tuple]:
+    rows = ((functional.sequences.attention_weights.definition(q, k, seen), q, k) for q, k, seen in attention(d) if q.size)
+    return [(d.lay(A), q, k, d.z(*A.shape)) for A, q, k in rows]
+
+
 def rms_norm_backward(d: Draw) -> list[tuple]:
     return [(d.z(), d.statistics()[1], d.row(), d.z(), d.out(d.columns), need_dz) for need_dz in (True, False)]
 
@@ -189,10 +221,15 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "logistic_backward": logistic(0.5),
     "cross_entropy": classification(Draw.z),
     "cross_entropy_backward": classification(Draw.phi, 0.5),
-    "layer_norm": lambda d: [(d.z(), d.row(), d.row(), 1e-5)],
+    "layer_norm": layer_norm,
     "layer_norm_backward": layer_norm_backward,
     "rms_norm": lambda d: [(d.z(), d.row(), 1e-6)],
     "rms_norm_backward": rms_norm_backward,
+    "embedding": embedding,
+    "embedding_backward": embedding_backward,
+    "scatter_add": scatter_add,
+    "attention_weights": lambda d: [row for row in attention(d) if row[0].size],
+    "attention_weights_backward": attention_weights_backward,
     "sgd": sgd,
     "rmsprop": adaptive(0.9, 1e-8),
     "adagrad": adaptive(1e-10),

@@ -109,15 +109,19 @@ def silu_backward(z, v):
 
 @primitive
 def gelu(z):
-    """z Φ(z), Φ the standard normal distribution function.        Hendrycks and Gimpel, 2016"""
-    return flush(z * (0.5 * (1 + erf(z / math.sqrt(2)))))
+    """z Φ(z) = max(z, 0) - |z| Φ(-|z|), Φ the standard normal distribution function.        Hendrycks and Gimpel, 2016"""
+    xp = namespace(z)
+    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
+    return flush(xp.maximum(z, xp.zeros_like(z)) - a * gaussian_tail(a))
 
 
 @primitive
 def gelu_backward(z, v):
     """B[GELU, z](v) = (Φ(z) + z φ(z)) v, φ the standard normal density."""
-    density = namespace(z).exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
-    return flush(v * (0.5 * (1 + erf(z / math.sqrt(2))) + z * density))
+    xp = namespace(v)
+    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
+    slope = gaussian_tail(a) - a * (xp.exp(-0.5 * a * a) / math.sqrt(2 * math.pi))  # at -a; at a it is 1 - slope
+    return flush(v * xp.where(z < 0, slope, 1 - slope))
 
 
 TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
@@ -194,7 +198,25 @@ def erf(z):
     """The error function 2/√π ∫₀ᶻ e^(-t²) dt, which the Array API lacks.        Cody, 1969"""
     xp = namespace(z)
     x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN goes through
-    square = xp.minimum(x * x, xp.full_like(z, 0.25))
-    near = z * polynomial(SMALL, square) / polynomial(SMALL_BELOW, square)
-    far = 1 - xp.exp(-x * x) * polynomial(MIDDLE, x) / polynomial(MIDDLE_BELOW, x)
-    return xp.where(x < 0.46875, near, xp.sign(z) * far)
+    return xp.where(x < 0.46875, z * erf_over_z(x), xp.sign(z) * (1 - erfc_far(x)))
+
+
+def erf_over_z(x):
+    """erf(x) / x for 0 <= x < 0.46875; something finite beyond."""
+    xp = namespace(x)
+    square = xp.minimum(x * x, xp.full_like(x, 0.25))
+    return polynomial(SMALL, square) / polynomial(SMALL_BELOW, square)
+
+
+def erfc_far(x):
+    """1 - erf(x) for x from 0.46875 up; below, to 5e-12."""
+    return namespace(x).exp(-x * x) * (polynomial(MIDDLE, x) / polynomial(MIDDLE_BELOW, x))
+
+
+FAR = 38.0  # Φ(-38) is below the smallest normal float64
+
+
+def gaussian_tail(a):
+    """Φ(-a) = ½ (1 - erf(a / √2)) for a >= 0, without cancellation where it is small."""
+    x = a / math.sqrt(2)
+    return 0.5 * namespace(a).where(x < 0.46875, 1 - x * erf_over_z(x), erfc_far(x))

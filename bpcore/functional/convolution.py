@@ -156,7 +156,7 @@ def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
         seen = by_group(xp.reshape(columns(z[part, ...], window), (-1, window.size, c)), groups)
         v_part = by_group(xp.reshape(v[part, ...], (-1, 1, out)), groups)  # (groups, rows, c' / groups)
         total = total + xp.matrix_transpose(seen) @ v_part
-        if need_dz:
+        if dz is not None:
             d = xp.reshape(v_part @ kernel, (groups, -1, window.size, c // groups))
             d = xp.reshape(xp.permute_dims(d, (1, 2, 0, 3)), (-1, places, window.size, c))
             dz[part, ...] = spread(d, window, h, w)
@@ -195,7 +195,7 @@ def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
     for part in chunks(n, places * window.size * out):
         seen = xp.reshape(columns(v[part, ...], window), (-1, window.size * out))
         total = total + seen.T @ xp.reshape(z[part, ...], (-1, c))
-        if need_dz:
+        if dz is not None:
             dz[part, ...] = xp.reshape(seen @ kernel, (-1, *z.shape[1:]))
     dW[...] = xp.reshape(total, W.shape)
     if db is not None:

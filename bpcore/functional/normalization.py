@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from bpcore.backend import namespace
 from bpcore.functional.linear import rows
 from bpcore.functional.primitive import primitive
@@ -87,6 +89,11 @@ def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbet
     return xp.reshape((v_rows - dbeta / n - x * (dgamma / n)) * (gamma * scale), z.shape)
 
 
+def grouped_shape(z, groups):
+    """z (n, ..., c) as (n, entries between, groups, c / groups)."""
+    return z.shape[0], prod(z.shape[1:-1]), groups, z.shape[-1] // groups
+
+
 @primitive
 def group_norm(z, gamma, beta, groups, eps):
     """LN over the axes between and the channels of each of `groups` groups, then γ and β a channel.        Wu and He, 2018
@@ -94,7 +101,7 @@ def group_norm(z, gamma, beta, groups, eps):
     z (n, ..., c), gamma and beta (c,). Returns u, and μ and 1 / √(s² + ε), both (n, 1, groups, 1).
     """
     xp = namespace(z)
-    grouped = xp.reshape(z, (z.shape[0], -1, groups, z.shape[-1] // groups))
+    grouped = xp.reshape(z, grouped_shape(z, groups))
     mean = xp.mean(grouped, axis=(1, 3), keepdims=True)
     centred = grouped - mean
     scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=(1, 3), keepdims=True) + eps)
@@ -105,7 +112,7 @@ def group_norm(z, gamma, beta, groups, eps):
 def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     """B[GN, ·](v): as B[LN, ·], the means being those of each group. Writes dgamma and dbeta."""
     xp = namespace(z)
-    shape = (z.shape[0], -1, mean.shape[2], z.shape[-1] // mean.shape[2])
+    shape = grouped_shape(z, mean.shape[2])
     x = (xp.reshape(z, shape) - mean) * scale
     dgamma[...] = xp.sum(rows(v * xp.reshape(x, z.shape)), axis=0)
     dbeta[...] = xp.sum(rows(v), axis=0)

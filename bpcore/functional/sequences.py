@@ -14,13 +14,19 @@ from bpcore.functional.primitive import primitive
 def embedding(ids, W):
     """u = the rows of W (n, d) that ids (...), integers, name. Returns u (..., d)."""
     xp = namespace(W)
-    return xp.reshape(xp.take(W, xp.reshape(ids, (-1,)), axis=0), (*ids.shape, W.shape[1]))
+    return xp.reshape(xp.take(W, indices(ids), axis=0), (*ids.shape, W.shape[1]))
 
 
 @primitive
 def embedding_backward(ids, v, dW):
     """B[embedding, W](v): row i of dW (n, d) is the sum of v (..., d) where ids is i. Writes dW."""
-    scatter_add(rows(v), namespace(v).reshape(ids, (-1,)), dW)
+    scatter_add(rows(v), indices(ids), dW)
+
+
+def indices(ids):
+    """ids (...), of any integer dtype, as one axis of int64: uint8 has no names for a thousand rows."""
+    xp = namespace(ids)
+    return xp.astype(xp.reshape(ids, (-1,)), xp.int64)
 
 
 @primitive

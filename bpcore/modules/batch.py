@@ -88,10 +88,10 @@ class Dropout2d(Dropout):
     """Dropout of whole channels: one draw for each of (n, c), the axes between sharing it.        Tompson et al., 2015"""
 
     def forward(self, theta, z, mode):
+        if z.ndim < 2:
+            raise ValueError(f"{self.name(theta)} expected (n, ..., channels), got z of shape {tuple(z.shape)}; add an axis")
         self.expect_floats(theta, z)
         if not mode.training or self.p == 0:
             return z, None
-        xp = namespace(z)
-        one = xp.reshape(z, (z.shape[0], -1, z.shape[-1]))[:, :1, :]
-        keep = xp.reshape(mode.keep(theta, one, self.p), (z.shape[0], *(1 for _ in z.shape[1:-1]), z.shape[-1]))
+        keep = mode.keep(theta, z[:, *(slice(0, 1) for _ in z.shape[1:-1]), :], self.p)
         return dropout(z, keep, self.p), keep

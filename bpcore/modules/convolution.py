@@ -49,7 +49,8 @@ class Windowed(Module):
         if self.padding == "valid":
             padding = ((0, 0), (0, 0))
         elif self.padding == "same":
-            padding = tuple(map(self._same, shape[1:3], self._kernel, self._stride, self._dilation))
+            vertical, horizontal = map(self._same, shape[1:3], self._kernel, self._stride, self._dilation)
+            padding = (vertical, horizontal)
         else:
             padding = self._padding
         window = Window(self._kernel, self._stride, padding, self._dilation)
@@ -171,7 +172,7 @@ class ConvTranspose2d(Windowed):
         self.place(kernel, stride, padding, dilation)
         if padding in ("same", "valid"):
             raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {padding!r}")
-        if isinstance(output_padding, bool) or not isinstance(output_padding, int) or not 0 <= output_padding < max(self._stride):
+        if isinstance(output_padding, bool) or not isinstance(output_padding, int) or not 0 <= output_padding < min(self._stride):
             raise ValueError(f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {output_padding!r}")
         self.parameters = {
             "W": Parameter((*self._kernel, self.c_out, self.c_in), initializer or HeNormal()),

@@ -21,6 +21,11 @@ class Pool(Windowed):
 class MaxPool2d(Pool):
     """u = the maximum over each place of the kernel; its gradient goes to the first entry that has it."""
 
+    def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0):
+        super().__init__(kernel, stride, padding)
+        if padding not in ("same", "valid") and any(p >= k for (p, _), k in zip(self._padding, self._kernel, strict=True)):
+            raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less")
+
     def forward(self, theta, z, mode):
         self.expect_images(theta, z)
         u, first = f.max_pool2d(z, self.window(theta, z.shape))

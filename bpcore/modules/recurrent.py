@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from bpcore.functional.recurrent import gru, gru_backward, lstm, lstm_backward
 from bpcore.initializers import GlorotUniform, Orthogonal, Zeros
 from bpcore.module import Module, Parameter
@@ -82,6 +80,8 @@ class Recompute(Module):
     """
 
     def __init__(self, body: Module):
+        if not isinstance(body, Module):
+            raise TypeError(f"Recompute expected a module, got {body!r}; e.g. Recompute(TransformerBlock(64, 4))")
         self.body = body
         self.children = {"body": body}
         self.rows_independent = body.rows_independent
@@ -92,8 +92,6 @@ class Recompute(Module):
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         z, mode = saved
-        mode = copy.copy(mode)
-        mode.tracked = []
         body = self.children["body"]
-        _, again = body.forward(theta.children[0], *z, mode=mode)
+        _, again = body.forward(theta.children[0], *z, mode=mode.again())
         return body.backward(theta.children[0], again, v, gradient.children[0], need_dz)

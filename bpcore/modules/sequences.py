@@ -137,11 +137,10 @@ class MultiHeadAttention(Module):
     their positions. Parameters: W (d, 3 d) and b (3 d,) of queries, keys and values; W_o (d, d) and b_o (d,).
     """
 
-    rows_independent = True
-
     def __init__(self, d: int, heads: int, causal: bool = False, dropout: float = 0, rotary: bool = False):
         self.d, self.heads = self.whole("d", d), self.whole("heads", heads)
         self.causal, self.dropout, self.rotary = causal, Dropout(dropout).p, rotary
+        self.rows_independent = not dropout  # a mask is drawn for the batch
         if d % heads:
             raise ValueError(f"MultiHeadAttention's heads must divide d, got {heads} for {d}")
         if rotary:
@@ -198,8 +197,6 @@ class TransformerBlock(Module):
     attention and F add.
     """
 
-    rows_independent = True
-
     def __init__(
         self,
         d: int,
@@ -210,6 +207,7 @@ class TransformerBlock(Module):
         rotary: bool = False,
     ):
         self.d, self.heads, self.causal, self.dropout, self.hidden, self.rotary = d, heads, causal, dropout, hidden, rotary
+        self.rows_independent = not dropout
         width = 4 * d if hidden is None else hidden
         feed = Sequential(LayerNorm(d), Linear(d, width), GELU(), Linear(width, d), Dropout(dropout))
         self.children = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,11 @@ import numpy as np
 from bpcore.backend import Backend, backend_of, is_array
 
 Batch = tuple[tuple[Any, ...], Any, Any]  # inputs, labels, weights or None
+Reading = Generator[Batch, None, None]  # batches that can be closed
 BLOCK = 1 << 20  # how many numbers are looked at together: a memmap is never read whole
+RUN_BYTES = 1 << 22  # of a memmap read in one go: enough for a disk to be as quick as it can
+WINDOW, AUGMENT = 0, 1  # what random numbers are for
+RUNS = 64  # that are shuffled together, from all over the file: what a batch is drawn from
 
 
 def data(given: Any, name: str) -> Arrays | Batches:
@@ -89,11 +93,41 @@ class Arrays:
         """How many batches an epoch has."""
         return -(-self.n // batch_size)
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Reading:
         """The batches of an epoch from number `start` on; their order is a function of (seed, epoch)."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.n)
-        for i in range(start * batch_size, self.n, batch_size):
-            yield self.take(order[i : i + batch_size])
+        rows = np.empty(0, dtype=np.int64)
+        for more in self.order(seed, epoch, start * batch_size):
+            rows = np.concatenate((rows, more))
+            whole = len(rows) - len(rows) % batch_size
+            for i in range(0, whole, batch_size):
+                yield self.take(rows[i : i + batch_size])
+            rows = rows[whole:]
+        if len(rows):
+            yield self.take(rows)
+
+    def order(self, seed: int, epoch: int, start: int) -> Iterator[np.ndarray]:
+        """The rows in the order of an epoch from the `start`-th on, piece by piece.
+
+        Rows in memory are one permutation. Memmaps are cut into runs of neighbours; the runs are permuted, and the rows of
+        RUNS of them at a time: the disk is asked for long runs, and a batch is drawn from places all over the file. Where
+        these would be all there are, they are shuffled like rows in memory.
+        """
+        length = self.run_length()
+        if length is None or length * RUNS >= self.n:
+            yield np.random.default_rng([seed, epoch]).permutation(self.n)[start:]
+            return
+        runs = np.random.default_rng([seed, epoch]).permutation(-(-self.n // length))
+        for number, i in enumerate(range(0, len(runs), RUNS)):
+            rows = (runs[i : i + RUNS, None] * length + np.arange(length)).reshape(-1)
+            rows = rows[rows < self.n]
+            if start < len(rows):
+                yield stream(seed, epoch, WINDOW, number).permutation(rows)[start:]
+            start = max(0, start - len(rows))
+
+    def run_length(self) -> int | None:
+        """Rows of a run, RUN_BYTES of the widest memmap; None where none of the arrays is one."""
+        mapped = [x for x in (*self.inputs, self.y, self.weights) if isinstance(x, np.memmap)]
+        return max(1, RUN_BYTES // max(1, max(x.nbytes // self.n for x in mapped))) if mapped else None
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All batches, as they lie."""
@@ -118,10 +152,20 @@ class Arrays:
 
 def take(x: Any, rows: np.ndarray) -> Any:
     """x[rows], on the host or where x lies."""
+    if isinstance(x, np.memmap):  # in the order in which they lie on the disk, then in the order asked for
+        along = np.argsort(rows)
+        batch = np.empty((len(rows), *x.shape[1:]), x.dtype)
+        batch[along] = x[rows[along]]
+        return batch
     if isinstance(x, np.ndarray):
         return np.take(x, rows, axis=0) if type(x) is np.ndarray else np.asarray(x[rows])
     backend: Backend = backend_of(x)
     return backend.xp.take(x, backend.asarray(rows), axis=0)
+
+
+def stream(seed: int, epoch: int, purpose: int, number: int) -> np.random.Generator:
+    """The random numbers of one purpose in an epoch: apart from each other, and from the order's of [seed, epoch]."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(purpose, number)))
 
 
 def check_weights(name: str, weights: Any, some: bool = True) -> None:
@@ -156,7 +200,7 @@ class Batches:
         """How many batches an epoch has, where that is known."""
         return len(self.given) if isinstance(self.given, Sized) else None
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Reading:
         """The batches from number `start` on, in their own order."""
         for i, batch in enumerate(self.in_order(batch_size)):
             if i >= start:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.backend import backend_of
+from bpcore.backend import backend_of, kind
 from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
@@ -13,10 +13,19 @@ from bpcore.training.metrics import Metric
 
 
 def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
-    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels are in range."""
+    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels and ids in range."""
     given.check()
     inputs, y, weights = next(iter(given.in_order(2)))
     check_batch(network, loss, inputs, y, weights, given.y if isinstance(given, Arrays) else y)
+    if isinstance(given, Arrays):
+        for row in extremes(given.inputs):
+            network(tuple(x[row : row + 1, ...] for x in given.inputs))  # an id that an embedding does not have is an error
+
+
+def extremes(inputs: tuple[Any, ...]) -> list[int]:
+    """The rows that hold the smallest and the largest value of each input of integers."""
+    hosts = [backend_of(x).to_host(x) for x in inputs if kind(x) == "integral" and 0 not in x.shape]
+    return [int(at) // (x.size // x.shape[0]) for x in hosts for at in (x.argmin(), x.argmax())]
 
 
 def check_batch(network: Network, loss: Loss, inputs: Any, y: Any, weights: Any, labels: Any = None) -> None:

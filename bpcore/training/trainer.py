@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from bpcore.functional.losses import total as total_of
@@ -21,10 +21,11 @@ from bpcore.optimizers import Optimizer, at_least
 from bpcore.schedules import Constant, Schedule, whole
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batches, data
+from bpcore.training.data import Arrays, Batch, Batches, data
 from bpcore.training.evaluation import check_batch, check_data, evaluate
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
+from bpcore.training.reading import Augment, batches
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 LOOK_EVERY = 100  # steps between two looks at J where looking makes the host wait
@@ -210,6 +211,8 @@ class Trainer:
         epochs: int,
         batch_size: int = 32,
         training_sample: int | None = None,
+        augment: Augment | None = None,
+        read_ahead: int = 0,
     ) -> History:
         """Train until `epochs` epochs are done in all, and return the history.
 
@@ -217,11 +220,20 @@ class Trainer:
         batches of batch_size, in an order shuffled anew each epoch. At each epoch's end training and test loss and the
         metrics are measured in evaluation mode with the same θ; training_sample measures the training figures on so
         many rows, the same each time. Ctrl-C stops after the step under way and keeps the work; `fit` again goes on.
+
+        augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
+        array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
+        function of (seed, epoch, number of the batch). Memmaps are shuffled in runs of neighbouring rows, which a disk
+        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
         if training_sample is not None:
             whole("training_sample", training_sample)
+        if augment is not None and not callable(augment):
+            raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
+        if read_ahead != 0:
+            whole("read_ahead", read_ahead)
         examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
         for given in (examples, held_out):
             if given is not None:
@@ -240,16 +252,18 @@ class Trainer:
                 callback.on_start(self)
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
-                    self._epoch(examples, measured, held_out, batch_size)
+                    counters = self.seed, self.epoch, self.position
+                    with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
+                        self._epoch(examples, shuffled, measured, held_out)
             finally:
                 for callback in self.callbacks:
                     callback.on_end(self)
         return self.history
 
-    def _epoch(self, examples: Arrays | Batches, measured: Any, held_out: Any, batch_size: int) -> None:
+    def _epoch(self, examples: Arrays | Batches, shuffled: Iterator[Batch], measured: Any, held_out: Any) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
-        for inputs, y, weights in examples.shuffled(batch_size, self.seed, self.epoch, self.position):
+        for inputs, y, weights in shuffled:
             if isinstance(examples, Batches):
                 check_batch(self.network, self.loss, inputs, y, weights)
             J = self.step(inputs, y, weights)
