@@ -196,6 +196,7 @@ CASES = [
     case("Power, 3", lambda: bp.Power(3), SHAPE),
     case("Power, -1/2", lambda: bp.Power(-0.5), positive(*SHAPE)),
     case("Power, 0", lambda: bp.Power(0), SHAPE),
+    case("Power, 0, of zeros", lambda: bp.Power(0), np.zeros((2, 3))),
     case("Power, two inputs", lambda: bp.Power(), positive(3, 4), (3, 4)),
     case("Power, two inputs, broadcast", lambda: bp.Power(), positive(3, 1), (2, 1, 4)),
     case("Sum", lambda: bp.Sum(), SHAPE),

@@ -125,6 +125,7 @@ ORACLE = {
     "Power, 3": lambda o, theta, z: z**3,
     "Power, -1/2": lambda o, theta, z: z**-0.5,
     "Power, 0": lambda o, theta, z: z**0,
+    "Power, 0, of zeros": lambda o, theta, z: z**0,
     "Power, two inputs": lambda o, theta, a, b: a**b,
     "Power, two inputs, broadcast": lambda o, theta, a, b: a**b,
     "Sum": lambda o, theta, z: z.sum(),

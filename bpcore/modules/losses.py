@@ -141,7 +141,7 @@ class CrossEntropy(Loss):
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.dtype.kind == "f":
-            if y.size and (y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-3):
+            if y.size and not (y.min() >= 0 and abs(y.sum(axis=-1) - 1).max() <= 1e-3):  # NaN fails too
                 raise ValueError(
                     "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)"
                 )

@@ -12,19 +12,23 @@ from bpcore.training.data import Arrays, Batches
 from bpcore.training.metrics import Metric
 
 
-def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
-    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels are in range."""
+def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> int:
+    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels are in range.
+
+    Returns the number of outputs.
+    """
     given.check()
     inputs, y, weights = next(iter(given.in_order(2)))
-    check_batch(network, loss, inputs, y, weights, given.y if isinstance(given, Arrays) else y)
-
-
-def check_batch(network: Network, loss: Loss, inputs: Any, y: Any, weights: Any, labels: Any = None) -> None:
-    """Raise unless one batch fits the network and the loss, and `labels` (y unless given) are in range."""
     u = network(inputs)
     loss.expect(EMPTY, u, network.place(y), None if weights is None else network.place(weights))
-    labels = y if labels is None else labels
-    loss.check_labels(backend_of(labels).to_host(labels), u.shape[-1] if u.ndim else 1)
+    n_outputs = u.shape[-1] if u.ndim else 1
+    check_labels(loss, given.y if isinstance(given, Arrays) else y, n_outputs)
+    return n_outputs
+
+
+def check_labels(loss: Loss, y: Any, n_outputs: int) -> None:
+    """Raise unless y, wherever it lies, holds labels of the loss for n_outputs outputs."""
+    loss.check_labels(backend_of(y).to_host(y), n_outputs)
 
 
 def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays | Batches, batch_size: int) -> dict[str, float]:

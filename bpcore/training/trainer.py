@@ -22,7 +22,7 @@ from bpcore.schedules import Constant, Schedule, whole
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batches, data
-from bpcore.training.evaluation import check_batch, check_data, evaluate
+from bpcore.training.evaluation import check_data, check_labels, evaluate
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
 
@@ -223,9 +223,9 @@ class Trainer:
         if training_sample is not None:
             whole("training_sample", training_sample)
         examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
-        for given in (examples, held_out):
-            if given is not None:
-                check_data(self.network, self.loss, given)
+        n_outputs = check_data(self.network, self.loss, examples)
+        if held_out is not None:
+            check_data(self.network, self.loss, held_out)
         if self.position and (examples.n, batch_size) != self.position_of:
             raise ValueError(
                 f"an epoch is under way, {self.position} steps into (rows, batch size) {self.position_of}; got "
@@ -240,18 +240,18 @@ class Trainer:
                 callback.on_start(self)
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
-                    self._epoch(examples, measured, held_out, batch_size)
+                    self._epoch(examples, measured, held_out, batch_size, n_outputs)
             finally:
                 for callback in self.callbacks:
                     callback.on_end(self)
         return self.history
 
-    def _epoch(self, examples: Arrays | Batches, measured: Any, held_out: Any, batch_size: int) -> None:
+    def _epoch(self, examples: Arrays | Batches, measured: Any, held_out: Any, batch_size: int, n_outputs: int) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
         for inputs, y, weights in examples.shuffled(batch_size, self.seed, self.epoch, self.position):
-            if isinstance(examples, Batches):
-                check_batch(self.network, self.loss, inputs, y, weights)
+            if isinstance(examples, Batches):  # whose labels were not all there at the door
+                check_labels(self.loss, y, n_outputs)
             J = self.step(inputs, y, weights)
             self.position += 1
             for callback in self.callbacks:
