@@ -243,6 +243,7 @@ CASES = [
     loss("LogisticLoss, weights", lambda: bp.LogisticLoss(), (5, 3), labels(2, 5, 3) > 0, positive(5)),
     loss("CrossEntropy", lambda: bp.CrossEntropy(), (5, 4), labels(4, 5)),
     loss("CrossEntropy, one example", lambda: bp.CrossEntropy(), (1, 4), labels(4, 1)),
+    loss("CrossEntropy, more classes than uint8 counts", lambda: bp.CrossEntropy(), (3, 300), np.asarray([0, 44, 255], "uint8")),
     loss("CrossEntropy, leading axes, weights", lambda: bp.CrossEntropy(), (2, 3, 4), labels(4, 2, 3), positive(2, 3)),
     loss("CrossEntropy, rows", lambda: bp.CrossEntropy(), (5, 4), rows(5, 4)),
     loss("CrossEntropy, smoothing", lambda: bp.CrossEntropy(0.1), (5, 4), labels(4, 5).astype(np.uint8)),

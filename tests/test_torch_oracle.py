@@ -174,6 +174,7 @@ ORACLE = {
     "LogisticLoss, weights": lambda o, theta, t, y, w: o.logistic(t, y, w),
     "CrossEntropy": lambda o, theta, t, y: o.cross_entropy(t, y),
     "CrossEntropy, one example": lambda o, theta, t, y: o.cross_entropy(t, y),
+    "CrossEntropy, more classes than uint8 counts": lambda o, theta, t, y: o.cross_entropy(t, y),
     "CrossEntropy, leading axes, weights": lambda o, theta, t, y, w: o.cross_entropy(t, y, w),
     "CrossEntropy, rows": lambda o, theta, t, y: o.cross_entropy(t, y),
     "CrossEntropy, smoothing": lambda o, theta, t, y: o.cross_entropy(t, y, smoothing=0.1),

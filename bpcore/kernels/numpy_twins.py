@@ -75,10 +75,8 @@ def squared_norm(g):
     return np.dot(g, g)
 
 
-def clip_norm(g, largest, clipped):
-    norm = math.sqrt(np.dot(g, g))
-    np.multiply(g, largest / max(norm, largest), out=clipped)
-    return norm
+def clip_norm(g, square, largest, clipped):
+    np.multiply(g, largest / max(math.sqrt(square), largest), out=clipped)
 
 
 def in_blocks(update):
