@@ -26,7 +26,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
     target = check_place(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")  # one name: what a kill leaves, the next write replaces
     try:
         with open(temporary, "wb") as file:
             file.write(content)

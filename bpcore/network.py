@@ -67,6 +67,16 @@ class Network:
             return self.backend.asarray(x, self.dtype) if floating or is_floating(x) else x
         return self.backend.asarray(host, self.dtype if floating or host.dtype.kind == "f" else None)
 
+    def place_weights(self, weights: Any) -> Array | None:
+        """weights, placed, in this network's dtype. A ValueError where one is negative and can be seen without waiting."""
+        if weights is None:
+            return None
+        placed = self.place(weights, floating=True)
+        host = host_data(weights) if self.backend.asynchronous else self.backend.to_host(placed)
+        if host is not None and host.size and host.min() < 0:
+            raise ValueError(f"weights must be >= 0, got {host.min()}; mend the weights")
+        return placed
+
     def inputs(self, X: Any) -> tuple[Array, ...]:
         """The inputs of X, placed: a tuple X is several."""
         return tuple(self.place(x) for x in X) if isinstance(X, tuple) else (self.place(X),)
@@ -88,8 +98,8 @@ class Network:
             raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
-        labels, weights = host_data(y), None if weights is None else self.place(weights, floating=True)
-        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode or Mode(), labels)
+        weights = self.place_weights(weights)
+        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode or Mode(), host_data(y))
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
@@ -100,8 +110,6 @@ class Network:
         if isinstance(u, tuple):
             raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
         if labels is not None:
-            if weights is not None and self.backend.device is None and self.backend.xp.min(weights) < 0:
-                raise ValueError(f"weights must be >= 0, got {self.backend.xp.min(weights)}; mend the weights")
             loss.expect(EMPTY, u, y, weights)
             loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)

@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-EPOCHS_PER_KILL = 5  # so that a process lives for half a second or so
+EPOCHS_PER_KILL = 3  # so that a process lives for a third of a second or so
 CHECKPOINT, END = "run.safetensors", "end.safetensors"
 
 

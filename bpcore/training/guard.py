@@ -3,54 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bpcore.module import Mode
 
 if TYPE_CHECKING:
     from bpcore.training.trainer import Trainer
 
-KEEP_EVERY = 100  # steps: θ and the optimiser's vectors are kept aside, and on a GPU J is looked at
+KEEP_EVERY = 100  # steps
 
 
 class NonFiniteLoss(FloatingPointError):
     """J or its gradient is NaN or infinite. The network is back at its last good θ."""
 
 
-class Guard:
-    """Looks at J before each update: on a CPU in every step, where looking makes the host wait every hundredth.
+class Kept(NamedTuple):
+    """A θ, with all that belongs to it."""
 
-    A θ is good once its J was finite. Every hundredth such θ is kept aside, with the optimiser's vectors and the counters.
+    J: Any
+    vectors: dict[str, Any]
+    counters: tuple[int, int, int]
+
+
+class Guard:
+    """Looks at J: on a CPU before each update; where looking makes the host wait, when `fit` asks, after every hundredth step.
+
+    A θ is good once its J was seen to be finite. Every hundredth θ is kept aside, with the optimiser's vectors and the
+    counters, to go back to. A step itself never waits for the device.
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.kept: dict[str, Any] | None = None
-        self.counters = (0, 0, 0)
+        self.kept: Kept | None = None
+        self.candidate: Kept | None = None  # kept too, but its J was not looked at yet
         self.last: tuple[Any, ...] | None = None  # J and the batch of the last step
 
     def look(self, J: Any, square: Any, inputs: Any, y: Any, weights: Any, mode: Mode) -> None:
         """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite."""
-        trainer = self.trainer
-        due = self.kept is None or trainer.steps % KEEP_EVERY == 0
-        backend = trainer.network.backend
-        if due or not backend.asynchronous:
-            found = [float(backend.to_host(x)) for x in (J, square)] if backend.asynchronous else (J, square)
-            if not math.isfinite(found[0]):
-                self.fail_at(float(found[0]), inputs, mode)
-            if not math.isfinite(found[1]):
-                self.look_at_gradient(float(found[0]))
-            if due:
-                self.keep()
+        if not self.trainer.network.backend.asynchronous:
+            if not math.isfinite(J):
+                self.fail_at(float(J), inputs, mode)
+            if not math.isfinite(square):
+                self.look_at_gradient(float(J))
+        if (self.kept or self.candidate) is None or self.trainer.steps % KEEP_EVERY == 0:
+            self.keep(J)
         self.last = (J, inputs, y, weights, mode)
 
-    def keep(self) -> None:
-        """Keep θ, the optimiser's vectors and the counters aside."""
+    def keep(self, J: Any = 0.0) -> None:
+        """Keep θ, the optimiser's vectors and the counters aside; J is θ's."""
         trainer = self.trainer
         xp = trainer.network.backend.xp
         vectors = {"theta": trainer.network.theta, **trainer.moments}
-        self.kept = {name: xp.asarray(vector, copy=True) for name, vector in vectors.items()}
-        self.counters = (trainer.steps, trainer.epoch, trainer.position)
+        copies = {name: xp.asarray(vector, copy=True) for name, vector in vectors.items()}
+        self.candidate = Kept(J, copies, (trainer.steps, trainer.epoch, trainer.position))
+        if isinstance(J, float) or not trainer.network.backend.asynchronous:
+            self.kept, self.candidate = self.candidate, None
 
     def look_at_gradient(self, J: float) -> None:
         """J is finite and ‖∇J‖² is not: θ is good, and stays, but the update would spoil it. An overflow alone is let go."""
@@ -72,28 +79,34 @@ class Guard:
 
     def good(self) -> bool:
         """Whether θ as it is gives a finite J on the batch of the step before, for which J was finite then."""
-        net, backend = self.trainer.network, self.trainer.network.backend
-        if self.last is None or backend.asynchronous:
-            return False
-        _, inputs, y, weights, mode = self.last
-        return math.isfinite(float(net.forward(self.trainer.loss, inputs, y, weights, mode).J))
+        return self.last is not None and not self.trainer.network.backend.asynchronous and math.isfinite(self.J())
+
+    def J(self) -> float:
+        """J of θ as it is on the batch of the step before; 0 where there is none."""
+        if self.last is None:
+            return 0.0
+        net, (_, inputs, y, weights, mode) = self.trainer.network, self.last
+        return float(net.backend.to_host(net.forward(self.trainer.loss, inputs, y, weights, mode).J))
 
     def go_back(self) -> None:
         """Put θ, the optimiser's vectors and the counters back to what was kept."""
-        trainer = self.trainer
-        if self.kept is not None:
+        trainer, kept = self.trainer, self.kept or self.candidate
+        if kept is not None:
             for name, vector in {"theta": trainer.network.theta, **trainer.moments}.items():
-                vector[...] = self.kept[name]
-            trainer.steps, trainer.epoch, trainer.position = self.counters
-        self.last = None
+                vector[...] = kept.vectors[name]
+            trainer.steps, trainer.epoch, trainer.position = kept.counters
+        self.last = self.candidate = None
 
     def look_back(self) -> None:
-        """Where J is not looked at in every step: look at the last one."""
-        if self.trainer.network.backend.asynchronous and self.last is not None:
-            J, inputs, _, _, mode = self.last
-            J = float(self.trainer.network.backend.to_host(J))
-            if not math.isfinite(J):
-                self.fail_at(J, inputs, mode)
+        """Where a step does not look: look at the last J, and at that of the θ kept aside since."""
+        to_host = self.trainer.network.backend.to_host
+        if not self.trainer.network.backend.asynchronous or self.last is None:
+            return
+        J, inputs, _, _, mode = self.last
+        if self.candidate is not None and math.isfinite(to_host(self.candidate.J)):
+            self.kept, self.candidate = self.candidate, None
+        if not math.isfinite(to_host(J)):
+            self.fail_at(float(to_host(J)), inputs, mode)
 
     def expect_good(self, J: float) -> None:
         """Raise NonFiniteLoss where J, or an entry of θ, is not finite: before it gets into a history or a file."""

@@ -58,7 +58,7 @@ class History:
             content = buffer.getvalue()
         else:
             content = "".join(json.dumps({k: plain(v) for k, v in record.items()}) + "\n" for record in self.records)
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+        temporary = Path(f"{os.fspath(path)}.tmp")
         temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, path)
 

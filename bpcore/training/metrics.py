@@ -11,7 +11,7 @@ from typing import Any
 
 from bpcore.backend import is_floating, namespace
 from bpcore.functional.activations import log_softmax
-from bpcore.functional.losses import per_example
+from bpcore.functional.losses import per_example, total
 from bpcore.module import Array
 
 
@@ -123,7 +123,7 @@ class R2(Metric):
         self.expect(t.shape == y.shape, t, y)
         xp = namespace(t)
         t, y, w = (xp.astype(x, xp.float64) for x in (t, y, w))
-        weight = xp.sum(w)
+        weight = total(w)  # above zero: a batch may have none
         residual = xp.sum(mean_of_outputs((t - y) * (t - y)) * w)
         mean = xp.sum(mean_of_outputs(y) * w) / weight
         spread = xp.sum(mean_of_outputs((y - mean) * (y - mean)) * w)

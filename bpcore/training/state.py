@@ -68,7 +68,7 @@ def resume(trainer: Trainer, path: Any) -> None:
     classes = [type(callback).__name__ for callback in trainer.callbacks]
     checkpoint.expect(path, "callbacks", classes, [name for name, _ in callbacks])
     for name in tensors:
-        if name.startswith("callback."):  # the θ that one keeps
+        if name.startswith("callback.") and name.endswith(".theta"):  # one keeps it: arrays of other names are its own
             checkpoint.tensor(path, tensors, name, net.layout.size, net.dtype)
     own = trainer.schedule.state() if isinstance(trainer.schedule, Schedule) else {}
     if own and schedule:

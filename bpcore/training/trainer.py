@@ -68,7 +68,8 @@ class Trainer:
         self.network, self.loss, self.optimizer = network, loss, optimizer
         self.schedule = Constant() if schedule is None else schedule
         self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
-        self.clip_norm, self.accumulate, self.seed = clip_norm, accumulate, check_seed(seed)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)  # a NumPy scalar would promote
+        self.accumulate, self.seed = accumulate, check_seed(seed)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
@@ -106,7 +107,7 @@ class Trainer:
         self.check_bound()
         net = self.network
         inputs, labels, y = net.inputs(X), host_data(y), net.place(y)
-        weights = None if weights is None else net.place(weights, floating=True)
+        weights = net.place_weights(weights)
         if self.accumulate == 1:
             modes = [Mode(True, self.seed, self.steps)]
             evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
@@ -216,6 +217,8 @@ class Trainer:
         for inputs, y, weights in examples.shuffled(batch_size, self.seed, self.epoch, self.position):
             J = self.step(inputs, y, weights)
             self.position += 1
+            if self.guard.candidate is not None:
+                self.guard.look_back()
             for callback in self.callbacks:
                 callback.on_step(self, J)
             if self.interrupted:
@@ -251,7 +254,7 @@ class Trainer:
         `Network.load` reads the network of it too.
         """
         self.guard.look_back()
-        self.guard.expect_good(0.0)
+        self.guard.expect_good(self.guard.J())
         state.save(self, path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
