@@ -71,9 +71,10 @@ from bpcore.network import Network
 from bpcore.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSProp
 from bpcore.plots import LearningCurve, confusion, filters, learning_curve
 from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress
+from bpcore.training.guard import NonFiniteLoss
 from bpcore.training.history import History
 from bpcore.training.metrics import MAE, MSE, R2, RMSE, Accuracy, LogLoss, Metric, TopK
-from bpcore.training.trainer import NonFiniteLoss, Trainer
+from bpcore.training.trainer import Trainer
 
 __version__ = "0.1.0"
 

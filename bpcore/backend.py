@@ -59,8 +59,23 @@ def is_floating(array: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Whether `value` is an array of any library that bpcore knows (a list or a number is not)."""
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    """Whether `value` is an array of a library that speaks the Array API (a list, a number or a table is not)."""
+    return hasattr(value, "__array_namespace__") or type(value).__module__.partition(".")[0] in ("torch", "cupy")
+
+
+def host_data(x: Any) -> np.ndarray | None:
+    """x as a NumPy array where it is host data (NumPy, lists, numbers, a table's column), None where it is another array."""
+    if type(x) is np.ndarray and x.dtype.kind in "biuf":
+        return x
+    if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):
+        return None
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"expected rows of one length, got data that make no array ({error}); pad or cut the rows") from error
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers, got an array of dtype {x.dtype}; convert it, e.g. X.astype('float32')")
+    return x
 
 
 class Backend:
@@ -97,7 +112,8 @@ class Backend:
         of another backend or device: those come over `their_backend.to_host(array)`, never by accident.
         """
         wanted = None if dtype is None else self.dtype(dtype)
-        if not isinstance(host, (np.ndarray, np.generic)) and is_array(host):
+        found = host_data(host)
+        if found is None:
             if not self.owns(host):
                 raise TypeError(
                     f"expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
@@ -105,9 +121,7 @@ class Backend:
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
             return host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
-        host = np.asarray(host, dtype=None if dtype is None else str(dtype))
-        if host.dtype.kind not in "biuf":
-            raise TypeError(f"expected numbers, got an array of dtype {host.dtype}; convert it, e.g. X.astype('float32')")
+        host = found if dtype is None else np.asarray(found, dtype=str(dtype))
         if self.xp is np:
             return host
         if self.name == "torch":

@@ -100,6 +100,7 @@ class _Check:
         self.repeatable(first, v, dz, dtheta, saved)
         self.linear(u, saved, v, dz, dtheta)
         self.differences(v, dz, dtheta)
+        self.single_precision()
         if self.module.rows_independent:
             self.rows(first)
 
@@ -118,7 +119,29 @@ class _Check:
             if one is not None and (one.shape != z.shape or one.dtype != np.float64):
                 self.fail(f"dz of input {i} has shape {one.shape} and dtype {one.dtype}, the input has {z.shape}, float64")
 
+    def single_precision(self) -> None:
+        """From float32, float32: a NumPy scalar as a constant would promote."""
+        z = [self.backend.asarray(z, "float32") if i in self.differentiable else z for i, z in enumerate(self.z)]
+        theta = self.layout.windows(self.backend.asarray(self.vector, "float32"))
+        u, saved = self.module.forward(theta, *z, mode=self.mode)
+        v = self.random(u)
+        v = (
+            tuple(self.backend.asarray(one, "float32") for one in v)
+            if isinstance(v, tuple)
+            else self.backend.asarray(v, "float32")
+        )
+        vectors = (self.backend.zeros(n, "float32") for n in (self.layout.trained, self.layout.spare))
+        dz = self.module.backward(theta, saved, v, self.layout.windows(*vectors))
+        for what, given in (("the output", u), ("dz", dz)):
+            for array in given if isinstance(given, tuple) else (given,):
+                if array is not None and self.host(array).dtype != np.float32:
+                    self.fail(f"{what} has dtype {self.host(array).dtype} for float32 inputs; use Python scalars as constants")
+
     def repeatable(self, first: list[Any], v: Any, dz: list[Any], dtheta: Any, saved: Any) -> None:
+        others = [0.5 * z if i in self.differentiable else z for i, z in enumerate(self.z)]
+        self.module.forward(self.theta, *others, mode=self.mode)
+        hidden = "forward called on other inputs before backward (return what it needs as saved, keep nothing on the module)"
+        self.equal_gradients(dz, dtheta, *self.gradient(saved, v), hidden)
         again, saved_again = self.forward()
         for old, new in zip(first, self.host(again if isinstance(again, tuple) else (again,)), strict=True):
             self.equal("u", old, new, "a second call of forward gave another u; draw randomness from mode only")

@@ -25,12 +25,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
     # safetensors writes the memory of a strided array as if it were contiguous
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    target = check_place(path)
+    temporary = target.with_name(f".{target.name}.tmp")  # one name: what a kill leaves, the next write replaces
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -45,6 +41,16 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_place(path: str | os.PathLike[str]) -> Path:
+    """Where a file at `path` would lie. Raises OSError where it could not."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    return target
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -9,7 +9,7 @@ from bpcore import counting
 from bpcore.backend import is_array
 from bpcore.counting import CountingArray
 from bpcore.layout import Layout
-from bpcore.module import Array, Mode, Module, Observed, Windows
+from bpcore.module import Array, Mode, Module, Observed, Windows, join
 
 
 @dataclass
@@ -77,7 +77,7 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     input_shapes: one for each input, batch axis included, e.g. (32, 64); an array stands for itself (token ids, labels).
     The backward pass includes dJ/dz of the inputs.
     """
-    module: Module = getattr(network_or_module, "module", network_or_module)
+    module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
     layout = Layout(module)
     theta, gradient = CountingArray((layout.size,), dtype), CountingArray((layout.trained,), dtype)
     inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
@@ -99,7 +99,8 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
             rows[windows.use].backward += own
             return result
         u, saved = result
-        parameters = sum(use.size for use in layout.homes if use.path in own_paths(windows))
+        own_paths = {join(windows.path, name) for name in windows.names}
+        parameters = sum(use.size for use in layout.homes if use.path in own_paths)
         shape = tuple(one.shape for one in u) if isinstance(u, tuple) else u.shape
         row = rows[windows.use] = Row(windows.path, type(module).__name__, shape, parameters, own)
         inside = set(map(id, parts(saved)))  # what a child saved and this module did not is let go
@@ -115,20 +116,10 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
                 kept.add(id(memory))
                 row.saved += memory.bytes
     going_back = True
-    v = tuple(full(one) for one in u) if isinstance(u, tuple) else full(u)
+    v = tuple(CountingArray(one.shape, one.dtype) for one in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
     spare = CountingArray((layout.spare,), dtype)
     observed.backward(layout.windows(theta), saved, v, layout.windows(gradient, spare))
     return Cost([rows[use] for use in sorted(rows)])
-
-
-def own_paths(windows: Windows) -> set[str]:
-    """The paths of a use's own parameters."""
-    return {f"{windows.path}.{name}" if windows.path else name for name in windows.names}
-
-
-def full(u: CountingArray) -> CountingArray:
-    """v for u."""
-    return CountingArray(u.shape, u.dtype)
 
 
 def parts(saved: Any) -> list[Any]:

@@ -6,6 +6,7 @@ data (reshape, concat, astype, assignment) is none.
 
 from __future__ import annotations
 
+import builtins
 import math
 import sys
 from typing import Any
@@ -98,7 +99,7 @@ def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> Count
     return elementwise(condition, a, b)
 
 
-def astype(x: CountingArray, dtype: Any) -> CountingArray:
+def astype(x: CountingArray, dtype: Any, copy: Any = True) -> CountingArray:
     return CountingArray(x.shape, dtype)
 
 
@@ -160,8 +161,8 @@ def expand_dims(x: CountingArray, axis: int) -> CountingArray:
 def concat(arrays: Any, axis: int = 0) -> CountingArray:
     first = arrays[0]
     at = axis % first.ndim
-    length = math.fsum(x.shape[at] for x in arrays)
-    return CountingArray((*first.shape[:at], int(length), *first.shape[at + 1 :]), first.dtype)
+    length = builtins.sum(x.shape[at] for x in arrays)
+    return CountingArray((*first.shape[:at], length, *first.shape[at + 1 :]), first.dtype)
 
 
 isdtype, finfo = np.isdtype, np.finfo

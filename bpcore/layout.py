@@ -109,7 +109,10 @@ class Layout:
         """Initial values of θ on the host, float64: every parameter from a stream of its own, (seed, its number)."""
         theta = np.zeros(self.size)
         for number, use in enumerate(self.homes):
-            values = use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape)
+            values = np.asarray(use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape))
+            if values.shape != use.parameter.shape:
+                shapes = f"shape {use.parameter.shape}, got {values.shape}"
+                raise ValueError(f"{use.path}: {use.parameter.initializer!r} must give values of {shapes}; mend the initializer")
             theta[use.start : use.start + use.size] = np.reshape(values, -1)
         return theta
 
@@ -167,7 +170,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
     layout = Layout(module)
 
     def B(v: Any) -> tuple[Any, Windows]:
-        expect_shapes(u, v)
+        expect_like(u, v)
         backend, dtype = backend_of(arrays[0]), arrays[0].dtype
         gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
         dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
@@ -184,12 +187,17 @@ def fresh(dz: Any) -> Any:
     return None if dz is None else namespace(dz).asarray(dz, copy=True)
 
 
-def expect_shapes(u: Any, v: Any) -> None:
-    """A ValueError unless v is shaped like u: an array, or a tuple of them."""
+def expect_like(u: Any, v: Any) -> None:
+    """An error unless v is like u: an array of its shape, dtype and backend, a number for a scalar, or a tuple of those."""
     if isinstance(u, tuple):
         if not isinstance(v, tuple) or len(u) != len(v):
             raise ValueError(f"B expected v as a tuple of {len(u)} arrays, one for each output; got {type(v).__name__}")
         for one_u, one_v in zip(u, v, strict=True):
-            expect_shapes(one_u, one_v)
-    elif v is not None and tuple(getattr(v, "shape", ())) != tuple(u.shape):
-        raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(getattr(v, 'shape', ()))}")
+            if one_v is not None:  # no gradient arrives at that output
+                expect_like(one_u, one_v)
+    elif not (isinstance(v, (int, float)) and u.ndim == 0):
+        if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
+            got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
+            raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
+        if tuple(v.shape) != tuple(u.shape):
+            raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")

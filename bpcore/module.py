@@ -13,6 +13,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from bpcore.backend import backend_of, is_floating, keep_mask
@@ -28,6 +29,8 @@ class Parameter:
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Any, decay: bool = True, trained: bool = True):
+        if not callable(initializer):
+            raise TypeError(f"initializer must be a function of (generator, shape), got {initializer!r}; e.g. HeNormal()")
         self.shape, self.initializer = tuple(shape), initializer
         self.decay, self.trained = decay and trained, trained
 
@@ -159,10 +162,16 @@ class Module:
         return n
 
     def number(self, name: str, value: Any, rule: str, holds: Callable[[Any], bool]) -> Any:
-        """The constructor's argument `name`, or a ValueError unless it is a number that the rule holds for."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
+        """The constructor's argument `name` as a Python number, or a ValueError unless the rule holds for it."""
+        if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
             raise ValueError(f"{type(self).__name__}'s {name} must be a number, {rule}, got {value!r}")
-        return value
+        return int(value) if isinstance(value, Integral) else float(value)  # a NumPy scalar would promote
+
+    def axis_number(self, value: Any) -> int:
+        """The constructor's argument `axis` as an int, or a ValueError unless it is a whole number."""
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, got {value!r}")
+        return int(value)
 
     def expect_floats(self, theta: Windows, z: Array) -> Array:
         """z, or a TypeError if it does not hold real floating numbers."""
@@ -176,9 +185,10 @@ class Module:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected an axis {axis}, got {got}; choose an axis that is there")
 
-    def expect_operands(self, theta: Windows, a: Array, b: Array) -> None:
-        """An error unless a and b broadcast together and are of one real floating dtype."""
-        if any(n != m and 1 not in (n, m) for n, m in zip(reversed(a.shape), reversed(b.shape), strict=False)):
+    def expect_operands(self, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:
+        """An error unless a and b are of one real floating dtype and, but for the last `apart` axes, broadcast together."""
+        shapes = (x.shape[: x.ndim - apart] for x in (a, b))
+        if any(n != m and 1 not in (n, m) for n, m in zip(*map(reversed, shapes), strict=False)):
             got = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ValueError(f"{self.name(theta)} expected shapes that broadcast together, got {got}; reshape one of them")
         if self.expect_floats(theta, a).dtype != self.expect_floats(theta, b).dtype:

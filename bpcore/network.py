@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from bpcore import checkpoint
-from bpcore.backend import Backend, get_backend, is_floating
+from bpcore.backend import Backend, get_backend, host_data, is_floating
 from bpcore.cost import Cost, cost
 from bpcore.layout import Layout, check_dtype, check_seed
 from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows
@@ -54,15 +54,28 @@ class Network:
         """How many trained numbers θ has: the length of ∇J."""
         return self.layout.trained
 
-    def place(self, x: Any) -> Array:
+    def place(self, x: Any, floating: bool = False) -> Array:
         """x (host data, or an array already there) on this backend; floating numbers in this network's dtype.
 
-        Integers stay integers. Raises TypeError for an array of another backend or device.
+        Integers stay integers, unless `floating`. Raises TypeError for an array of another backend or device.
         """
         if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None:
             return x
-        x = self.backend.asarray(x)
-        return self.backend.asarray(x, self.dtype) if x.dtype != self._dtype and is_floating(x) else x
+        host = host_data(x)
+        if host is None:
+            x = self.backend.asarray(x)
+            return self.backend.asarray(x, self.dtype) if floating or is_floating(x) else x
+        return self.backend.asarray(host, self.dtype if floating or host.dtype.kind == "f" else None)
+
+    def place_weights(self, weights: Any) -> Array | None:
+        """weights, placed, in this network's dtype. A ValueError where one is negative and can be seen without waiting."""
+        if weights is None:
+            return None
+        placed = self.place(weights, floating=True)
+        host = host_data(weights) if self.backend.asynchronous else self.backend.to_host(placed)
+        if host is not None and host.size and host.min() < 0:
+            raise ValueError(f"weights must be >= 0, got {host.min()}; mend the weights")
+        return placed
 
     def inputs(self, X: Any) -> tuple[Array, ...]:
         """The inputs of X, placed: a tuple X is several."""
@@ -85,19 +98,20 @@ class Network:
             raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
-        placed, weights = self.place(y), None if weights is None else self.place(weights)
-        look = self.backend.device is None or not self.backend.owns(y)  # at labels on the host, where a look costs little
-        evaluation = self.forward(loss, self.inputs(X), placed, weights, mode or Mode(look=True), look)
+        weights = self.place_weights(weights)
+        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode or Mode(look=True), host_data(y))
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
-        self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, look: bool = False
+        self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, labels: Any = None
     ) -> Evaluation:
-        """The forward pass of Algorithm 3 on arrays already here; look: check that y holds labels of the loss."""
+        """The forward pass of Algorithm 3 on arrays already here; labels: y on the host, whose values are looked at."""
         u, saved = self.module.forward(self._windows, *X, mode=mode)
-        if look:
+        if isinstance(u, tuple):
+            raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
+        if labels is not None:
             loss.expect(EMPTY, u, y, weights)
-            loss.check_labels(self.backend.to_host(y), u.shape[-1] if u.ndim else 1)
+            loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
         return Evaluation(loss, J, saved, of_loss)
 
@@ -146,8 +160,10 @@ class Network:
         return {"theta": self.backend.to_host(self._theta)}, {"network": header}
 
     def check_state(self, path: Any, tensors: dict[str, Any], header: dict[str, Any]) -> Any:
-        """The θ of a checkpoint on the host, or a CheckpointError where it is not one of this network. Assigns nothing."""
-        described = header.get("network", {})
+        """The θ of a checkpoint on the host, or a CheckpointError where it does not fit this network. Assigns nothing."""
+        described = header.get("network")
+        if not isinstance(described, dict):
+            raise checkpoint.CheckpointError(f"{path} has no network in it")
         checkpoint.expect(path, "parameters [start, shape]", self.layout.manifest(), described.get("parameters"))
         return checkpoint.tensor(path, tensors, "theta", self.layout.size, described.get("dtype", self.dtype))
 

@@ -41,11 +41,14 @@ class Optimizer:
         ):
             if hasattr(self, name):
                 at_least(name, getattr(self, name), low, below)
+                object.__setattr__(self, name, float(getattr(self, name)))  # a NumPy scalar would promote
         betas = getattr(self, "betas", (0.0, 0.0))
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas must be two numbers, got {betas!r}; e.g. (0.9, 0.999)")
         for beta in betas:
             at_least("betas", beta, 0.0, 1.0)
+        if hasattr(self, "betas"):
+            object.__setattr__(self, "betas", tuple(map(float, betas)))
 
     @property
     def moments(self) -> tuple[str, ...]:

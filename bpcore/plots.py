@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,10 @@ class LearningCurve(Callback):
     def __init__(self, path: str | os.PathLike[str], every: int = 10):
         whole("every", every)
         self.path, self.every = path, every
+
+    def on_start(self, trainer: Any) -> None:
+        if find_spec("matplotlib") is None:
+            raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'")
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         if record["epoch"] % self.every == 0:

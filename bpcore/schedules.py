@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -18,7 +18,9 @@ def whole(name: str, value: Any) -> None:
 
 
 class Schedule:
-    """What schedules share: most know the step alone, and keep no state."""
+    """What schedules share: most know the step alone, and keep no state. monitor: the record's entry that is looked at."""
+
+    monitor: str | None = None
 
     def __call__(self, step: int) -> float:
         raise TypeError(f"{type(self).__name__} must define __call__(self, step) -> factor")
@@ -92,6 +94,10 @@ class WarmUp(Schedule):
     steps: int
     then: Schedule = field(default_factory=Constant)
 
+    @property
+    def monitor(self) -> str | None:  # type: ignore[override]  # of `then`
+        return self.then.monitor
+
     def __post_init__(self) -> None:
         whole("steps", self.steps)
         if not isinstance(self.then, Schedule):
@@ -144,7 +150,8 @@ class ReduceOnPlateau(Schedule):
         at_least("factor", factor, 0.0, 1.0)
         at_least("patience", patience, 0)
         at_least("threshold", threshold, 0.0, 1.0)
-        self.factor, self.patience, self.threshold, self.monitor = factor, patience, threshold, monitor
+        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.monitor: str = monitor
         self.best, self.waited, self.current = math.inf, 0, 1.0
 
     def __call__(self, step: int) -> float:
@@ -175,6 +182,3 @@ def monitored(record: Mapping[str, Any], name: str) -> float:
         raise ValueError(f"there is no {name!r} to monitor, only {', '.join(record)}; choose one, or pass validation to fit")
     value: float = record[name]
     return value
-
-
-Scheduled = Schedule | Callable[[int], float]

@@ -29,7 +29,7 @@ def describe(module: Module) -> list[dict[str, Any]]:
             return {"initializer": type(value).__name__, "named": asdict(value)}
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
-        return {"unknown": repr(value)}
+        return {"unknown": type(value).__name__}
 
     def number(one: Module) -> int:
         if id(one) not in numbers:

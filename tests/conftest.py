@@ -99,6 +99,17 @@ def strict_device() -> Iterator[None]:
         yield
 
 
+def pytest_report_header() -> list[str]:
+    """Which backends the run covers, and why not the others."""
+    lines = []
+    for name in selected():
+        try:
+            bp.get_backend(name.partition("-")[0])
+        except RuntimeError as error:
+            lines.append(f"backend {name} is skipped: {error}")
+    return [f"backends: {', '.join(selected())}", *lines]
+
+
 @pytest.fixture(params=selected())
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Each backend of the matrix in turn."""

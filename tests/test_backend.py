@@ -213,6 +213,12 @@ def test_keep_mask_is_philox(shape, key, backend):
     assert np.array_equal(backend.to_host(mask), expected)
 
 
+def test_a_word_of_just_p_is_kept():
+    word = philox((1, 7, 0, 0), (5, 0))[0] & 0xFFFFFFFF
+    assert keep_mask(np.zeros(1), word / 2**32, (5, 7, 0, 0))[0]
+    assert not keep_mask(np.zeros(1), (word + 1) / 2**32, (5, 7, 0, 0))[0]
+
+
 def test_masks_differ_by_seed_step_micro_batch_and_use():
     like = np.zeros(64)
     keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]

@@ -63,7 +63,7 @@ DATA = {
     "lengths": ((X, Y[1:]), ValueError, r"expected X, y and weights of one length, got \[40, 39\] rows; drop"),
     "lengths of weights": ((X, Y, W[1:]), ValueError, r"of one length, got \[40, 40, 39\] rows"),
     "a scalar": ((X, 1), ValueError, "train expected arrays with an axis of examples, got a scalar"),
-    "text": ((X, Y.astype(str)), TypeError, "expected arrays of numbers, got dtype <U"),
+    "text": ((X, Y.astype(str)), TypeError, "expected numbers, got an array of dtype <U"),
     "ragged": ((X, [[1], [1, 2]]), ValueError, "inhomogeneous shape"),
     "X alone": ((X,), TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got a tuple of 1"),
     "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
@@ -101,7 +101,7 @@ def test_validation_data_at_the_same_door(name):
 def test_evaluate(name):
     given, error, message = DATA[name]
     run = trainer()
-    message = message.replace("train", "data").replace(r"\(2, 4\)", r"\(40, 4\)")
+    message = message.replace("train", "data")
     with unchanged(run), pytest.raises(error, match=message):
         run.evaluate(given)
 
@@ -184,7 +184,7 @@ def test_bad_types_and_hyperparameters(make, error, message):
 def test_nothing_to_monitor(monitor):
     """At the end of the first epoch: what there is, and how to have it."""
     run = trainer(callbacks=[monitor])
-    with pytest.raises(ValueError, match=r"there is no 'test_.*' to monitor, only epoch, .*pass validation to fit"):
+    with pytest.raises(ValueError, match=r"there is no 'test_.*' to monitor, only .*training_loss.*; choose one"):
         run.fit((X, Y), epochs=1)
 
 
@@ -254,7 +254,8 @@ def test_a_loss_that_is_not_finite(options, on):
     with pytest.raises(bp.NonFiniteLoss, match="the first module whose output is not finite is") as caught:
         run.fit((X, Y), (X, Y), epochs=4, batch_size=8)
     assert isinstance(caught.value, FloatingPointError)
-    assert "lower lr, pass clip_norm=1.0, or look at the scale of the data" in str(caught.value)
+    clip = "" if "clip_norm" in options else "pass clip_norm=1.0, "
+    assert f"lower lr, {clip}or look at the scale of the data" in str(caught.value)
     theta = on.to_host(run.network.theta)
     good = {1 + step: at_step for step, at_step in enumerate(thetas)} | {0: start}
     np.testing.assert_array_equal(theta, good[run.steps])

@@ -45,8 +45,18 @@ def test_orthogonal():
         W = Orthogonal()(np.random.default_rng(0), shape).reshape(-1, shape[-1])
         gram = W.T @ W if W.shape[0] >= W.shape[1] else W @ W.T
         np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-13)
+    generator = np.random.default_rng(0)
+    corner = np.mean([Orthogonal()(generator, (3, 3))[0, 0] for _ in range(2000)])  # 0 where all rotations are as likely
+    assert abs(corner) < 5 / np.sqrt(3 * 2000)
     with pytest.raises(ValueError, match=r"Orthogonal expected a weight of at least two axes, got shape \(3,\)"):
         bp.initialize(bp.Weight((3,), Orthogonal()))
+
+
+def test_every_parameter_has_a_stream_of_its_own():
+    """Layers of one shape differ, and a layer added at the end changes none before it."""
+    short, long = (bp.initialize(bp.Sequential(*(bp.Linear(4, 4) for _ in range(n)))) for n in (2, 3))
+    assert not np.any(long["0.W"] == long["1.W"])
+    assert np.array_equal(short["1.W"], long["1.W"])
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,13 @@ def binary_power_backward(a, b, u, v):
     return unbroadcast(v * b * a ** (b - 1), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
 
 
-def sum_backward(v, shape, axis, keepdims):
-    """B[Σ, z](v): v spread over the axes that were summed. A fresh array of the given shape."""
+def summation(z, axis, keepdims):
+    """Σ z over an axis, a tuple of them, or all (None)."""
+    return namespace(z).sum(z, axis=axis, keepdims=keepdims)
+
+
+def summation_backward(v, shape, axis, keepdims):
+    """B[Σ, z](v): v spread over the axes that were summed, a view of v in the shape of z."""
     xp = namespace(v)
     if not keepdims:
         axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
@@ -141,13 +146,23 @@ def sum_backward(v, shape, axis, keepdims):
     return xp.broadcast_to(v, tuple(shape))
 
 
-def ratio(shape, of):
-    """The number of entries of `shape` over that of `of`: what a mean divides by, inverted."""
-    return math.prod(shape) / math.prod(of)
+def mean(z, axis, keepdims):
+    """The mean of z over an axis, a tuple of them, or all (None)."""
+    return namespace(z).mean(z, axis=axis, keepdims=keepdims)
+
+
+def mean_backward(v, shape, axis, keepdims):
+    """B[mean, z](v): v over the number of entries that each mean is of, spread over them."""
+    return summation_backward(v * (math.prod(v.shape) / math.prod(shape)), shape, axis, keepdims)
+
+
+def concatenate(arrays, axis):
+    """The arrays joined along an axis."""
+    return namespace(arrays[0]).concat(arrays, axis=axis)
 
 
 def concatenate_backward(shapes, axis, v):
-    """B[concat, (z, ...)](v): the slices of v that each input became."""
+    """B[concatenate, (z, ...)](v): the slices of v that each input became."""
     axis = axis % v.ndim
     parts, start = [], 0
     for shape in shapes:

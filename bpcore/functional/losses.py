@@ -97,8 +97,8 @@ def target_rows(t, y, smoothing):
     xp = namespace(t)
     k = t.shape[-1]
     if y.ndim < t.ndim:
-        classes = xp.arange(k, dtype=y.dtype, device=device(y))
-        y = xp.astype(xp.expand_dims(y, axis=-1) == classes, t.dtype)  # (..., k)
+        classes = xp.arange(k, dtype=xp.int64, device=device(y))  # in y's own dtype, uint8 say, they could wrap
+        y = xp.astype(xp.expand_dims(xp.astype(y, xp.int64), axis=-1) == classes, t.dtype)  # (..., k)
     return y if not smoothing else (1 - smoothing) * y + smoothing / k
 
 

@@ -78,12 +78,8 @@ def squared_norm(g):
 
 
 @primitive
-def clip_norm(g, largest, clipped):
-    """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`. Returns ‖g‖, a scalar.
-
-    The norm stays on the device.
-    """
+def clip_norm(g, square, largest, clipped):
+    """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`; square is ‖g‖², a scalar."""
     xp = namespace(g)
-    norm = xp.sqrt(xp.sum(g * g))
+    norm = xp.sqrt(square)
     clipped[...] = g * (largest / xp.maximum(norm, xp.full_like(norm, largest)))
-    return norm

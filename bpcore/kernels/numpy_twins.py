@@ -179,7 +179,7 @@ def cross_entropy(t, y, weights, smoothing):
     if t.ndim < 2 or y.ndim != t.ndim - 1 or smoothing:
         return losses.cross_entropy.definition(t, y, weights, smoothing)
     phi = np.subtract(t, np.maximum.reduce(t, axis=-1, keepdims=True))
-    rows, y = phi.reshape(-1, t.shape[-1]), y.reshape(-1)  # a view: phi is contiguous where t is
+    rows, y = phi.reshape(-1, t.shape[-1]), y.reshape(-1)
     own = rows[np.arange(len(y)), y]
     np.exp(phi, out=phi)
     total = np.add.reduce(phi, axis=-1, keepdims=True)
@@ -203,10 +203,8 @@ def squared_norm(g):
     return np.dot(g, g)
 
 
-def clip_norm(g, largest, clipped):
-    norm = math.sqrt(np.dot(g, g))
-    np.multiply(g, largest / max(norm, largest), out=clipped)
-    return norm
+def clip_norm(g, square, largest, clipped):
+    np.multiply(g, largest / max(math.sqrt(square), largest), out=clipped)
 
 
 def in_blocks(update):

@@ -140,10 +140,8 @@ class AlongAxis(Module):
     """What softmax and its logarithm share: the axis, and whether rows stay independent."""
 
     def __init__(self, axis: int = -1):
-        if isinstance(axis, bool) or not isinstance(axis, int):
-            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, got {axis!r}")
-        self.axis = axis
-        self.rows_independent = axis == -1
+        self.axis = self.axis_number(axis)
+        self.rows_independent = self.axis == -1
 
     def expect(self, theta, z):
         self.expect_axis(theta, z, self.axis)

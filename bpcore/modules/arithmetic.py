@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from bpcore.backend import namespace
 from bpcore.functional import arithmetic as f
 from bpcore.module import Module
@@ -71,6 +74,7 @@ class MatMul(Module):
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
             got = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ValueError(f"{self.name(theta)} expected shapes (..., n, m) and (..., m, k), got {got}; reshape one of them")
+        self.expect_operands(theta, a, b, apart=2)
         return f.matmul(a, b), (a, b)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -109,12 +113,14 @@ class Power(Module):
     rows_independent = True
 
     def __init__(self, exponent: float | None = None):
-        if isinstance(exponent, bool) or not (exponent is None or isinstance(exponent, (int, float))):
-            raise ValueError(f"Power's exponent must be a number, or None for two inputs; got {exponent!r}")
-        self.exponent = exponent
+        rule = "or None for two inputs"
+        self.exponent = None if exponent is None else self.number("exponent", exponent, rule, math.isfinite)
 
     def forward(self, theta, a, *b, mode):
         self.expect_floats(theta, a)
+        if len(b) != (self.exponent is None):
+            wanted = "two inputs" if self.exponent is None else "one input"
+            raise ValueError(f"{self.name(theta)} expected {wanted}, got {1 + len(b)}; an exponent is given for one input only")
         if self.exponent is not None:
             return f.power(a, self.exponent), a
         self.expect_operands(theta, a, *b)
@@ -132,17 +138,21 @@ class Reduction(Module):
     """What Sum and Mean share: axis (one, a tuple, or None for all) and keepdims."""
 
     def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
-        self.axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
-        if any(isinstance(i, bool) or not isinstance(i, int) for i in self.axes(0)):
-            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, a tuple of them, or None, got {axis!r}")
+        if isinstance(axis, (list, tuple)):
+            self.axis: Any = tuple(map(self.axis_number, axis))
+        else:
+            self.axis = None if axis is None else self.axis_number(axis)
         self.keepdims = keepdims
 
     def axes(self, ndim):
         return range(ndim) if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
     def expect_axes(self, theta, z):
-        for axis in self.axes(z.ndim):
+        axes = self.axes(z.ndim)
+        for axis in axes:
             self.expect_axis(theta, z, axis)
+        if len({axis % z.ndim for axis in axes}) < len(axes):
+            raise ValueError(f"{self.name(theta)} expected axes that differ, got {axes} for z of {z.ndim} axes; name each once")
         return self.expect_floats(theta, z)
 
 
@@ -150,31 +160,27 @@ class Sum(Reduction):
     """u = Σ z over axis; over all axes, a scalar, unless given."""
 
     def forward(self, theta, z, mode):
-        return namespace(z).sum(self.expect_axes(theta, z), axis=self.axis, keepdims=self.keepdims), z.shape
+        return f.summation(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.sum_backward(v, saved, self.axis, self.keepdims)
+        return f.summation_backward(v, saved, self.axis, self.keepdims)
 
 
 class Mean(Reduction):
     """u = the mean of z over axis; over all axes, a scalar, unless given."""
 
     def forward(self, theta, z, mode):
-        u = namespace(z).mean(self.expect_axes(theta, z), axis=self.axis, keepdims=self.keepdims)
-        return u, (z.shape, f.ratio(u.shape, z.shape))
+        return f.mean(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        shape, ratio = saved
-        return f.sum_backward(v * ratio, shape, self.axis, self.keepdims)
+        return f.mean_backward(v, saved, self.axis, self.keepdims)
 
 
 class Concatenate(Module):
     """u = the inputs, one or more, joined along axis."""
 
     def __init__(self, axis: int = -1):
-        if isinstance(axis, bool) or not isinstance(axis, int):
-            raise ValueError(f"Concatenate's axis must be a whole number, got {axis!r}")
-        self.axis = axis
+        self.axis = self.axis_number(axis)
 
     def forward(self, theta, *z, mode):
         self.expect_axis(theta, z[0], self.axis)
@@ -182,7 +188,7 @@ class Concatenate(Module):
         if len({(*one.shape[:axis], *one.shape[axis + 1 :]) for one in z}) > 1 or len({one.dtype for one in z}) > 1:
             got = ", ".join(f"{tuple(one.shape)} of {one.dtype}" for one in z)
             raise ValueError(f"{self.name(theta)} expected arrays that differ in axis {self.axis} alone, got {got}; reshape them")
-        return namespace(z[0]).concat(z, axis=self.axis), tuple(one.shape for one in z)
+        return f.concatenate(z, self.axis), tuple(one.shape for one in z)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return f.concatenate_backward(saved, self.axis, v)

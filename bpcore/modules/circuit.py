@@ -67,6 +67,8 @@ class Circuit(Module):
         for (name, (_, *sources)), windows in zip(self.nodes.items(), theta.children, strict=True):
             values[name], for_backward = self.children[name].forward(windows, *(values[s] for s in sources), mode=mode)
             saved.append(for_backward)
+            if isinstance(values[name], tuple):
+                raise ValueError(f"{self.children[name].name(windows)} has several outputs, and a node has one; join them first")
         u = tuple(values[end] for end in self._ends)
         return (u[0] if isinstance(self.outputs, str) else u), saved
 

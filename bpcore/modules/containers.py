@@ -93,8 +93,8 @@ class MLP(Sequential):
             raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         if normalization is not None and normalization not in NORMALIZATIONS:
             raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
-        self.sizes, self.activation, self.dropout, self.normalization = sizes, activation, dropout, normalization
-        self.number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1)
+        self.sizes, self.activation, self.normalization = sizes, activation, normalization
+        self.dropout = self.number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1)
         sigma = activation if isinstance(activation, Module) else ACTIVATIONS[activation]()
         initializer = GlorotNormal() if isinstance(sigma, (a.Sigmoid, a.Tanh)) else HeNormal()
         layers: list[Module] = []
@@ -104,5 +104,5 @@ class MLP(Sequential):
                 layers.append(NORMALIZATIONS[normalization](n_out))
             layers.append(sigma)
             if dropout:
-                layers.append(Dropout(dropout))
+                layers.append(Dropout(self.dropout))
         super().__init__(*layers, Linear(sizes[-2], sizes[-1], initializer=LeCunNormal()))

@@ -17,6 +17,8 @@ from bpcore.module import Array, Module, Windows
 class Loss(Module):
     """What losses share: the checks of shapes, and Σ w."""
 
+    casts_labels = False  # whether labels of any dtype are taken
+
     def examples(self, y: Array) -> tuple[int, ...]:
         """The shape of ℓ for labels y."""
         return f.examples(y)
@@ -36,7 +38,7 @@ class Loss(Module):
                 f"{self.name(theta)} expected outputs and labels of one shape, got {tuple(z.shape)} and {tuple(y.shape)}; "
                 f"reshape the labels (nothing is broadcast), e.g. y.reshape({tuple(z.shape)})"
             )
-        if y.dtype != z.dtype:
+        if y.dtype != z.dtype and not self.casts_labels:
             raise TypeError(
                 f"{self.name(theta)} expected labels of dtype {z.dtype}, got {y.dtype}; convert: y.astype('{z.dtype}')"
             )
@@ -84,16 +86,15 @@ class LogisticLoss(Loss):
     y: integers, booleans or floats, of t's shape.
     """
 
+    casts_labels = True
+
     def forward(self, theta, t, y, weights=None, *, mode):
         self.expect(theta, t, y, weights)
-        y = namespace(t).astype(y, t.dtype)
+        y = namespace(t).astype(y, t.dtype, copy=False)
         return f.logistic(t, y, weights), (t, y, weights)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return (f.logistic_backward(*saved, v), *absent(saved))
-
-    def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        super().expect(theta, z, namespace(y).astype(y, self.expect_floats(theta, z).dtype), weights)
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.size and not (y.min() >= 0 and y.max() <= 1):
@@ -141,7 +142,7 @@ class CrossEntropy(Loss):
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.dtype.kind == "f":
-            if y.size and (y.min() < 0 or abs(y.sum(axis=-1) - 1).max() > 1e-3):
+            if y.size and not (y.min() >= 0 and abs(y.sum(axis=-1) - 1).max() <= 1e-3):  # NaN fails too
                 raise ValueError(
                     "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)"
                 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.backend import namespace
 from bpcore.functional import convolution as f
-from bpcore.functional.arithmetic import sum_backward
+from bpcore.functional.arithmetic import mean, mean_backward
 from bpcore.module import Module
 from bpcore.modules.convolution import Windowed
 
@@ -54,16 +54,13 @@ class GlobalAvgPool(Module):
     rows_independent = True
 
     def forward(self, theta, z, mode):
-        if z.ndim < 3:
+        if z.ndim < 3 or 0 in z.shape[1:-1]:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels) with an axis between, got {got}; reshape the data")
-        return namespace(z).mean(self.expect_floats(theta, z), axis=tuple(range(1, z.ndim - 1))), z.shape
+        return mean(self.expect_floats(theta, z), tuple(range(1, z.ndim - 1)), False), z.shape
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        entries = 1
-        for n in saved[1:-1]:
-            entries *= n
-        return sum_backward(v * (1 / entries), saved, tuple(range(1, len(saved) - 1)), False)
+        return mean_backward(v, saved, tuple(range(1, len(saved) - 1)), False)
 
 
 class Upsample(Module):

@@ -13,9 +13,14 @@ from bpcore.training.history import check_suffix
 
 
 class Callback:
-    """What callbacks share: they do nothing, and have no state. Those with `last` are told after the others."""
+    """What callbacks share: they do nothing, and have no state. Those with `last` are told after the others.
+
+    monitor, path: the record's entry that is looked at, and the file that is written; `fit` begins by seeing to both.
+    """
 
     last = False
+    monitor: str | None = None
+    path: str | os.PathLike[str] | None = None
 
     def on_start(self, trainer: Any) -> None:
         """`fit` begins, or goes on."""
@@ -83,7 +88,8 @@ class EarlyStopping(Callback):
 
     def __init__(self, monitor: str = "test_loss", patience: int = 10, min_delta: float = 0.0, higher: bool = False):
         whole("patience", patience)
-        self.monitor, self.patience, self.min_delta, self.higher = monitor, patience, min_delta, higher
+        self.monitor: str = monitor
+        self.patience, self.min_delta, self.higher = patience, min_delta, higher
         self.best, self.best_epoch, self.waited = -math.inf if higher else math.inf, 0, 0
         self.theta: Any = None
 
@@ -121,6 +127,7 @@ class Checkpoint(Callback):
         if every is not None:
             whole("every", every)
         self.path, self.every, self.best, self.higher = path, every, best, higher
+        self.monitor = best
         self.value = -math.inf if higher else math.inf
 
     def on_step(self, trainer: Any, J: Array) -> None:

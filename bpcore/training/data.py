@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.backend import Backend, backend_of, is_array
+from bpcore.backend import Backend, backend_of, host_data
 
 Batch = tuple[tuple[Any, ...], Any, Any]  # inputs, labels, weights or None
 Reading = Generator[Batch, None, None]  # batches that can be closed
@@ -39,11 +39,11 @@ def split(given: Any, name: str) -> Batch:
 
 
 def array(x: Any) -> Any:
-    """x itself if it is an array, else as a NumPy array; numbers only."""
-    x = x if is_array(x) else np.asarray(x)
-    if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
-        raise TypeError(f"expected arrays of numbers, got dtype {x.dtype}; convert it, e.g. X.astype('float32')")
-    return x
+    """x itself if it is an array of a backend or a NumPy array (a memmap stays one), else as a NumPy array."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+        return x
+    host = host_data(x)
+    return x if host is None else host
 
 
 def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> int:
@@ -60,7 +60,7 @@ def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> i
 def check_finite(name: str, label: str, x: Any) -> None:
     """A ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
     backend = backend_of(x)
-    rows = max(1, BLOCK // max(1, x[:1].size if isinstance(x, np.ndarray) else 1)) if backend.device is None else x.shape[0]
+    rows = max(1, BLOCK // max(1, x[:1].size)) if backend.device is None else x.shape[0]
     count, first = 0, None
     for start in range(0, x.shape[0], rows):
         block = backend.to_host(x[start : min(start + rows, x.shape[0]), ...])
@@ -221,6 +221,6 @@ class Batches:
         if empty:
             raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")
 
-    def sample(self, size: int, seed: int) -> Batches:
-        """All of them: a part cannot be drawn."""
-        return self
+    def sample(self, size: int, seed: int) -> Arrays:
+        """A ValueError: how many there are is not known."""
+        raise ValueError(f"training_sample needs arrays to draw from, and {self.name} is an iterable; leave training_sample out")

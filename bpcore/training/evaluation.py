@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.backend import backend_of, kind
+from bpcore.backend import backend_of, host_data, kind
 from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
@@ -13,10 +13,15 @@ from bpcore.training.metrics import Metric
 
 
 def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
-    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels and ids in range."""
+    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels and ids are in range.
+
+    Of batches the first is looked at here, and each other as it comes.
+    """
     given.check()
     inputs, y, weights = next(iter(given.in_order(2)))
-    check_batch(network, loss, inputs, y, weights, given.y if isinstance(given, Arrays) else y)
+    known = given.y if isinstance(given, Arrays) else y
+    weights = None if weights is None else network.place(weights, floating=True)
+    network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(), backend_of(known).to_host(known))
     if isinstance(given, Arrays):
         for row in extremes(given.inputs):
             network(tuple(x[row : row + 1, ...] for x in given.inputs))  # an id that an embedding does not have is an error
@@ -28,33 +33,28 @@ def extremes(inputs: tuple[Any, ...]) -> list[int]:
     return [int(at) // (x.size // x.shape[0]) for x in hosts for at in (x.argmin(), x.argmax())]
 
 
-def check_batch(network: Network, loss: Loss, inputs: Any, y: Any, weights: Any, labels: Any = None) -> None:
-    """Raise unless one batch fits the network and the loss, and `labels` (y unless given) are in range."""
-    u = network(inputs)
-    loss.expect(EMPTY, u, network.place(y), None if weights is None else network.place(weights))
-    labels = y if labels is None else labels
-    loss.check_labels(backend_of(labels).to_host(labels), u.shape[-1] if u.ndim else 1)
-
-
 def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays | Batches, batch_size: int) -> dict[str, float]:
     """The loss and the metrics by name. The device is waited for once, at the end."""
-    backend, totals = network.backend, None
+    backend = network.backend
+    totals: list[Any] = []  # of the loss, then of each metric
     for inputs, y, weights in given.in_order(batch_size):
-        y, weights = network.place(y), None if weights is None else network.place(weights)
-        t = network(inputs)
+        labels = host_data(y) if isinstance(given, Batches) else None  # those of arrays were looked at, all of them
+        y, weights = network.place(y), None if weights is None else network.place(weights, floating=True)
+        t = network(inputs, mode=Mode(look=not backend.asynchronous))
+        if labels is not None:
+            loss.expect(EMPTY, t, y, weights)
+            loss.check_labels(labels, t.shape[-1] if t.ndim else 1)
         J, _ = loss.forward(EMPTY, t, y, weights, mode=Mode())
         share = loss.total_weight(y, weights)
-        sums = [J * share, share]
-        if metrics:
-            w = backend.zeros(loss.examples(y), t.dtype) + 1 if weights is None else weights
-            sums.extend(term for metric in metrics for term in metric.terms(t, y, w))
-        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-    numbers = [float(x if isinstance(x, (int, float)) else backend.to_host(x)) for x in totals or ()]
-    if not numbers[1] > 0:
+        w = backend.zeros(loss.examples(y), t.dtype) + 1 if metrics and weights is None else weights
+        sums = [(J * share, share), *(metric.terms(t, y, w) for metric in metrics)]
+        if totals:
+            joined = (metric.join(old, new) for metric, old, new in zip(metrics, totals[1:], sums[1:], strict=True))
+            sums = [(totals[0][0] + sums[0][0], totals[0][1] + share), *joined]
+        totals = sums
+    (J_sum, weight), *rest = [
+        [float(x if isinstance(x, (int, float)) else backend.to_host(x)) for x in terms] for terms in totals
+    ]
+    if not weight > 0:
         raise ValueError(f"{given.name}: all weights are zero; give at least one example a weight above zero")
-    figures = {"loss": numbers[0] / numbers[1]}
-    start = 2
-    for metric in metrics:
-        figures[metric.name] = metric.value(*numbers[start : start + metric.n_terms])
-        start += metric.n_terms
-    return figures
+    return {"loss": J_sum / weight, **{metric.name: metric.value(*terms) for metric, terms in zip(metrics, rest, strict=True)}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,8 @@ class History:
             writer.writerows(self.records)
             content = buffer.getvalue()
         else:
-            content = "".join(json.dumps(record) + "\n" for record in self.records)
-        temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+            content = "".join(json.dumps({k: plain(v) for k, v in record.items()}) + "\n" for record in self.records)
+        temporary = Path(f"{os.fspath(path)}.tmp")
         temporary.write_text(content, encoding="utf-8")
         os.replace(temporary, path)
 
@@ -66,6 +67,11 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
     """A ValueError unless path ends in .csv or .jsonl."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
+
+
+def plain(value: Any) -> Any:
+    """value, or None where it is NaN or infinite, which JSON has no word for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Metrics: sums over batches on the device, put together on the host.
 
-`terms(t, y, w)` gives scalars of one batch, t the network's outputs, w one weight an example; they are added over batches,
-and `value` makes the number of the totals. Labels y of class index or probability rows, or of t's shape for regression.
+`terms(t, y, w)` gives scalars of one batch, t the network's outputs, w one weight an example; `join` puts batches
+together, and `value` makes the number of the totals. Labels y of class index or probability rows, or of t's shape for regression.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from bpcore.backend import is_floating, namespace
 from bpcore.functional.activations import log_softmax
-from bpcore.functional.losses import per_example
+from bpcore.functional.losses import per_example, total
 from bpcore.module import Array
 
 
@@ -19,12 +19,21 @@ class Metric:
     """What metrics share. `name` is the history's column."""
 
     name = ""
-    n_terms = 2
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
         """The sums of one batch: by default Σ w s and Σ w, s being the score of each example."""
         xp = namespace(t)
         return xp.sum(self.scores(t, y) * w), xp.sum(w)
+
+    def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The terms of two sets of batches as those of both."""
+        return tuple(a + b for a, b in zip(old, new, strict=True))
+
+    def expect(self, right: bool, t: Array, y: Array) -> None:
+        """A ValueError unless outputs and labels are shaped as this metric needs them."""
+        if not right:
+            got = f"outputs {tuple(t.shape)} and labels {tuple(y.shape)} of {y.dtype}"
+            raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
 
     def scores(self, t: Array, y: Array) -> Array:
         """One number an example."""
@@ -40,18 +49,22 @@ def classes(y: Array) -> Array:
     return namespace(y).argmax(y, axis=-1) if is_floating(y) else y
 
 
+def of_logits(t: Array, y: Array) -> bool:
+    """Whether t are logits with a label 0 or 1 each, as LogisticLoss takes them, rather than one of k classes."""
+    return tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1 or not is_floating(y))
+
+
 class Accuracy(Metric):
-    """The part of the examples whose class is right: the largest logit, or, for one logit t with labels 0 and 1, t > 0."""
+    """The part of the examples whose class is right: the largest logit. For logits with labels 0 and 1, t > 0."""
 
     name = "accuracy"
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
-        if tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1):
-            right = per_example(xp.astype((t > 0) == (y > 0.5 if is_floating(y) else y > 0), t.dtype))
-        else:
-            right = xp.astype(xp.argmax(t, axis=-1) == xp.astype(classes(y), xp.int64), t.dtype)
-        return right
+        if of_logits(t, y):
+            return mean_of_outputs(xp.astype((t > 0) == (y > 0.5 if is_floating(y) else xp.astype(y, xp.bool)), t.dtype))
+        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
+        return xp.astype(xp.argmax(t, axis=-1) == xp.astype(classes(y), xp.int64), t.dtype)
 
 
 class TopK(Metric):
@@ -64,6 +77,7 @@ class TopK(Metric):
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
+        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
         rows = xp.reshape(t, (-1, t.shape[-1]))
         index = xp.reshape(xp.astype(classes(y), xp.int64), (-1, 1))
         own = xp.take_along_axis(rows, index, axis=-1)  # the logit of the right class
@@ -77,6 +91,7 @@ class MSE(Metric):
     name = "mse"
 
     def scores(self, t: Array, y: Array) -> Array:
+        self.expect(t.shape == y.shape, t, y)
         return mean_of_outputs((t - y) * (t - y))
 
 
@@ -95,6 +110,7 @@ class MAE(Metric):
     name = "mae"
 
     def scores(self, t: Array, y: Array) -> Array:
+        self.expect(t.shape == y.shape, t, y)
         return mean_of_outputs(namespace(t).abs(t - y))
 
 
@@ -102,30 +118,40 @@ class R2(Metric):
     """1 - Σ w (y - h(x))² / Σ w (y - ȳ)², ȳ the mean over all examples and outputs; NaN where the labels are constant."""
 
     name = "r2"
-    n_terms = 4
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
+        self.expect(t.shape == y.shape, t, y)
         xp = namespace(t)
-        t, y, w = (xp.astype(x, xp.float64) for x in (t, y, w))  # Σ y² - (Σ y)² / n loses half the digits
-        scores = ((t - y) * (t - y), y, y * y)
-        return (*(xp.sum(mean_of_outputs(s) * w) for s in scores), xp.sum(w))
+        t, y, w = (xp.astype(x, xp.float64) for x in (t, y, w))
+        weight = total(w)  # above zero: a batch may have none
+        residual = xp.sum(mean_of_outputs((t - y) * (t - y)) * w)
+        mean = xp.sum(mean_of_outputs(y) * w) / weight
+        spread = xp.sum(mean_of_outputs((y - mean) * (y - mean)) * w)
+        return residual, weight, mean, spread
+
+    def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Means and spreads of two sets together; Σ y² - (Σ y)² / n would lose the digits.        Chan et al., 1979"""
+        (residual_a, a, mean_a, spread_a), (residual_b, b, mean_b, spread_b) = old, new
+        weight, apart = a + b, mean_b - mean_a
+        spread = spread_a + spread_b + apart * apart * (a * b / weight)
+        return residual_a + residual_b, weight, mean_a + apart * (b / weight), spread
 
     def value(self, *sums: float) -> float:
-        residual, total, squares, weight = sums
-        spread = squares - total * total / weight
+        residual, _, _, spread = sums
         return 1 - residual / spread if spread > 0 else math.nan
 
 
 class LogLoss(Metric):
-    """The mean of -log φ_y from logits, φ = softmax(t); for one logit with labels 0 and 1, the logistic loss."""
+    """The mean of -log φ_y from logits, φ = softmax(t); for logits with labels 0 and 1, the logistic loss."""
 
     name = "log_loss"
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
-        if tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1):
+        if of_logits(t, y):
             y = xp.astype(y, t.dtype)
             return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
+        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
         log_phi = log_softmax(t, -1)
         if is_floating(y):
             return -xp.sum(y * log_phi, axis=-1)

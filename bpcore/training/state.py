@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bpcore import checkpoint
 from bpcore.schedules import Schedule
+from bpcore.structure import describe
+from bpcore.training.guard import Guard
 from bpcore.training.history import History
 
 if TYPE_CHECKING:
@@ -45,11 +48,13 @@ def resume(trainer: Trainer, path: Any) -> None:
     net, training = trainer.network, header.get("training")
     if not isinstance(training, dict):
         raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and train anew")
-    checkpoint.expect(path, "dtype", net.dtype, header.get("network", {}).get("dtype"))
+    trainer.check_bound()
     theta = net.check_state(path, tensors, header)
+    checkpoint.expect(path, "dtype", net.dtype, header["network"].get("dtype"))
+    checkpoint.expect(path, "network", describe(net.module), header["network"].get("structure"))
     try:
         optimizer, schedule = training["optimizer"]["class"], dict(training["schedule"])
-        steps, epoch, position = training["counters"]
+        steps, epoch, position = (operator.index(n) for n in training["counters"])
         position_of = None if training["position_of"] is None else tuple(training["position_of"])
         seed, finished, history = training["seed"], training["finished"], History(list(training["history"]))
         callbacks = [(callback["class"], callback["numbers"]) for callback in training["callbacks"]]
@@ -62,6 +67,9 @@ def resume(trainer: Trainer, path: Any) -> None:
     moments = {n: checkpoint.tensor(path, tensors, f"optimizer.{n}", size, net.dtype) for n in trainer.moments}
     classes = [type(callback).__name__ for callback in trainer.callbacks]
     checkpoint.expect(path, "callbacks", classes, [name for name, _ in callbacks])
+    for name in tensors:
+        if name.startswith("callback.") and name.endswith(".theta"):  # one keeps it: arrays of other names are its own
+            checkpoint.tensor(path, tensors, name, net.layout.size, net.dtype)
     own = trainer.schedule.state() if isinstance(trainer.schedule, Schedule) else {}
     if own and schedule:
         checkpoint.expect(path, "a schedule with", sorted(own), sorted(schedule))
@@ -71,7 +79,7 @@ def resume(trainer: Trainer, path: Any) -> None:
         trainer.moments[name][...] = net.backend.asarray(vector)
     trainer.steps, trainer.epoch, trainer.position, trainer.position_of = steps, epoch, position, position_of
     trainer.seed, trainer.finished, trainer.history = seed, finished, history
-    trainer.restart()
+    trainer.guard = Guard(trainer)
     if isinstance(trainer.schedule, Schedule) and own and schedule:
         trainer.schedule.restore(schedule)
     for i, (callback, (_, numbers)) in enumerate(zip(trainer.callbacks, callbacks, strict=True)):

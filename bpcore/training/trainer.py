@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from bpcore.backend import host_data
+from bpcore.checkpoint import check_place
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm, squared_norm
 from bpcore.layout import check_seed
@@ -18,21 +20,17 @@ from bpcore.module import Array, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer, at_least
-from bpcore.schedules import Constant, Schedule, whole
+from bpcore.schedules import Constant, Schedule, monitored, whole
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batch, Batches, data
-from bpcore.training.evaluation import check_batch, check_data, evaluate
+from bpcore.training.data import Batch, check_lengths, data
+from bpcore.training.evaluation import check_data, evaluate
+from bpcore.training.guard import Guard
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
 from bpcore.training.reading import Augment, batches
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
-LOOK_EVERY = 100  # steps between two looks at J where looking makes the host wait
-
-
-class NonFiniteLoss(FloatingPointError):
-    """J or its gradient is NaN or infinite. The network is back at its last good θ."""
 
 
 class Trainer:
@@ -71,7 +69,8 @@ class Trainer:
         self.network, self.loss, self.optimizer = network, loss, optimizer
         self.schedule = Constant() if schedule is None else schedule
         self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
-        self.clip_norm, self.accumulate, self.seed = clip_norm, accumulate, check_seed(seed)
+        self.clip_norm = None if clip_norm is None else float(clip_norm)  # a NumPy scalar would promote
+        self.accumulate, self.seed = accumulate, check_seed(seed)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
@@ -90,118 +89,73 @@ class Trainer:
         net = self.network
         self._theta = net.theta
         self._trained = net.theta[: net.n_parameters]
-        self._gradient = net.backend.zeros(net.n_parameters, net.dtype)
+        self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
         self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
         self.moments = self.optimizer.start(self._trained)
-        self._good: dict[str, Any] | None = None
-        self._last: Any = None
+        self.guard = Guard(self)
 
-    def restart(self) -> None:
-        """Forget what was kept aside: θ and the moments were just assigned."""
-        self._good, self._last = None, None
+    def check_bound(self) -> None:
+        """A RuntimeError where the network was moved: the optimiser's vectors were not."""
+        if self.network.theta is not self._theta:
+            raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
 
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
-        values, where J or ∇J is not finite: looked at before the update on a CPU, at every hundredth step on a GPU.
+        values, where J or ∇J is not finite: see Guard.
         """
+        self.check_bound()
         net = self.network
-        if net.theta is not self._theta:
-            raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
-        inputs, y = net.inputs(X), net.place(y)
-        weights = None if weights is None else net.place(weights)
-        if net.backend.asynchronous and self._good is None:
-            self._keep()
+        inputs, labels, y = net.inputs(X), host_data(y), net.place(y)
+        weights, look = net.place_weights(weights), not net.backend.asynchronous
         if self.accumulate == 1:
-            mode = Mode(True, self.seed, self.steps, look=not net.backend.asynchronous)
-            evaluation = net.forward(self.loss, inputs, y, weights, mode)
-            J, modes = evaluation.J, (mode,)
-            gradient = net.backward(evaluation, self._gradient)
+            modes = [Mode(True, self.seed, self.steps, look=look)]
+            evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
+            J, gradient = evaluation.J, net.backward(evaluation, self.gradient)
         else:
-            J, gradient, modes = self._accumulated(inputs, y, weights)
+            parts = range(min(self.accumulate, y.shape[0]))
+            modes = [Mode(True, self.seed, self.steps, k, look) for k in parts]
+            J, gradient = self._accumulated(inputs, y, weights, modes, labels)
+        square = squared_norm(gradient)
+        self.guard.look(J, square, inputs, y, weights, modes[0])
         if self.clip_norm is not None:
-            square = clip_norm(gradient, self.clip_norm, gradient)
-        elif not net.backend.asynchronous:
-            square = squared_norm(gradient)
-        if not net.backend.asynchronous and not (math.isfinite(J) and math.isfinite(square)):
-            self._check_gradient(J, gradient, inputs, y, modes)
-        lr = self.optimizer.lr * float(self.schedule(self.steps))
-        self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, lr, net.layout.decayed)
+            clip_norm(gradient, square, self.clip_norm, gradient)
+        self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, self.lr, net.layout.decayed)
         for mode in modes:
             mode.commit()
         self.steps += 1
-        self._last = (J, inputs, modes[0])
-        if net.backend.asynchronous and self.steps % LOOK_EVERY == 0:
-            self.look()
         return J
 
-    def _accumulated(self, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> tuple[Array, Array, Any]:
-        """J, ∇J and the modes of a batch in micro-batches, put together by their Σ w."""
-        net, n = self.network, y.shape[0]
-        parts = min(self.accumulate, n)
-        J: Any = 0.0
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        lr = self.optimizer.lr * float(self.schedule(self.steps))
+        if not math.isfinite(lr):
+            raise ValueError(f"the schedule gave a learning rate of {lr} at step {self.steps}; it must be finite")
+        return lr
+
+    def _accumulated(
+        self, inputs: tuple[Array, ...], y: Array, weights: Array | None, modes: list[Mode], labels: Any
+    ) -> tuple[Array, Array]:
+        """J and ∇J of a batch in micro-batches, put together by their Σ w."""
+        net, n, parts = self.network, check_lengths("a batch", inputs, y, weights), len(modes)
+        if n == 0:
+            raise ValueError("a batch is empty: X has 0 rows; give at least one example")
         total = self.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
-        modes = [Mode(True, self.seed, self.steps, k, not net.backend.asynchronous) for k in range(parts)]
+        J, gradient = 0.0, self.gradient
         for k, mode in enumerate(modes):
             rows = slice(k * n // parts, (k + 1) * n // parts)
-            w = None if weights is None else weights[rows, ...]
-            evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode)
+            w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
+            evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
             share = self.loss.total_weight(y[rows, ...], w)
             J = J + evaluation.J * share
             if k == 0:
-                gradient = net.backward(evaluation, self._gradient, share)
+                net.backward(evaluation, gradient, share)
             else:
                 gradient[...] = gradient + net.backward(evaluation, self._micro, share)
         gradient[...] = gradient / total
-        return J / total, gradient, modes
-
-    def _check_gradient(self, J: Array, gradient: Array, inputs: tuple[Array, ...], y: Array, modes: Any) -> None:
-        """Raise NonFiniteLoss where J or an entry of ∇J is not finite (the norm alone may overflow). θ was not touched."""
-        net = self.network
-        if math.isfinite(J):
-            windows = net.layout.windows(gradient)
-            bad = [path for path, g in windows.items() if not bool(net.backend.xp.all(net.backend.xp.isfinite(g)))]
-            if not bad:
-                return
-            where = f"the gradient of {bad[0]} is not finite"
-        else:
-            found = net.first_not_finite(inputs, modes[0])
-            where = f"the first module whose output is not finite is {found}" if found else f"{type(self.loss).__name__} is not"
-        raise NonFiniteLoss(self._story(float(J), where))
-
-    def _story(self, J: float, where: str) -> str:
-        return (
-            f"J = {J} at step {self.steps}: {where}. θ is back at its last good values; lower lr, pass clip_norm=1.0, or look "
-            "at the scale of the data"
-        )
-
-    def _keep(self) -> None:
-        """Keep θ and the state aside, to return to."""
-        xp = self.network.backend.xp
-        vectors = {"theta": self._theta, **self.moments}
-        self._good = {name: xp.asarray(vector, copy=True) for name, vector in vectors.items()}
-        self._good_counters = (self.steps, self.epoch, self.position)
-
-    def look(self) -> None:
-        """Where looking makes the host wait: keep θ aside if J and θ are finite, else go back and raise NonFiniteLoss."""
-        backend = self.network.backend
-        if not backend.asynchronous or self._last is None:
-            return
-        J, inputs, mode = self._last
-        J = float(backend.to_host(J))
-        if math.isfinite(J) and bool(backend.to_host(backend.xp.all(backend.xp.isfinite(self._theta)))):
-            self._keep()
-            return
-        found = self.network.first_not_finite(inputs, mode)
-        since = f"since step {self._good_counters[0]} J or θ stopped being finite"
-        where = f"{since}; the first module whose output is not finite is {found}" if found else since
-        if self._good is not None:
-            for name, vector in {"theta": self._theta, **self.moments}.items():
-                vector[...] = self._good[name]
-            self.steps, self.epoch, self.position = self._good_counters
-            self._last = None
-        raise NonFiniteLoss(self._story(J, where))
+        return J / total, gradient
 
     def fit(
         self,
@@ -235,9 +189,10 @@ class Trainer:
         if read_ahead != 0:
             whole("read_ahead", read_ahead)
         examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
-        for given in (examples, held_out):
-            if given is not None:
-                check_data(self.network, self.loss, given)
+        check_data(self.network, self.loss, examples)
+        if held_out is not None:
+            check_data(self.network, self.loss, held_out)
+        self._check_callbacks(held_out is not None)
         if self.position and (examples.n, batch_size) != self.position_of:
             raise ValueError(
                 f"an epoch is under way, {self.position} steps into (rows, batch size) {self.position_of}; got "
@@ -254,36 +209,46 @@ class Trainer:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
                     counters = self.seed, self.epoch, self.position
                     with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
-                        self._epoch(examples, shuffled, measured, held_out)
+                        self._epoch(shuffled, measured, held_out)
             finally:
                 for callback in self.callbacks:
                     callback.on_end(self)
         return self.history
 
-    def _epoch(self, examples: Arrays | Batches, shuffled: Iterator[Batch], measured: Any, held_out: Any) -> None:
+    def _check_callbacks(self, held_out: bool) -> None:
+        """Raise now, not after an epoch, where something monitors what is not measured, or has no place to write to."""
+        names = ["loss", *(m.name for m in self.metrics)]
+        columns = [f"training_{name}" for name in names] + [f"test_{name}" for name in names if held_out] + ["gap"] * held_out
+        for told in (self.schedule, *self.callbacks):
+            monitor, path = getattr(told, "monitor", None), getattr(told, "path", None)
+            if monitor is not None:
+                monitored(dict.fromkeys(columns, 0.0), monitor)
+            if path is not None:
+                check_place(path)
+
+    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
         for inputs, y, weights in shuffled:
-            if isinstance(examples, Batches):
-                check_batch(self.network, self.loss, inputs, y, weights)
             J = self.step(inputs, y, weights)
             self.position += 1
+            if self.guard.candidate is not None:
+                self.guard.look_back()
             for callback in self.callbacks:
                 callback.on_step(self, J)
             if self.interrupted:
                 return
-        self.look()
-        lr = self.optimizer.lr * float(self.schedule(self.steps))
-        record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": lr}
+        self.guard.look_back()
+        record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr}
         for prefix, given in (("training", measured), ("test", held_out)):
             if given is not None:
                 record.update({f"{prefix}_{name}": value for name, value in self.evaluate(given).items()})
+        self.guard.expect_good(record["training_loss"])
         if held_out is not None:
             record["gap"] = record["test_loss"] - record["training_loss"]
         record["seconds"] = time.perf_counter() - started
         self.epoch, self.position = self.epoch + 1, 0
-        if self._good is not None and self._good_counters[0] == self.steps:
-            self._good_counters = (self.steps, self.epoch, 0)  # to go back is not to measure the epoch again
+        self.guard.keep()
         self.history.append(record)
         if isinstance(self.schedule, Schedule):
             self.schedule.observe(record)
@@ -293,14 +258,18 @@ class Trainer:
     def evaluate(self, given: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
         """The loss J and the metrics over all of `given`, in evaluation mode. Raises like `fit` where data do not fit."""
         whole("batch_size", batch_size)
-        return evaluate(self.network, self.loss, self.metrics, data(given, "data"), batch_size)
+        examples = data(given, "data")
+        if examples is not given:  # else `fit` has checked them
+            check_data(self.network, self.loss, examples)
+        return evaluate(self.network, self.loss, self.metrics, examples, batch_size)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that decides the next step to `path`, atomically: a run resumed from it ends bit for bit the same.
 
         `Network.load` reads the network of it too.
         """
-        self.look()
+        self.guard.look_back()
+        self.guard.expect_good(self.guard.J())
         state.save(self, path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:

@@ -1,0 +1,260 @@
+"""What modules, losses and networks say of wrong input: the module by its path, what it expected, what it got, the repair.
+
+And nothing changes. (test_errors.py has what a trainer refuses.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+from bpcore.initializers import Zeros
+from bpcore.module import EMPTY, Module, Parameter
+
+NET = bp.Network(bp.Sequential(bp.MLP([4, 5, 3]), bp.Identity()), backend="numpy")
+X4, INTS, ONES = np.zeros((2, 4)), np.zeros((2, 4), "int64"), np.ones(2)
+
+EVALUATED = [  # module, input, exception, text
+    (
+        NET.module,
+        np.zeros((2, 3)),
+        ValueError,
+        r"0\.0: Linear expected features 4 .*, got z of shape \(2, 3\); pass n_in=3 or fix",
+    ),
+    (
+        NET.module,
+        np.zeros(()),
+        ValueError,
+        r"0\.0: Linear expected features 4 .*, got z of shape \(\); give it an axis of features",
+    ),
+    (NET.module, INTS, TypeError, r"0\.0: Linear expected floating numbers, got \S*int64; convert: X\.astype\('float32'\)"),
+    (NET.module, [["a"] * 4], TypeError, r"expected numbers, got an array of dtype <U1; convert it"),
+    (bp.Sequential(bp.ReLU()), INTS, TypeError, r"0: ReLU expected floating numbers, got \S*int64; convert"),
+    (bp.LayerNorm(3), X4, ValueError, r"LayerNorm expected features 3 .*, got z of shape \(2, 4\); pass n=4 or fix the data"),
+    (bp.RMSNorm(3), X4, ValueError, r"RMSNorm expected features 3 .*; pass n=4 or fix the data"),
+    (bp.Sequential(bp.Reshape((2, 3))), X4, ValueError, r"0: Reshape expected rows that reshape to \(2, 3\), got .*\(2, 4\); "),
+    (bp.Flatten(), np.zeros(()), ValueError, r"Flatten expected rows that reshape to \(-1,\), got z of shape \(\)"),
+    (bp.Softmax(2), X4, ValueError, r"Softmax expected an axis 2, got z of shape \(2, 4\); choose an axis that is there"),
+    (bp.Sum((0, -3)), X4, ValueError, r"Sum expected an axis -3, got z of shape \(2, 4\); choose an axis that is there"),
+    (bp.Residual(bp.Linear(4, 3)), X4, ValueError, r"Residual expected a body that keeps the shape, got \(2, 4\) to \(2, 3\); "),
+    (bp.Add(), (X4, np.zeros((2, 3))), ValueError, r"Add expected shapes that broadcast together, got \(2, 4\) and \(2, 3\); "),
+    (bp.Power(), (X4, np.zeros((3, 4))), ValueError, r"Power expected shapes that broadcast together, got \(2, 4\) and \(3, 4\)"),
+    (bp.Multiply(), (X4, INTS), TypeError, r"Multiply expected floating numbers, got \S*int64; convert"),
+    (
+        bp.MatMul(),
+        (X4, X4),
+        ValueError,
+        r"MatMul expected shapes \(\.\.\., n, m\) and \(\.\.\., m, k\), got \(2, 4\) and \(2, 4\); ",
+    ),
+    (
+        bp.Concatenate(),
+        (X4, np.zeros((3, 4))),
+        ValueError,
+        r"Concatenate expected arrays that differ in axis -1 alone, got \(2, 4\)",
+    ),
+    (bp.Concatenate(2), (X4, X4), ValueError, r"Concatenate expected an axis 2, got z of shape \(2, 4\)"),
+]
+
+VALUES = "CrossEntropy expected class indices 0 to 2 for 3 outputs, got values from "
+SHAPES = r"expected class indices of shape \(2,\) or probability rows of shape \(2, 3\), got y of shape "
+ROWS = "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them"
+INDICES = "CrossEntropy expected class indices of an integer dtype, got y of dtype "
+WEIGHTS = r"expected weights of shape \(2,\) and dtype \S*float32, got "
+LABELLED = [  # loss, y, weights, exception, text
+    (bp.CrossEntropy(), [0, 3], None, ValueError, VALUES + r"0 to 3; recode the labels, or give the last layer 4 outputs"),
+    (bp.CrossEntropy(), [-1, 0], None, ValueError, VALUES + r"-1 to 0; recode the labels$"),
+    (bp.CrossEntropy(), [0.0, 1.0], None, TypeError, INDICES + r"\S*float\d\d; convert: y\.astype\('int64'\)"),
+    (bp.CrossEntropy(), [True, False], None, TypeError, INDICES + r"\S*bool; convert"),
+    (bp.CrossEntropy(), [[0], [1]], None, ValueError, SHAPES + r"\(2, 1\) .*; reshape the labels"),
+    (bp.CrossEntropy(), [0, 1, 2], None, ValueError, SHAPES + r"\(3,\) .*; reshape the labels"),
+    (bp.CrossEntropy(), np.ones((2, 3)), None, ValueError, ROWS),
+    (bp.CrossEntropy(), [[2.0, -1, 0]] * 2, None, ValueError, ROWS),
+    (bp.CrossEntropy(), [[np.nan] * 3] * 2, None, ValueError, ROWS),
+    (bp.CrossEntropy(), [0, 2], np.ones((2, 1)), ValueError, WEIGHTS + r"\(2, 1\) .*; give one weight an example"),
+    (
+        bp.SquaredError(),
+        ONES,
+        None,
+        ValueError,
+        r"SquaredError expected outputs and labels of one shape, got \(2, 3\) and \(2,\); ",
+    ),
+    (bp.SquaredError(), np.ones((2, 1)), None, ValueError, r"SquaredError expected .* of one shape, got \(2, 3\) and \(2, 1\); "),
+    (bp.SquaredError(), INTS[:, :3], None, TypeError, r"SquaredError expected labels of dtype \S*float32, got \S*int64; convert"),
+    (bp.Huber(), ONES, None, ValueError, r"Huber expected outputs and labels of one shape, .* \(nothing is broadcast\)"),
+    (
+        bp.LogisticLoss(),
+        ONES,
+        None,
+        ValueError,
+        r"LogisticLoss expected .* of one shape, got \(2, 3\) and \(2,\); reshape the labels",
+    ),
+    (
+        bp.LogisticLoss(),
+        np.full((2, 3), 2),
+        None,
+        ValueError,
+        r"LogisticLoss expected labels 0 or 1, got values from 2 to 2; recode",
+    ),
+    (bp.LogisticLoss(), np.full((2, 3), np.nan), None, ValueError, r"LogisticLoss expected labels 0 or 1, got values from nan"),
+]
+
+RELU = (bp.ReLU(), "x")
+CONSTRUCTED = [  # what is built, exception, text
+    (lambda: bp.Linear(0, 3), ValueError, r"Linear's n_in must be a whole number from 1 up, got 0"),
+    (lambda: bp.Linear(3, 2.5), ValueError, r"Linear's n_out must be a whole number from 1 up, got 2\.5"),
+    (lambda: bp.Linear(3, True), ValueError, r"Linear's n_out must be a whole number from 1 up, got True"),
+    (lambda: bp.Weight(3), ValueError, r"Weight's shape must be a tuple, got 3"),
+    (lambda: bp.Weight((3, -1)), ValueError, r"Weight's shape must be a whole number from 1 up, got -1"),
+    (lambda: bp.LeakyReLU(1.0), ValueError, r"LeakyReLU's slope must be a number, 0 <= slope < 1, got 1\.0"),
+    (lambda: bp.LeakyReLU("small"), ValueError, r"LeakyReLU's slope must be a number, .* got 'small'"),
+    (lambda: bp.ELU(0), ValueError, r"ELU's alpha must be a number, alpha > 0 and finite, got 0"),
+    (lambda: bp.ELU(float("inf")), ValueError, r"ELU's alpha must be a number, alpha > 0 and finite, got inf"),
+    (lambda: bp.GELU("sigmoid"), ValueError, r"GELU's approximate must be 'none' or 'tanh', got 'sigmoid'"),
+    (lambda: bp.Softmax(1.5), ValueError, r"Softmax's axis must be a whole number, got 1\.5"),
+    (lambda: bp.LogSoftmax(None), ValueError, r"LogSoftmax's axis must be a whole number, got None"),
+    (lambda: bp.Power("2"), ValueError, r"Power's exponent must be a number, or None for two inputs, got '2'"),
+    (lambda: bp.Sum("rows"), ValueError, r"Sum's axis must be a whole number, got 'rows'"),
+    (lambda: bp.Mean((0, 1.0)), ValueError, r"Mean's axis must be a whole number, got 1\.0"),
+    (lambda: bp.Concatenate(None), ValueError, r"Concatenate's axis must be a whole number, got None"),
+    (lambda: bp.Reshape(3), ValueError, r"Reshape's shape must be a tuple, got 3"),
+    (lambda: bp.Reshape((-1, -1)), ValueError, r"Reshape's shape must leave one size open at most, got \(-1, -1\)"),
+    (lambda: bp.LayerNorm(0), ValueError, r"LayerNorm's n must be a whole number from 1 up, got 0"),
+    (lambda: bp.LayerNorm(3, eps=0), ValueError, r"LayerNorm's eps must be a number, eps > 0, got 0"),
+    (lambda: bp.RMSNorm(3, eps=float("nan")), ValueError, r"RMSNorm's eps must be a number, eps > 0, got nan"),
+    (lambda: bp.Dropout(1), ValueError, r"Dropout's p must be a number, 0 <= p < 1, got 1"),
+    (lambda: bp.Dropout(-0.1), ValueError, r"Dropout's p must be a number, 0 <= p < 1, got -0\.1"),
+    (lambda: bp.MLP([4]), ValueError, r"MLP's sizes must have the input's and the output's at least, got \[4\]; e\.g\. \[64,"),
+    (lambda: bp.MLP(4), ValueError, r"MLP's sizes must have the input's and the output's at least, got 4"),
+    (lambda: bp.MLP([4, 0, 2]), ValueError, r"MLP's sizes must be a whole number from 1 up, got 0"),
+    (lambda: bp.MLP([4, 2], "swish"), ValueError, r"MLP's activation must be a module or one of relu, .* got 'swish'"),
+    (lambda: bp.MLP([4, 2], dropout=1), ValueError, r"MLP's dropout must be a number, 0 <= dropout < 1, got 1"),
+    (lambda: bp.MLP([4, 2], normalization="batch"), ValueError, r"MLP's normalization must be None or one of .* got 'batch'"),
+    (lambda: bp.Sequential([bp.ReLU()]), TypeError, r"Sequential expected modules, got \[ReLU\(\)\]; pass them one by one"),
+    (lambda: bp.Residual(3), TypeError, r"Residual expected a module, got 3"),
+    (lambda: bp.Huber(0), ValueError, r"Huber's delta must be a number, delta > 0, got 0"),
+    (lambda: bp.CrossEntropy(1), ValueError, r"CrossEntropy's smoothing must be a number, 0 <= smoothing < 1, got 1"),
+    (lambda: bp.Circuit("x", {}, "y"), ValueError, r"Circuit's output 'y' is no input or node; there is x"),
+    (
+        lambda: bp.Circuit("x", {"a": (bp.ReLU(), "b")}, "a"),
+        ValueError,
+        r"'a' takes 'b', which is no input or node above it; .* order",
+    ),
+    (
+        lambda: bp.Circuit("x", {"a": RELU, "b": RELU}, "a"),
+        ValueError,
+        r"Circuit's 'b' reaches no output; use it, name it in outputs",
+    ),
+    (
+        lambda: bp.Circuit(["x", "y"], {"a": RELU}, "a"),
+        ValueError,
+        r"Circuit's 'y' reaches no output; use it, .* or leave it out",
+    ),
+    (lambda: bp.Circuit(["x", "x"], {}, "x"), ValueError, r"Circuit's inputs \['x', 'x'\] repeat a name; rename one"),
+    (lambda: bp.Circuit("x", {"a.b": RELU}, "a.b"), ValueError, r"node 'a\.b' needs a name of its own, without a dot; rename it"),
+    (lambda: bp.Circuit("x", {"x": RELU}, "x"), ValueError, r"node 'x' needs a name of its own, without a dot; rename it"),
+    (
+        lambda: bp.Circuit("x", {"a": ("x",)}, "a"),
+        TypeError,
+        r"node 'a' expected \(module, input, \.\.\.\), got 'x' for the module",
+    ),
+    (lambda: bp.Network(bp.ReLU), TypeError, r"Network expected a module, got <class .*ReLU'>; e\.g\. bp\.Network\(bp\.MLP"),
+    (lambda: bp.Network(bp.ReLU(), dtype="float16"), ValueError, r"dtype must be 'float32' or 'float64', got 'float16'"),
+    (lambda: bp.Network(bp.ReLU(), seed=-1), ValueError, r"seed must be a whole number from 0 to 2\*\*63 - 1, got -1"),
+    (lambda: bp.Network(bp.ReLU(), seed=0.5), ValueError, r"seed must be a whole number from 0 .*, got 0\.5"),
+    (lambda: bp.initialize(bp.ReLU(), seed=None), ValueError, r"seed must be a whole number from 0 .*, got None"),
+    (lambda: bp.get_backend(5), ValueError, r"unknown backend '5': choose one of numpy"),
+    (lambda: NET.value_and_gradient("mse", X4, ONES), TypeError, r"expected a loss, got 'mse'; e\.g\. bp\.CrossEntropy\(\)"),
+    (lambda: bp.Network(Module())(X4), TypeError, r"Module must define forward\(self, theta, \*z, mode\) -> \(u, saved\)"),
+    (
+        lambda: Module().backward(EMPTY, None, X4, EMPTY),
+        TypeError,
+        r"Module must define backward\(self, theta, saved, v, gradient",
+    ),
+    (lambda: bp.evaluate(bp.ReLU(), EMPTY, [1.0]), TypeError, r"evaluate expected arrays, got list; make one: .*asarray"),
+    (lambda: bp.evaluate(bp.ReLU(), EMPTY, X4)[1](ONES), ValueError, r"B expected v of the shape of u, \(2, 4\), got \(2,\)"),
+    (
+        lambda: bp.evaluate(bp.Circuit("x", {"a": RELU}, ["a", "x"]), bp.initialize(bp.Circuit("x", {"a": RELU}, "a")), X4)[1](
+            X4
+        ),
+        ValueError,
+        r"B expected v as a tuple of 2 arrays, one for each output; got ndarray",
+    ),
+    (
+        lambda: bp.evaluate(bp.Linear(4, 3), bp.initialize(bp.Linear(4, 3)), X4),
+        TypeError,
+        r"Linear has parameters of dtype float32, got z of dtype float64; convert one to the other",
+    ),
+]
+
+
+def texts(x: object) -> str:
+    """An id for a row: what it must say."""
+    return x if isinstance(x, str) else ""
+
+
+@pytest.mark.parametrize(("module", "X", "error", "says"), EVALUATED, ids=texts)
+def test_wrong_input(module, X, error, says, backend):
+    net = bp.Network(module, backend.backend)
+    theta = backend.to_host(net.theta).copy()
+    with pytest.raises(error, match=says):
+        net(X)
+    assert np.array_equal(backend.to_host(net.theta), theta)
+
+
+@pytest.mark.parametrize(("loss", "y", "weights", "error", "says"), LABELLED, ids=texts)
+def test_wrong_labels(loss, y, weights, error, says, backend):
+    """Also where the labels come from the host to a device."""
+    net = bp.Network(NET.module, backend.backend)
+    with pytest.raises(error, match=says):
+        net.value_and_gradient(loss, X4, np.asarray(y), weights)
+
+
+@pytest.mark.parametrize(("build", "error", "says"), CONSTRUCTED, ids=texts)
+def test_bad_hyperparameters_and_calls(build, error, says):
+    with pytest.raises(error, match=says):
+        build()
+
+
+def test_one_output_a_row_is_not_one_output_an_example():
+    """(n, 1) against (n,), either way round, is an error and never a broadcast to (n, n)."""
+    net = bp.Network(bp.Linear(4, 1), backend="numpy", dtype="float64")
+    for loss in (bp.SquaredError(), bp.Huber(), bp.LogisticLoss()):
+        with pytest.raises(ValueError, match=r"got \(2, 1\) and \(2,\); reshape the labels .*y\.reshape\(\(2, 1\)\)"):
+            net.value_and_gradient(loss, X4, ONES)
+        with pytest.raises(ValueError, match=r"got \(2,\) and \(2, 1\); reshape the labels"):
+            loss.forward(EMPTY, ONES, np.ones((2, 1)), mode=bp.Mode())
+
+
+def test_no_examples():
+    with pytest.raises(ValueError, match=r"CrossEntropy got no examples \(shape \(0, 3\)\); give at least one"):
+        NET.value_and_gradient(bp.CrossEntropy(), X4[:0], np.zeros(0, "int64"))
+
+
+def test_mixed_backends(backend):
+    """An array of another library or device is never moved in silence."""
+    strict = pytest.importorskip("array_api_strict")
+    other = strict.ones((2, 4), device=strict.Device("device2"))
+    net = bp.Network(NET.module, backend.backend)
+    for call in (
+        lambda: net(other),
+        lambda: net.value_and_gradient(bp.CrossEntropy(), other, np.zeros(2, "int64")),
+        lambda: net.value_and_gradient(bp.SquaredError(), X4, other),
+        lambda: bp.evaluate(NET.module, net.windows, other),
+    ):
+        with pytest.raises(TypeError, match=r"move it first|move all to one"):
+            call()
+
+
+def test_sizes_may_be_numpy_integers():
+    net = bp.Network(bp.MLP([4, np.int32(5), np.asarray([0, 2, 1]).max() + 1]))
+    assert net.module.sizes == (4, 5, 3)
+    assert all(type(n) is int for n in net.module.sizes)
+
+
+@pytest.mark.parametrize("name", ["W.b", "path", "items", "class of 2020"])
+def test_a_parameter_needs_a_usable_name(name):
+    module = Module()
+    module.parameters = {name: Parameter((2,), Zeros())}
+    with pytest.raises(ValueError, match=rf"a parameter cannot be called {name!r}; choose another name"):
+        bp.initialize(module)
