@@ -343,7 +343,7 @@ def test_a_step_that_is_not_finite_leaves_buffers_alone(accumulate, backend):
 
     def step() -> None:
         run.step(bad, y)
-        run.look()
+        run.guard.look_back()
 
     with unchanged(run), pytest.raises(bp.NonFiniteLoss):
         step()

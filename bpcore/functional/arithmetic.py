@@ -153,7 +153,7 @@ def mean(z, axis, keepdims):
 
 def mean_backward(v, shape, axis, keepdims):
     """B[mean, z](v): v over the number of entries that each mean is of, spread over them."""
-    return summation_backward(v * (math.prod(v.shape) / math.prod(shape)), shape, axis, keepdims)
+    return summation_backward(v * (math.prod(v.shape) / max(1, math.prod(shape))), shape, axis, keepdims)
 
 
 def concatenate(arrays, axis):

@@ -21,7 +21,7 @@ def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
     inputs, y, weights = next(iter(given.in_order(2)))
     known = given.y if isinstance(given, Arrays) else y
     weights = None if weights is None else network.place(weights, floating=True)
-    network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(), backend_of(known).to_host(known))
+    network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(look=True), backend_of(known).to_host(known))
     if isinstance(given, Arrays):
         for row in extremes(given.inputs):
             network(tuple(x[row : row + 1, ...] for x in given.inputs))  # an id that an embedding does not have is an error
