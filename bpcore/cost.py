@@ -100,7 +100,7 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
             return result
         u, saved = result
         own_paths = {join(windows.path, name) for name in windows.names}
-        parameters = sum(use.size for use in layout.homes if use.path in own_paths)
+        parameters = sum(use.size for use in layout.homes if use.path in own_paths and use.parameter.trained)
         shape = tuple(one.shape for one in u) if isinstance(u, tuple) else u.shape
         row = rows[windows.use] = Row(windows.path, type(module).__name__, shape, parameters, own)
         inside = set(map(id, parts(saved)))  # what a child saved and this module did not is let go

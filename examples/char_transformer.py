@@ -116,7 +116,7 @@ def main() -> None:
         trainer.resume(path)
     began = time.perf_counter()
     while trainer.epoch < epochs and not trainer.interrupted:
-        generator = np.random.default_rng([arguments.seed, trainer.epoch])  # so that a resumed run draws the same windows
+        generator = np.random.default_rng([trainer.seed, trainer.epoch])  # a resumed run draws the same windows
         drawn = windows(train, generator.integers(0, len(train) - TOKENS, EPOCH * BATCH))
         trainer.fit(drawn, validation, epochs=trainer.epoch + 1, batch_size=BATCH, training_sample=SAMPLE)
         if not trainer.interrupted:

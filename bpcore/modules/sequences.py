@@ -156,6 +156,8 @@ class MultiHeadAttention(Module):
         self.expect_features(theta, z, self.d, theta.W, "d")
         if z.ndim != 3:
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
+        if len(padding) > 1:
+            raise ValueError(f"{self.name(theta)} expected z and at most one mask, got {1 + len(padding)} inputs")
         for mask in padding:
             if kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2]):
                 got = f"{tuple(mask.shape)} of {mask.dtype}"
