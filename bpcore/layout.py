@@ -170,7 +170,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
     layout = Layout(module)
 
     def B(v: Any) -> tuple[Any, Windows]:
-        expect_like(u, v)
+        v = expect_like(u, v)
         backend, dtype = backend_of(arrays[0]), arrays[0].dtype
         gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
         dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
@@ -187,17 +187,21 @@ def fresh(dz: Any) -> Any:
     return None if dz is None else namespace(dz).asarray(dz, copy=True)
 
 
-def expect_like(u: Any, v: Any) -> None:
-    """An error unless v is like u: an array of its shape, dtype and backend, a number for a scalar, or a tuple of those."""
+def expect_like(u: Any, v: Any) -> Any:
+    """v, or an error unless it is like u: an array of its shape, dtype and backend, or a tuple of those.
+
+    A number, which is right for a scalar u, comes back as such an array.
+    """
     if isinstance(u, tuple):
         if not isinstance(v, tuple) or len(u) != len(v):
             raise ValueError(f"B expected v as a tuple of {len(u)} arrays, one for each output; got {type(v).__name__}")
-        for one_u, one_v in zip(u, v, strict=True):
-            if one_v is not None:  # no gradient arrives at that output
-                expect_like(one_u, one_v)
-    elif not (isinstance(v, (int, float)) and u.ndim == 0):
-        if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
-            got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
-            raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
-        if tuple(v.shape) != tuple(u.shape):
-            raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")
+        # None: no gradient arrives at that output
+        return tuple(None if one_v is None else expect_like(one_u, one_v) for one_u, one_v in zip(u, v, strict=True))
+    if isinstance(v, (int, float)) and u.ndim == 0:
+        return namespace(u).full_like(u, float(v))
+    if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
+        got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
+        raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
+    if tuple(v.shape) != tuple(u.shape):
+        raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")
+    return v

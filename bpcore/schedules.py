@@ -150,7 +150,7 @@ class ReduceOnPlateau(Schedule):
         at_least("factor", factor, 0.0, 1.0)
         at_least("patience", patience, 0)
         at_least("threshold", threshold, 0.0, 1.0)
-        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.factor, self.patience, self.threshold = float(factor), patience, float(threshold)
         self.monitor: str = monitor
         self.best, self.waited, self.current = math.inf, 0, 1.0
 

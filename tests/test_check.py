@@ -210,6 +210,62 @@ class OnlyInTraining(Layer):
         return u * (2 if mode.training else 1), saved
 
 
+class HiddenInput(Layer):
+    """Keeps on itself what the backward pass needs: two uses, or two forward passes, and the first one's is gone."""
+
+    def forward(self, theta, z, mode):
+        self.z = z
+        return super().forward(theta, z, mode)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return super().backward(theta, (self.z, saved[1]), v, gradient)
+
+
+class HiddenMask(Layer):
+    def forward(self, theta, z, mode):
+        u, saved = super().forward(theta, z, mode)
+        self.scale = namespace(u).mean(u)
+        return u * self.scale, (*saved, self.scale)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        z, u, _ = saved
+        v = v * self.scale + namespace(v).sum(v * u) / u.size
+        return super().backward(theta, (z, u), v, gradient)
+
+    rows_independent = False
+
+
+class HiddenInChild(Layer):
+    def __init__(self, n: int = 3, m: int = 3):
+        super().__init__(n, m)
+        self.parameters, self.children = {}, {"body": HiddenInput(n, m)}
+
+    def forward(self, theta, z, mode):
+        u, saved = self.children["body"].forward(theta["body"], z, mode=mode)
+        return u, [saved]
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.children["body"].backward(theta["body"], saved.pop(), v, gradient["body"])
+
+
+class PromotedByAScalar(Layer):
+    """A Python number would leave float32 as it is."""
+
+    scale = np.float64(2.0)
+
+    def forward(self, theta, z, mode):
+        u, saved = super().forward(theta, z, mode)
+        return u * self.scale, saved
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return super().backward(theta, saved, v * 2.0, gradient)
+
+
+class PromotedBackward(Layer):
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return super().backward(theta, saved, v, gradient) * np.sqrt(np.float64(1.0))
+
+
 class NotFinite(Layer):
     def forward(self, theta, z, mode):
         return np.log(np.minimum(z, 1) * 0), (z, z)
@@ -242,6 +298,11 @@ FAULTS = [  # the module, and what its failure must say besides its name
     (SummedGradient, r"dz of input 0 has shape \(3,\)"),
     (RandomForward, r"u: a second call of forward gave another u.* \S+ and \S+$"),
     (RowsMixed, r"u: row 0 of u depends on other rows.* \S+ and \S+$"),
+    (HiddenInput, r"it is another with forward called on other inputs before backward \(return .* nothing on the module\)"),
+    (HiddenMask, r"it is another with forward called on other inputs before backward"),
+    (HiddenInChild, r"gradient of body\.W: it is another with forward called on other inputs before backward"),
+    (PromotedByAScalar, r"the output has dtype float64 for float32 inputs; use Python scalars as constants$"),
+    (PromotedBackward, r"dz has dtype float64 for float32 inputs; use Python scalars as constants$"),
     (OnlyInTraining, r"training mode: B with respect to input 0 is wrong\. " + BOTH),
     (NotFinite, r"the output is not finite"),
 ]

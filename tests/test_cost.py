@@ -214,6 +214,50 @@ def test_the_backward_pass_of_a_shared_module_is_counted_at_each_use():
     assert twice.parameters == once.parameters == 20
 
 
+class Wrapped(bp.Module):
+    """A module of a user's own, which keeps its child as `module`, as a Network does."""
+
+    def __init__(self, module: bp.Module):
+        self.module = module
+        self.children = {"module": module}
+
+    def forward(self, theta, z, mode):
+        u, saved = self.children["module"].forward(theta["module"], z, mode=mode)
+        return u + z, [saved]
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v + self.children["module"].backward(theta["module"], saved.pop(), v, gradient["module"])
+
+
+class WrappedDirectly(Wrapped):
+    """It calls its child by the attribute, not as one of `children`: what that computes counts as its own."""
+
+    def forward(self, theta, z, mode):
+        u, saved = self.module.forward(theta["module"], z, mode=mode)
+        return u + z, [saved]
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v + self.module.backward(theta["module"], saved.pop(), v, gradient["module"])
+
+
+@pytest.mark.parametrize("outer", [bp.Identity(), bp.Tanh()], ids=repr)
+def test_a_child_called_module_is_not_the_whole(outer):
+    """What is around it is counted too, of the module, of a Sequential with it, and of a Network of it."""
+    body = bp.Linear(4, 4)
+    inner, alone, after = bp.cost(body, (3, 4)), bp.cost(Wrapped(body), (3, 4)), bp.cost(outer, (3, 4))
+    assert (alone.forward, alone.backward) == (inner.forward + 12, inner.backward + 12)
+    assert [(row.path, row.module) for row in alone.rows] == [("", "Wrapped"), ("module", "Linear")]
+    assert alone.parameters == inner.parameters == 20
+    whole = bp.Sequential(Wrapped(body), outer)
+    for counted in (bp.cost(whole, (3, 4)), bp.cost(bp.Network(whole, "numpy"), (3, 4)), bp.Network(whole).summary((3, 4))):
+        assert counted.forward == alone.forward + after.forward
+        assert counted.backward == alone.backward + after.backward
+        assert counted["0.module"].forward == inner.forward
+    for module in (Wrapped(body), WrappedDirectly(body)):
+        for counted in (bp.cost(module, (3, 4)), bp.cost(bp.Network(module, "numpy"), (3, 4))):
+            assert (counted.forward, counted.backward) == (alone.forward, alone.backward)
+
+
 FLOAT = 4  # bytes
 
 

@@ -64,7 +64,7 @@ DATA = {
     "lengths of weights": ((X, Y, W[1:]), ValueError, r"of one length, got \[40, 40, 39\] rows"),
     "a scalar": ((X, 1), ValueError, "train expected arrays with an axis of examples, got a scalar"),
     "text": ((X, Y.astype(str)), TypeError, "expected numbers, got an array of dtype <U"),
-    "ragged": ((X, [[1], [1, 2]]), ValueError, "inhomogeneous shape"),
+    "ragged": ((X, [[1], [1, 2]]), ValueError, "expected rows of one length, got data that make no array .* pad or cut the rows"),
     "X alone": ((X,), TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got a tuple of 1"),
     "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
     "an array": (X, TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got ndarray"),
@@ -180,12 +180,75 @@ def test_bad_types_and_hyperparameters(make, error, message):
         make()
 
 
-@pytest.mark.parametrize("monitor", [bp.EarlyStopping(), bp.Checkpoint("never-written", best="test_accuracy")], ids=repr)
-def test_nothing_to_monitor(monitor):
-    """At the end of the first epoch: what there is, and how to have it."""
-    run = trainer(callbacks=[monitor])
-    with pytest.raises(ValueError, match=r"there is no 'test_.*' to monitor, only .*training_loss.*; choose one"):
+def plateau(monitor: str = "test_loss") -> bp.schedules.Schedule:
+    return bp.schedules.ReduceOnPlateau(monitor=monitor)
+
+
+# what looks at a figure, the figure, whether there is validation
+MONITORS = {
+    "early stopping": ({"callbacks": bp.EarlyStopping()}, "test_loss", False),
+    "early stopping, another name": ({"callbacks": bp.EarlyStopping("test_accuracy")}, "test_accuracy", True),
+    "the gap without a test loss": ({"callbacks": bp.EarlyStopping("gap")}, "gap", False),
+    "the best checkpoint": ({"callbacks": bp.Checkpoint("never-written", best="test_accuracy")}, "test_accuracy", True),
+    "a plateau": ({"schedule": plateau()}, "test_loss", False),
+    "a plateau after warming up": ({"schedule": bp.schedules.WarmUp(3, plateau("training_mae"))}, "training_mae", True),
+    "warming up twice": ({"schedule": bp.schedules.WarmUp(3, bp.schedules.WarmUp(2, plateau()))}, "test_loss", False),
+}
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_nothing_to_monitor(name):
+    """Before the first step: what there is, and how to have it."""
+    options, monitor, held_out = MONITORS[name]
+    run = trainer(**options, metrics=["log_loss"])
+    only = "training_loss, training_log_loss" + ", test_loss, test_log_loss, gap" * held_out
+    message = f"there is no '{monitor}' to monitor, only {only}; choose one, or pass validation to fit"
+    with unchanged(run), pytest.raises(ValueError, match=message):
+        run.fit((X, Y), (X, Y) if held_out else None, epochs=1)
+
+
+@pytest.mark.parametrize("monitor", ["training_loss", "test_accuracy", "gap"])
+def test_what_is_measured_may_be_monitored(monitor):
+    run = trainer(callbacks=bp.EarlyStopping(monitor), schedule=bp.schedules.WarmUp(3, plateau(monitor)), metrics="accuracy")
+    run.fit((X, Y), (X, Y), epochs=2)
+    assert run.callbacks[0].best == run.history[run.callbacks[0].best_epoch - 1][monitor]
+
+
+@pytest.mark.parametrize("make", [bp.HistoryLog, bp.Checkpoint, bp.LearningCurve], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("at", ["missing/file.csv", "folder.csv"])
+def test_no_place_to_write_to(make, at, tmp_path):
+    """Before the first step, not after an epoch's work."""
+    (tmp_path / "folder.csv").mkdir()
+    run = trainer(callbacks=make(tmp_path / at))
+    error, message = (
+        (FileNotFoundError, "there is no folder .*missing; make it first")
+        if "missing" in at
+        else (IsADirectoryError, "it is a folder; name a file in it")
+    )
+    with unchanged(run), pytest.raises(error, match=f"cannot write .*: {message}"):
         run.fit((X, Y), epochs=1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.csv"]
+
+
+def test_a_sample_of_an_iterable():
+    """Nobody knows how many there are to draw from."""
+    run = trainer()
+    with unchanged(run), pytest.raises(ValueError, match=r"training_sample needs arrays .* and train is an iterable; leave"):
+        run.fit([(X, Y)], epochs=1, training_sample=8)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf, np.float32("nan")])
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_schedule_that_gives_no_number(factor, at):
+    """The step in which it does is not taken."""
+    thetas = []
+    call = Call(lambda trainer, J: thetas.append(trainer.network.theta.copy()))
+    run = trainer(schedule=lambda step: factor if step == at else 1.0, callbacks=call, optimizer=bp.SGD(0.1))
+    thetas.append(run.network.theta.copy())
+    with pytest.raises(ValueError, match=rf"the schedule gave a learning rate of (nan|inf) at step {at}; it must be finite"):
+        run.fit((X, Y), epochs=1, batch_size=8)
+    assert (run.steps, run.position, len(run.history)) == (at, at, 0)
+    np.testing.assert_array_equal(run.network.theta, thetas[-1])
 
 
 def test_a_network_that_was_moved():
@@ -193,6 +256,114 @@ def test_a_network_that_was_moved():
     run.network.to("numpy")
     with pytest.raises(RuntimeError, match=r"the network was moved after the trainer was made; move first: Trainer\(net.to"):
         run.step(X, Y)
+
+
+# a batch given to a step, and evaluation
+
+
+def in_two(X, y):
+    return [(X[:20], y[:20]), (X[20:], y[20:])]
+
+
+LAST = np.where(np.arange(ROWS) == ROWS - 1, -1, Y)  # of two halves, the second is bad
+CALLS = {  # name: (the call, with bad labels and good ones, options of the trainer)
+    "step": (lambda run, y, good: run.step(X, y), {}),
+    "step, accumulated": (lambda run, y, good: run.step(X, y), {"accumulate": 3}),
+    "evaluate": (lambda run, y, good: run.evaluate((X, y)), {}),
+    "evaluate, batches": (lambda run, y, good: run.evaluate(in_two(X, y)), {}),
+    "fit": (lambda run, y, good: run.fit((X, y), epochs=1), {}),
+    "validation": (lambda run, y, good: run.fit((X, good), (X, y), epochs=1), {}),
+    "value_and_gradient": (lambda run, y, good: run.network.value_and_gradient(run.loss, X, y), {}),
+}
+LABELS = {  # name: (labels, the values that the error names, the loss)
+    "-1": (Y - 1, "class indices 0 to 2 for 3 outputs, got values from -1 to 1", bp.CrossEntropy()),
+    "k": (Y + 1, r"class indices 0 to 2 for 3 outputs, got values from \d to 3", bp.CrossEntropy()),
+    "-1, the last": (LAST, "class indices 0 to 2 for 3 outputs, got values from -1 to", bp.CrossEntropy()),
+    "a list": ((Y - 1).tolist(), "class indices 0 to 2 for 3 outputs, got values from -1 to 1", bp.CrossEntropy()),
+    "int8": ((Y - 1).astype("int8"), "class indices 0 to 2 for 3 outputs, got values from -1 to 1", bp.CrossEntropy()),
+    "rows": (np.ones((ROWS, CLASSES)), "probability rows, >= 0 with sum 1", bp.CrossEntropy()),
+    "logistic": (2 * np.eye(CLASSES, dtype=int)[Y], "labels 0 or 1, got values from 0 to 2", LOGISTIC),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_out_of_range(name, call, backend):
+    """They come from the host, and are looked at there, wherever the network is; nothing has changed."""
+    labels, message, loss = LABELS[name]
+    do, options = CALLS[call]
+    run = trainer(backend=backend.backend, loss=loss, **options)
+    with unchanged(run), pytest.raises(ValueError, match=f"{type(loss).__name__} expected {message}"):
+        do(run, labels, np.eye(CLASSES)[Y] if loss is LOGISTIC else Y)
+
+
+def test_a_bad_batch_further_on_in_validation(backend):
+    """When it comes, at the epoch's end: no record is made of it."""
+    run = trainer(backend=backend.backend)
+    with pytest.raises(ValueError, match="expected class indices 0 to 2 for 3 outputs, got values from -1 to"):
+        run.fit((X, Y), in_two(X, LAST), epochs=1, batch_size=8)
+    assert (run.steps, run.epoch, len(run.history)) == (5, 0, 0)
+    run.fit((X, Y), in_two(X, Y), epochs=1, batch_size=8)
+    assert (run.steps, run.epoch, len(run.history)) == (5, 1, 1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("iterable", [False, True], ids=["arrays", "batches"])
+def test_evaluate_looks_at_the_inputs(value, iterable, backend):
+    run, bad = trainer(backend=backend.backend), put(X, value, (30, 2))
+    row = 10 if iterable else 30
+    message = rf"data: X has 1 values that are NaN or infinite, the first at \({row}, 2\); drop or fill them"
+    with unchanged(run), pytest.raises(ValueError, match=message):
+        run.evaluate(in_two(bad, Y) if iterable else (bad, Y))
+    if not iterable:
+        with pytest.raises(ValueError, match=message):
+            run.evaluate((backend.asarray(bad), Y))
+
+
+BATCHES = {  # name: (a batch for a step in three micro-batches, what is said of it)
+    "y too short": ((X, Y[1:]), r"a batch expected X, y and weights of one length, got \[40, 39\] rows"),
+    "X too short": ((X[1:], Y), r"a batch expected X, y and weights of one length, got \[39, 40\] rows"),
+    "weights too short": ((X, Y, W[1:]), r"a batch expected X, y and weights of one length, got \[40, 40, 39\] rows"),
+    "weights too long": ((X, Y, np.ones(41)), r"a batch expected X, y and weights of one length, got \[40, 40, 41\] rows"),
+    "empty": ((X[:0], Y[:0]), "a batch is empty: X has 0 rows; give at least one example"),
+    "empty, weighted": ((X[:0], Y[:0], W[:0]), "a batch is empty: X has 0 rows; give at least one example"),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_in_micro_batches(name, backend):
+    given, message = BATCHES[name]
+    run = trainer(backend=backend.backend, accumulate=3)
+    with unchanged(run), pytest.raises(ValueError, match=message):
+        run.step(*given)
+    with unchanged(run), pytest.raises(ValueError, match=r"expected|got no examples"):
+        trainer(backend=backend.backend).step(*given)
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", "float32"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_weights_of_any_number(kind, accumulate, backend):
+    """They are taken in the network's dtype."""
+    weights = (np.arange(ROWS) % 3).astype(kind)
+    run, expected = (trainer(backend=backend.backend, accumulate=accumulate) for _ in range(2))
+    Js = [run.step(X, Y, weights), expected.step(X, Y, weights.astype("float64"))]
+    assert float(backend.to_host(Js[0])) == float(backend.to_host(Js[1])) > 0
+    assert_same(become(run), become(expected))
+    J = run.network.value_and_gradient(run.loss, X, Y, weights)[0]
+    assert run.evaluate((X, Y, weights))["loss"] == pytest.approx(float(backend.to_host(J)), rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [-W, put(W, -0.5, 39), (-W).astype(int), (-W).tolist()], ids=["all", "one", "int", "list"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_negative_weights(weights, accumulate, backend):
+    """J would not be a mean, and a sum of zero would divide."""
+    run = trainer(backend=backend.backend, accumulate=accumulate)
+    for call in (lambda w: run.step(X, Y, w), lambda w: run.network.value_and_gradient(run.loss, X, Y, w)):
+        with unchanged(run), pytest.raises(ValueError, match=r"weights must be >= 0, got -(1|0\.5).*; mend the weights"):
+            call(weights)
+        if not backend.backend.asynchronous:  # there the host would have to wait to see them
+            with unchanged(run), pytest.raises(ValueError, match="weights must be >= 0"):
+                call(backend.asarray(np.asarray(weights, "float64")))
 
 
 # mixed backends
@@ -303,6 +474,31 @@ def test_a_gradient_that_is_not_finite_is_named():
         run.fit((X, T), epochs=1)
 
 
+class NoGradient(bp.Module):
+    """u = z ⊙ g, right but for dg, which is NaN."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self.parameters = {"g": bp.Parameter((n,), bp.initializers.Constant(1.0))}
+
+    def forward(self, theta, z, mode):
+        return z * theta.g, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.g[...] = math.nan
+        return v * theta.g
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"clip_norm": 1e-3, "accumulate": 3}], ids=repr)
+def test_the_gradient_that_is_named_is_the_one(options, on):
+    """Clipping divides all of them by their norm: they are looked at before it."""
+    if on.asynchronous:
+        pytest.skip("the gradient is not looked at in each step")
+    run = trainer(bp.Sequential(bp.Linear(FEATURES, 8), NoGradient(8), bp.Linear(8, CLASSES)), backend=on, **options)
+    with unchanged(run), pytest.raises(bp.NonFiniteLoss, match=r"J = [\d.]+ at step 0: the gradient of 1\.g is not finite"):
+        run.step(X, Y)
+
+
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_a_gradient_whose_norm_alone_overflows_is_a_gradient():
     """float32 squares overflow at 1e19: that is no reason to stop."""
@@ -318,6 +514,84 @@ def test_a_run_that_diverges(on):
     with pytest.raises(bp.NonFiniteLoss, match="the first module whose output is not finite is"):
         run.fit((X, T), epochs=200, batch_size=8)
     assert np.all(np.isfinite(on.to_host(run.network.theta)))
+
+
+# lr, how large the labels are, options of fit; float32 ends at 3.4e38
+DIVERGED = {
+    "seen in the next step": (1e20, 1, {"epochs": 5, "batch_size": 8}),
+    "seen at the epoch's end": (1e20, 1, {"epochs": 1, "batch_size": ROWS}),
+    "an epoch of one batch": (1e38, 1, {"epochs": 1, "batch_size": ROWS}),
+    "and θ overflows": (1e38, 100, {"epochs": 1, "batch_size": ROWS}),
+    "and θ overflows, in the next step": (1e38, 100, {"epochs": 5, "batch_size": 8}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("name", DIVERGED)
+def test_a_theta_that_is_finite_is_not_yet_good(name, every, on, tmp_path):
+    """J is finite in the step that spoils θ, and the next J is not: back to a θ whose J is, and nothing bad is written."""
+    lr, size, options = DIVERGED[name]
+    path, given = tmp_path / "run.safetensors", (X, size * T)
+    run = trainer(
+        backend=on, loss=SQUARED, optimizer=bp.SGD(lr), dtype="float32", callbacks=[bp.Checkpoint(path, every), bp.Progress()]
+    )
+    run.save(path)
+    before, J = path.read_bytes(), run.evaluate(given)["loss"]
+    with pytest.raises(bp.NonFiniteLoss, match=r"J = (inf|nan) at step .*: the first module whose output is not finite is"):
+        run.fit(given, given, **options)
+    assert path.read_bytes() == before
+    assert (len(run.history), run.steps, run.epoch, run.position) == (0, 0, 0, 0)
+    assert run.evaluate(given)["loss"] == J
+    run.save(path)
+    assert bp.Network.load(path).theta.tobytes() == on.to_host(run.network.theta).tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize(("lr", "size"), [(1e20, 1), (1e38, 1), (1e38, 100)])
+def test_a_bad_theta_is_not_saved(lr, size, on, tmp_path):
+    run = trainer(backend=on, loss=SQUARED, optimizer=bp.SGD(lr), dtype="float32")
+    run.step(X, size * T)
+    with pytest.raises(bp.NonFiniteLoss, match=r"J = (inf|nan) at step 1: the first module whose output is not finite is"):
+        run.save(tmp_path / "run.safetensors")
+    assert not list(tmp_path.iterdir())
+    assert math.isfinite(run.evaluate((X, size * T))["loss"])
+    run.save(tmp_path / "run.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"accumulate": 3}], ids=["plain", "clipped", "accumulated"])
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_a_batch_that_alone_is_to_blame(steps, options, on):
+    """θ is good, as the batch before shows: no step is lost for a NaN in one batch, and the next one is taken."""
+    if on.asynchronous:
+        pytest.skip("J is not looked at in each step")
+    run, expected = (trainer(backend=on, dropout=0.3, **options) for _ in range(2))
+    for one in (run, expected):
+        for _ in range(steps):
+            one.step(X, Y)
+    with unchanged(run), pytest.raises(bp.NonFiniteLoss, match=f"at step {steps}: the first module .* is 0: Linear"):
+        run.step(put(X, math.nan, (2, 2)), Y)
+    for one in (run, expected):
+        one.step(X, Y)
+    assert run.steps == steps + 1
+    assert_same(become(run), become(expected))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("at", [99, 100, 101, 120, 149])
+def test_a_long_epoch_is_taken_up_where_it_was_good(at, on):
+    """150 steps an epoch: from the step kept last, with the batches that follow it, to the same end."""
+    given = examples(150)
+    run, unbroken = (exploding(step, on, optimizer=bp.SGD(0.1, 0.9), metrics="accuracy") for step in (at, -1))
+    with pytest.raises(bp.NonFiniteLoss):
+        run.fit(given, epochs=1, batch_size=1)
+    assert run.steps == run.position == ((0 if at <= 100 else 100) if on.asynchronous else at)
+    run.network.module.modules[1].at = -1
+    for one in (run, unbroken):
+        one.fit(given, epochs=1, batch_size=1)
+    assert (run.steps, run.epoch, run.position) == (150, 1, 0)
+    assert_same(become(run), become(unbroken))
 
 
 def test_the_working_folder_is_left_alone():

@@ -40,6 +40,21 @@ EVALUATED = [  # module, input, exception, text
     (bp.Residual(bp.Linear(4, 3)), X4, ValueError, r"Residual expected a body that keeps the shape, got \(2, 4\) to \(2, 3\); "),
     (bp.Add(), (X4, np.zeros((2, 3))), ValueError, r"Add expected shapes that broadcast together, got \(2, 4\) and \(2, 3\); "),
     (bp.Power(), (X4, np.zeros((3, 4))), ValueError, r"Power expected shapes that broadcast together, got \(2, 4\) and \(3, 4\)"),
+    (bp.Power(2), (X4, X4), ValueError, r"Power expected one input, got 2; an exponent is given for one input only"),
+    (bp.Power(), X4, ValueError, r"Power expected two inputs, got 1; an exponent is given for one input only"),
+    (bp.Power(), (X4, X4, X4), ValueError, r"Power expected two inputs, got 3; an exponent"),
+    (bp.Power(2), INTS, TypeError, r"Power expected floating numbers, got \S*int64; convert"),
+    (bp.Power(), (X4, INTS), TypeError, r"Power expected floating numbers, got \S*int64; convert"),
+    (bp.MatMul(), (X4, INTS.T), TypeError, r"MatMul expected floating numbers, got \S*int64; convert"),
+    (bp.MatMul(), (INTS, X4.T), TypeError, r"MatMul expected floating numbers, got \S*int64; convert"),
+    (bp.MatMul(), (X4, np.zeros(4)), ValueError, r"MatMul expected shapes .*, got \(2, 4\) and \(4,\); reshape"),
+    (bp.MatMul(), (np.zeros(4), X4.T), ValueError, r"MatMul expected shapes .*, got \(4,\) and \(4, 2\); reshape"),
+    (
+        bp.MatMul(),
+        (np.zeros((3, 2, 4)), np.zeros((2, 4, 5))),
+        ValueError,
+        r"MatMul expected shapes that broadcast together, got \(3, 2, 4\) and \(2, 4, 5\); reshape",
+    ),
     (bp.Multiply(), (X4, INTS), TypeError, r"Multiply expected floating numbers, got \S*int64; convert"),
     (
         bp.MatMul(),
@@ -214,6 +229,15 @@ def test_wrong_labels(loss, y, weights, error, says, backend):
 def test_bad_hyperparameters_and_calls(build, error, says):
     with pytest.raises(error, match=says):
         build()
+
+
+@pytest.mark.parametrize("module", [bp.Add(), bp.Divide(), bp.Power(), bp.MatMul()], ids=repr)
+def test_operands_of_two_dtypes(module, backend):
+    """One of them would be promoted, where the library does that, and the other's gradient too."""
+    one, other = (backend.asarray(np.ones((2, 2)), dtype) for dtype in ("float32", "float64"))
+    for pair in ((one, other), (other, one)):
+        with pytest.raises(TypeError, match=r"expected one dtype, got \S*float\d\d and \S*float\d\d; convert one to the other"):
+            module.forward(EMPTY, *pair, mode=bp.Mode())
 
 
 def test_one_output_a_row_is_not_one_output_an_example():

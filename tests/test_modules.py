@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from cases import CASES, MODE, Case, Result, assert_close, inputs_of, run, theta_of, upstream
+from cases import CASES, MODE, Case, Result, assert_close, inputs_of, positive, run, theta_of, upstream
 from conftest import BackendUnderTest, missing
 
 import bpcore as bp
@@ -71,6 +71,51 @@ def test_rows_alone_add_up(one):
         u_none, B_none = bp.evaluate(module, theta, *(x[:0] for x in z))
         assert u_none.shape == (0, *u.shape[1:])
         assert not np.any(dtheta(B_none, u_none))
+
+
+# name: (a module from a real number s, or from a whole one n, inputs)
+REALS = {
+    "Dropout": (lambda s: bp.Dropout(s(0.25)), (4, 3)),
+    "LeakyReLU": (lambda s: bp.LeakyReLU(s(0.25)), (4, 3)),
+    "ELU": (lambda s: bp.ELU(s(1.5)), (4, 3)),
+    "LayerNorm": (lambda s: bp.LayerNorm(3, s(0.125)), (4, 3)),
+    "RMSNorm": (lambda s: bp.RMSNorm(3, s(0.125)), (4, 3)),
+    "Power": (lambda s: bp.Power(s(2.5)), positive(4, 3)),
+    "MLP": (lambda s: bp.MLP([3, 8, 2], dropout=s(0.25)), (4, 3)),
+    "Huber": (lambda s: bp.Huber(s(0.5)), (4, 3), positive(4, 3)),
+    "CrossEntropy": (lambda s: bp.CrossEntropy(s(0.25)), (4, 3), np.asarray([0, 1, 2, 0])),
+}
+WHOLES = {
+    "ELU": (lambda n: bp.ELU(n(2)), (4, 3)),
+    "Power": (lambda n: bp.Power(n(3)), (4, 3)),
+    "Power, -1": (lambda n: bp.Power(n(-1)), positive(4, 3)),
+    "Softmax": (lambda n: bp.Softmax(n(0)), (4, 3)),
+    "LogSoftmax": (lambda n: bp.LogSoftmax(n(-1)), (4, 3)),
+    "Sum": (lambda n: bp.Sum(n(1)), (4, 3)),
+    "Mean": (lambda n: bp.Mean((n(0), n(-1)), keepdims=True), (4, 3)),
+    "Concatenate": (lambda n: bp.Concatenate(n(0)), (4, 3), (2, 3)),
+    "Reshape": (lambda n: bp.Reshape((n(3), n(-1))), (4, 6)),
+    "Linear": (lambda n: bp.Linear(n(3), n(2)), (4, 3)),
+    "Weight": (lambda n: bp.Weight((n(3), n(2))),),
+    "LayerNorm": (lambda n: bp.LayerNorm(n(3)), (4, 3)),
+    "MLP": (lambda n: bp.MLP([n(3), n(8), n(2)]), (4, 3)),
+}
+SCALARS = [
+    *((name, s, float, row) for name, row in REALS.items() for s in (np.float64, np.float32)),
+    *((name, n, int, row) for name, row in WHOLES.items() for n in (np.int64, np.int8)),
+]
+
+
+@pytest.mark.parametrize(("name", "scalar", "plain", "row"), SCALARS, ids=[f"{name}-{s.__name__}" for name, s, _, _ in SCALARS])
+def test_numpy_scalars_are_numbers(name, scalar, plain, row, backend, tmp_path):
+    """A NumPy scalar for a number: the same results, of float32 from float32, and the same in a file."""
+    make, *inputs = row
+    got, expected = (run(Case(name, lambda kind=kind: make(kind), tuple(inputs)), backend, "float32") for kind in (scalar, plain))
+    assert_close(got, expected, 0.0, "float32")
+    module = make(scalar)
+    assert repr(module) == repr(make(plain))
+    bp.Network(module, backend.backend).save(tmp_path / "net")
+    assert repr(bp.Network.load(tmp_path / "net").module) == repr(module)
 
 
 def test_vectorisation_in_both_conventions():

@@ -141,6 +141,120 @@ def test_value_and_gradient(dtype, backend):
     assert (backend.to_host(J).shape, gradient.shape, str(backend.to_host(gradient).dtype)) == ((), (net.n_parameters,), dtype)
 
 
+@pytest.mark.parametrize("labels", ["indices", "rows"])
+def test_host_labels_are_looked_at_on_the_host(labels, backend, monkeypatch):
+    """X on the device, labels and weights from the host: what they hold is checked, and nothing is read back."""
+    net, (X, y) = bp.Network(bp.MLP([4, 5, 3]), backend.backend), data()
+    y, X, weights = (y if labels == "indices" else np.eye(3)[y]), backend.asarray(X, "float32"), np.linspace(0.5, 2, 7)
+
+    def waits(backend, array):
+        raise AssertionError("a value leaves the device: the host waits")
+
+    with backend.guard(), monkeypatch.context() as patch:
+        if backend.backend.asynchronous:
+            patch.setattr(bp.Backend, "to_host", waits)
+        J, gradient = net.value_and_gradient(bp.CrossEntropy(), X, y, weights)
+        bp.Trainer(bp.Network(net.module, backend.backend), bp.CrossEntropy(), bp.SGD()).step(X, y, weights)
+        with pytest.raises(ValueError, match=r"CrossEntropy expected (class indices 0 to 2|probability rows)"):
+            net.value_and_gradient(bp.CrossEntropy(), X, y - 1, weights)
+        with pytest.raises(ValueError, match=r"weights must be >= 0, got -2\.0; mend the weights"):
+            net.value_and_gradient(bp.CrossEntropy(), X, y, -weights)
+    y = backend.asarray(y, None if labels == "indices" else "float32")
+    expected = net.value_and_gradient(bp.CrossEntropy(), X, y, backend.asarray(weights, "float32"))
+    for got, one in zip((J, gradient), expected, strict=True):
+        np.testing.assert_array_equal(backend.to_host(got), backend.to_host(one))
+
+
+def test_several_outputs_have_no_loss(backend):
+    """A circuit's outputs are joined, or the loss is a node of it."""
+    net = bp.Network(bp.Circuit("x", {"a": (bp.Linear(4, 3), "x"), "b": (bp.Exp(), "a")}, ["a", "b"]), backend.backend)
+    with pytest.raises(TypeError, match=r"Circuit\(.*\) has 2 outputs, and a loss takes one; join them in a module"):
+        net.value_and_gradient(bp.CrossEntropy(), *data())
+    run = bp.Trainer(net, bp.CrossEntropy(), bp.SGD())
+    for call in (lambda: run.step(*data()), lambda: run.fit(data(), epochs=1), lambda: run.evaluate(data())):
+        with pytest.raises(TypeError, match="has 2 outputs, and a loss takes one"):
+            call()
+
+
+class Column:
+    """A table's column: it has a shape and a dtype, is no array of any library, and can become NumPy's."""
+
+    def __init__(self, values):
+        self.values = values
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=dtype)
+
+    def __len__(self):
+        return len(self.values)
+
+
+def test_a_column_of_a_table_is_host_data(backend):
+    """As X, y and weights, wherever data go in."""
+    (X, y), weights = data(), np.linspace(0.5, 2, 7)
+    columns = tuple(map(Column, (X, y, weights)))
+    runs = [bp.Trainer(bp.Network(bp.MLP([4, 5, 3]), backend.backend), bp.CrossEntropy(), bp.SGD(0.1)) for _ in range(2)]
+    found = []
+    for run, given in zip(runs, (columns, (X, y, weights)), strict=True):
+        run.fit(given, given[:2], epochs=2, batch_size=3)
+        run.step(*given)
+        J, gradient = run.network.value_and_gradient(run.loss, *given)
+        arrays = map(backend.to_host, (run.network.theta, gradient, J, run.network(given[0])))
+        found.append([*arrays, run.evaluate(given)["loss"]])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="CrossEntropy expected class indices 0 to 2"):
+        runs[0].step(columns[0], Column(y - 1))
+    with pytest.raises(TypeError, match="expected numbers, got an array of dtype <U"):
+        runs[0].step(columns[0], Column(y.astype(str)))
+
+
+@pytest.mark.parametrize("ragged", [[[1.0] * 4, [1.0] * 3], [[0], [0, 1]]], ids=repr)
+def test_rows_of_several_lengths(ragged):
+    net, message = bp.Network(bp.MLP([4, 5, 3])), "expected rows of one length, got data that make no array .*; pad or cut"
+    for call in (lambda: net(ragged), lambda: net.value_and_gradient(bp.CrossEntropy(), data()[0], ragged)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("module", "v", "error", "says"),
+    [
+        (bp.Tanh(), None, TypeError, "B expected v as an array of float64 on {name}, as u is; got NoneType"),
+        (bp.Tanh(), 1.0, TypeError, "as u is; got float"),
+        (bp.Tanh(), [[1.0, 1.0]], TypeError, "as u is; got list"),
+        (bp.Tanh(), "float32", TypeError, r"as an array of float64 on {name}, as u is; got an array of \S*float32 on {name}"),
+        (bp.Tanh(), "int64", TypeError, r"as u is; got an array of \S*int64 on {name}"),
+        (bp.Tanh(), "elsewhere", TypeError, r"of float64 on {name}, as u is; got an array of \S*float64 on \S*device2"),
+        (bp.Sum(), None, TypeError, "as u is; got NoneType"),
+        (bp.Sum(), "float32", TypeError, r"as u is; got an array of \S*float32 on {name}"),
+        (bp.Circuit("x", {"a": (bp.Exp(), "x")}, ["a", "x"]), None, ValueError, "v as a tuple of 2 arrays, .*; got NoneType"),
+        (bp.Circuit("x", {"a": (bp.Exp(), "x")}, ["a", "x"]), ("float32", None), TypeError, r"got an array of \S*float32"),
+    ],
+    ids=repr,
+)
+def test_B_takes_a_v_like_u(module, v, error, says, backend):
+    """Of u's dtype and on its backend: NumPy would promote, and another library fail with words of its own."""
+    strict = pytest.importorskip("array_api_strict")
+    u, B = bp.evaluate(module, bp.initialize(module, backend=backend.backend), backend.asarray(np.ones((1, 2))))
+
+    def made(v):
+        if isinstance(v, tuple):
+            return tuple(map(made, v))
+        shape = tuple(u.shape) if not isinstance(u, tuple) else (1, 2)
+        if v == "elsewhere":
+            return strict.ones(shape, dtype=strict.float64, device=strict.Device("device2"))
+        return backend.asarray(np.ones(shape), v) if isinstance(v, str) else v
+
+    name = re.escape(backend.backend.name)
+    with pytest.raises(error, match=says.replace("float64 on", r"\S*float64 on").replace("{name}", name)):
+        B(made(v))
+    good = backend.asarray(np.ones((1, 2)))
+    dz = B((good, None) if isinstance(u, tuple) else 1.0 if u.ndim == 0 else good)[0]
+    assert backend.to_host(dz).shape == (1, 2)
+
+
 def test_host_data_is_moved_in(backend):
     """Lists, float64 into a float32 network, integers for labels."""
     net = bp.Network(bp.MLP([4, 5, 3]), backend.backend)

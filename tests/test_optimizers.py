@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import BackendUnderTest, missing
-from runs import examples, trainer
+from runs import assert_same, become, examples, trainer
 
 import bpcore as bp
+from bpcore import schedules
 from bpcore.functional.updates import clip_norm, squared_norm
 
 SIZE, DECAYED, STEPS = 101, 64, 100
@@ -34,6 +35,21 @@ TABLE = {
     "AdamW, decay": (bp.AdamW(0.01, weight_decay=0.3), "AdamW", {"weight_decay": 0.3}),
     "Lion": (bp.Lion(0.01), None, {}),
     "Lion, decay": (bp.Lion(0.01, betas=(0.8, 0.95), weight_decay=0.3), None, {}),
+}
+
+# options of a trainer from a NumPy scalar for each number
+SCALARS = {
+    "SGD": lambda s: {"optimizer": bp.SGD(s(0.125), s(0.5), weight_decay=s(0.125))},
+    "RMSProp": lambda s: {"optimizer": bp.RMSProp(s(0.125), s(0.5), s(2**-20), s(0.125))},
+    "Adagrad": lambda s: {"optimizer": bp.Adagrad(s(0.125), s(2**-20), s(0.125))},
+    "Adam": lambda s: {"optimizer": bp.Adam(s(0.125), (s(0.5), s(0.75)), s(2**-20), s(0.125))},
+    "Adam, betas in a list": lambda s: {"optimizer": bp.Adam(s(0.125), [s(0.5), s(0.75)])},
+    "AdamW": lambda s: {"optimizer": bp.AdamW(s(0.125), (s(0.5), s(0.75)), weight_decay=s(0.125))},
+    "Lion": lambda s: {"optimizer": bp.Lion(s(0.125), (s(0.5), s(0.75)), s(0.125))},
+    "clipped": lambda s: {"optimizer": bp.SGD(0.125), "clip_norm": s(0.0625)},
+    "a schedule": lambda s: {"optimizer": bp.SGD(0.125), "schedule": lambda step: s(0.5)},
+    "plateau": lambda s: {"optimizer": bp.SGD(0.125), "schedule": schedules.ReduceOnPlateau(s(0.5), 0, s(0.5), "training_loss")},
+    "smoothing": lambda s: {"loss": bp.CrossEntropy(s(0.125))},
 }
 ORACLES = [name for name, (_, namesake, _) in TABLE.items() if namesake]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -222,3 +238,31 @@ def test_optimisers_are_values():
     assert repr(bp.SGD(0.1, 0.9)) == "SGD(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0)"
     with pytest.raises(AttributeError):
         bp.Adam().lr = 1.0
+
+
+@pytest.mark.parametrize("scalar", [np.float64, np.float32])
+@pytest.mark.parametrize("name", SCALARS)
+def test_numpy_scalars_are_numbers(name, scalar, backend, tmp_path):
+    """A float32 network stays one, with the same θ to the bit, and the run goes into a file and out of it."""
+    runs = [trainer(backend=backend.backend, dtype="float32", **SCALARS[name](kind)) for kind in (scalar, float)]
+    X, y, w = examples(weights=True)
+    for run in runs:
+        run.fit((X, y, w), epochs=3, batch_size=16)
+    J, gradient = runs[0].network.value_and_gradient(runs[0].loss, X, y, w)
+    for array in (J, gradient, runs[0].step(X, y), runs[0].network.theta, *runs[0].moments.values()):
+        assert str(backend.to_host(array).dtype) == "float32"
+    runs[1].step(X, y)
+    assert_same(become(runs[0]), become(runs[1]))
+    runs[0].save(tmp_path / "run")
+    again = trainer(backend=backend.backend, dtype="float32", **SCALARS[name](scalar))
+    again.resume(tmp_path / "run")
+    assert_same(become(again), become(runs[0]))
+
+
+def test_numpy_whole_numbers_of_a_trainer(backend):
+    """Sizes, counts and seeds."""
+    n, run = np.int64, trainer(backend=backend.backend, accumulate=np.int64(2), seed=np.int64(3), metrics=bp.Accuracy())
+    expected = trainer(backend=backend.backend, accumulate=2, seed=3, metrics=bp.Accuracy())
+    run.fit(examples(), examples(seed=1), epochs=n(2), batch_size=n(16), training_sample=n(20))
+    expected.fit(examples(), examples(seed=1), epochs=2, batch_size=16, training_sample=20)
+    assert_same(become(run), become(expected))

@@ -199,6 +199,11 @@ def full(**changed) -> dict:
     return {**options, **changed}
 
 
+def leaky(slope: float) -> bp.Module:
+    """Parameters as those of the MLP, and other modules between them."""
+    return bp.Sequential(bp.Linear(FEATURES, 8), bp.LeakyReLU(slope), bp.Linear(8, CLASSES))
+
+
 class Other(schedules.Schedule):
     def __call__(self, step):
         return 1.0
@@ -212,6 +217,8 @@ REFUSED = {
     "no momentum": ({"optimizer": bp.SGD(0.1)}, r"expected the optimiser's vectors \[\], the file has \['m'\]"),
     "another network": ({"module": bp.MLP([FEATURES, 9, CLASSES])}, r"expected parameters \[start, shape\]"),
     "another activation's place": ({"module": bp.MLP([FEATURES, 8, CLASSES], dropout=0.1)}, "expected parameters"),
+    "another activation": ({"module": bp.MLP([FEATURES, 8, CLASSES], "tanh")}, "expected network .*'tanh'.*, the file has"),
+    "another slope": ({"module": leaky(0.2)}, "expected network .*, the file has .*MLP"),
     "another dtype": ({"dtype": "float32"}, "expected dtype float32, the file has float64"),
     "no callbacks": ({"callbacks": []}, r"expected callbacks \[\], the file has \['EarlyStopping', 'Call'\]"),
     "another callback": (
@@ -237,6 +244,56 @@ def test_what_does_not_fit_changes_nothing(name, saved, backend):
     assert_same(become(run), before)
 
 
+def test_another_hyperparameter_of_a_module(tmp_path):
+    """The shapes agree, and the functions do not."""
+    path = tmp_path / "run.safetensors"
+    trainer(leaky(0.2)).save(path)
+    trainer(leaky(np.float64(0.2))).resume(path)
+    run = trainer(leaky(0.3))
+    before = become(run)
+    with pytest.raises(bp.CheckpointError, match=r"expected network .*0\.3.*, the file has .*0\.2.*Nothing was loaded"):
+        run.resume(path)
+    assert_same(become(run), before)
+
+
+def test_a_network_that_was_moved(saved, backend):
+    """The trainer's vectors are where the network was: nothing is loaded into either."""
+    run = trainer(**full())
+    run.network.to(backend.backend)
+    before = become(run)
+    with pytest.raises(RuntimeError, match=r"the network was moved after the trainer was made; move first: Trainer\(net.to"):
+        run.resume(saved)
+    assert_same(become(run), before)
+
+
+class Averages(bp.Callback):
+    """A callback of a user's own, with arrays of its own."""
+
+    def __init__(self):
+        self.values = np.zeros(3)
+
+    def on_step(self, trainer, J):
+        self.values[trainer.steps % 3] += float(J)
+
+    def state(self, trainer):
+        return {}, {"values": self.values}
+
+    def restore(self, trainer, numbers, arrays):
+        self.values = arrays["values"].copy()
+
+
+def test_arrays_of_a_callback_of_ones_own(tmp_path):
+    """Of any shape: they need not be a θ."""
+    runs = [trainer(callbacks=[Averages()]) for _ in range(2)]
+    runs[0].fit(examples(), epochs=1, batch_size=8)
+    runs[0].save(tmp_path / "run")
+    runs[1].resume(tmp_path / "run")
+    for run in runs:
+        run.fit(examples(), epochs=2, batch_size=8)
+    assert np.all(runs[0].callbacks[0].values > 0)
+    np.testing.assert_array_equal(runs[1].callbacks[0].values, runs[0].callbacks[0].values)
+
+
 def damaged(change) -> object:
     """A file whose tensors and header are as `change(tensors, header)` leaves them."""
 
@@ -250,6 +307,16 @@ def damaged(change) -> object:
 
 def cut(path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def counted(*counters) -> object:
+    """A file with these for steps, epoch and position."""
+    return damaged(lambda tensors, header: header["training"].update(counters=list(counters)))
+
+
+def kept(size: int, dtype: str = "float64") -> object:
+    """A file in which EarlyStopping kept a θ of this size."""
+    return damaged(lambda tensors, header: tensors.update({"callback.0.theta": np.zeros(size, dtype)}))
 
 
 def network_only(path) -> None:
@@ -267,6 +334,19 @@ DAMAGED = {
     "theta of float32": (damaged(lambda t, header: t.update(theta=t["theta"].astype("float32"))), "theta of shape and dtype"),
     "no theta": (damaged(lambda tensors, header: tensors.pop("theta")), "it has no vector 'theta'"),
     "no counters": (damaged(lambda tensors, header: header["training"].pop("counters")), "is damaged: .*counters"),
+    "two counters": (counted(7, 1), "is damaged: .*not enough values"),
+    "four counters": (counted(7, 1, 2, 0), "is damaged: .*too many values"),
+    "counters with a fraction": (counted(7.5, 1, 2), "is damaged: .*float"),
+    "counters below zero": (counted(7, 1, -2), "is damaged: .*counters 7, 1, -2"),
+    "counters of text": (counted("7", "1", "2"), "is damaged: .*str"),
+    "counters of nothing": (counted(7, None, 2), "is damaged: .*NoneType"),
+    "no list of counters": (damaged(lambda tensors, header: header["training"].update(counters=7)), "is damaged: .*int"),
+    "short θ of early stopping": (kept(5), r"expected callback.0.theta of shape and dtype \(\(75,\), 'float64'\), .*\(\(5,\)"),
+    "long θ of early stopping": (kept(76), r"expected callback.0.theta of shape and dtype .*, the file has \(\(76,\)"),
+    "θ of early stopping in float32": (kept(75, "float32"), "expected callback.0.theta of shape and dtype .*'float32'"),
+    "a number for the network": (damaged(lambda tensors, header: header.update(network=3)), "has no network in it"),
+    "a list for the network": (damaged(lambda tensors, header: header.update(network=[])), "has no network in it"),
+    "no structure": (damaged(lambda t, header: header["network"].pop("structure")), "expected network .*, the file has None"),
     "no optimiser": (damaged(lambda tensors, header: header["training"].pop("optimizer")), "is damaged: .*optimizer"),
     "half a schedule": (damaged(lambda tensors, header: header["training"]["schedule"].pop("best")), "expected a schedule with"),
     "half a callback": (damaged(lambda t, header: header["training"]["callbacks"][0].pop("numbers")), "is damaged: .*numbers"),

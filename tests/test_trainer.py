@@ -302,6 +302,17 @@ def one_logit() -> tuple[np.ndarray, np.ndarray]:
     return t[:, :1], y[:, None]
 
 
+def several_labels(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """k outputs, and a label 0 or 1 for each of them."""
+    generator = np.random.default_rng(5)
+    return 2 * generator.standard_normal((ROWS, k)), generator.integers(0, 2, (ROWS, k))
+
+
+def of_each(w: np.ndarray | None, k: int) -> np.ndarray | None:
+    """Weights of examples as those of their k outputs."""
+    return None if w is None else np.repeat(w, k)
+
+
 def sigmoid(t: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-t[:, 0]))
 
@@ -332,6 +343,37 @@ SKLEARN = {
         )
         for k in (1, 3, 6)
     },
+    **{
+        f"accuracy, {k} labels an example": (
+            "accuracy",
+            several_labels(k),
+            lambda m, t, y, w, k=k: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, k)),
+        )
+        for k in (1, 3, ROWS)
+    },
+    "accuracy, true or false": (
+        "accuracy",
+        (several_labels(3)[0], several_labels(3)[1] > 0),
+        lambda m, t, y, w: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, 3)),
+    ),
+    "accuracy, as many classes as examples": (
+        "accuracy",
+        logits(ROWS),
+        lambda m, t, y, w: m.accuracy_score(y, np.argmax(t, 1), sample_weight=w),
+    ),
+    **{
+        f"log loss, {k} labels an example": (
+            "log_loss",
+            several_labels(k),  # summed over them, as the loss is
+            lambda m, t, y, w, k=k: k * m.log_loss(y.ravel(), 1 / (1 + np.exp(-t.ravel())), sample_weight=of_each(w, k)),
+        )
+        for k in (1, 3, ROWS)
+    },
+    "log loss, as many classes as examples": (
+        "log_loss",
+        logits(ROWS),
+        lambda m, t, y, w: m.log_loss(y, probabilities(t), labels=range(ROWS), sample_weight=w),
+    ),
     "log loss": ("log_loss", logits(), lambda m, t, y, w: m.log_loss(y, probabilities(t), sample_weight=w)),
     "log loss, one logit": ("log_loss", one_logit(), lambda m, t, y, w: m.log_loss(y[:, 0], sigmoid(t), sample_weight=w)),
     **{
@@ -365,8 +407,8 @@ def test_metrics_equal_sklearn(name, weighted, backend):
     metrics = pytest.importorskip("sklearn.metrics")
     metric, (t, y), expected = SKLEARN[name]
     w = np.random.default_rng(8).uniform(0, 2, ROWS) if weighted else None
-    loss = {"f": bp.SquaredError(), "i": bp.CrossEntropy()}[y.dtype.kind]
-    if t.shape == y.shape and (y.dtype.kind == "i" or t.ndim == 1):
+    loss = bp.SquaredError() if y.dtype.kind == "f" else bp.CrossEntropy()
+    if t.shape == y.shape and (y.dtype.kind != "f" or t.ndim == 1):
         loss = bp.LogisticLoss()
     run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=[metric])
     given = tuple(backend.asarray(x) for x in ((t, y) if w is None else (t, y, w)))
@@ -377,6 +419,40 @@ def test_metrics_equal_sklearn(name, weighted, backend):
 
 def test_every_metric_is_held_against_sklearn():
     assert set(METRICS) < {name.partition(",")[0].replace(" ", "_") for name in SKLEARN}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [7, 8, ROWS])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_r2_of_labels_far_from_zero(weighted, size, seed, backend):
+    """y = 1e8 + N(0, 1): Σ y² - n ȳ² would have no digit left. A batch of weight zero counts for nothing."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(seed)
+    y = 1e8 + generator.standard_normal((ROWS, 1))
+    t, w = y + 0.5 * generator.standard_normal((ROWS, 1)), generator.uniform(0, 2, ROWS)
+    w[:8], w[24:32] = 0.0, 0.0
+    run = trainer(Shift(), backend=backend.backend, loss=bp.SquaredError(), metrics="r2")
+    given = (t, y, w) if weighted else (t, y)
+    expected = metrics.r2_score(y, t, sample_weight=w if weighted else None)
+    assert 0.3 < expected < 0.95
+    assert run.evaluate(given, batch_size=size)["r2"] == pytest.approx(expected, rel=1e-6)
+    batches = [tuple(backend.asarray(x[i : i + size]) for x in given) for i in range(0, ROWS, size)]
+    assert run.evaluate(batches)["r2"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "t", "y", "loss"),
+    [
+        *((name, (CLASSES, CLASSES), np.arange(CLASSES), bp.CrossEntropy()) for name in ("mse", "rmse", "mae", "r2")),
+        *((name, (4, CLASSES), np.arange(4) % CLASSES, bp.CrossEntropy()) for name in ("mse", "rmse", "mae", "r2")),
+    ],
+)
+def test_a_metric_that_does_not_fit(metric, t, y, loss, backend):
+    """Class indices (n,) against outputs (n, n) would broadcast to a number that means nothing."""
+    run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=metric)
+    got = rf"outputs \({t[0]}, {t[1]}\) and labels \({t[0]},\) of \S*int64"
+    with pytest.raises(ValueError, match=f"metric {metric} does not fit {got}; choose another metric or reshape the labels"):
+        run.evaluate((np.ones(t), y))
 
 
 def test_metrics_at_their_edges():
@@ -544,6 +620,23 @@ def test_history_logs(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log.csv", "log.jsonl"]
     with pytest.raises(ValueError, match=r"must end in .csv or .jsonl, got log.txt"):
         bp.HistoryLog("log.txt")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_log_of_lines_is_json(value, tmp_path):
+    """RFC 8259 has no word for NaN and infinities: null."""
+    path, history = tmp_path / "log.jsonl", bp.History([{"epoch": 1, "training_loss": 0.5, "test_r2": value}])
+    history.append({"epoch": 2, "training_loss": 0.25, "test_r2": 0.5})
+    history.write(path)
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    lines = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    assert lines == [{"epoch": 1, "training_loss": 0.5, "test_r2": None}, {"epoch": 2, "training_loss": 0.25, "test_r2": 0.5}]
+    run = trainer(Shift(), loss=bp.SquaredError(), metrics="r2", callbacks=bp.HistoryLog(path))  # R² of a constant is NaN
+    run.fit((np.ones((4, 1)), np.ones((4, 1))), epochs=1)
+    assert json.loads(path.read_text(), parse_constant=refuse)["training_r2"] is None
 
 
 def test_learning_curve(tmp_path):

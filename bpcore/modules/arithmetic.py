@@ -202,7 +202,7 @@ class Reshape(Module):
     def __init__(self, shape: tuple[int, ...]):
         if not isinstance(shape, (tuple, list)):
             raise ValueError(f"Reshape's shape must be a tuple, got {shape!r}; e.g. (28, 28, 1)")
-        self.shape = tuple(n if n == -1 else self.whole("shape", n) for n in shape)
+        self.shape = tuple(-1 if n == -1 else self.whole("shape", n) for n in shape)
         if self.shape.count(-1) > 1:
             raise ValueError(f"Reshape's shape must leave one size open at most, got {shape!r}")
 

@@ -55,6 +55,8 @@ def resume(trainer: Trainer, path: Any) -> None:
     try:
         optimizer, schedule = training["optimizer"]["class"], dict(training["schedule"])
         steps, epoch, position = (operator.index(n) for n in training["counters"])
+        if min(steps, epoch, position) < 0:
+            raise ValueError(f"counters {steps}, {epoch}, {position}")
         position_of = None if training["position_of"] is None else tuple(training["position_of"])
         seed, finished, history = training["seed"], training["finished"], History(list(training["history"]))
         callbacks = [(callback["class"], callback["numbers"]) for callback in training["callbacks"]]
