@@ -60,6 +60,8 @@ def is_floating(array: Any) -> bool:
 
 def is_array(value: Any) -> bool:
     """Whether `value` is an array of a library that speaks the Array API (a list, a number or a table is not)."""
+    if isinstance(value, (np.ndarray, np.generic)):  # NumPy 2.0's scalars do not say so themselves
+        return True
     return hasattr(value, "__array_namespace__") or type(value).__module__.partition(".")[0] in ("torch", "cupy")
 
 
