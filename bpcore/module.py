@@ -84,11 +84,15 @@ class Mode:
 
     So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects what modules
     ask to be written to their buffers; `commit` writes it, in order, once the step has proved good. look: whether values may
-    be looked at, which on a GPU makes the host wait; then ids out of range are an error.
+    be looked at, which on a GPU makes the host wait; then ids out of range are an error. saving: whether a backward pass may
+    follow; where not, containers let go of what their children saved.
     """
 
-    def __init__(self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False):
-        self.training, self.seed, self.step, self.micro, self.look = training, seed, step, micro, look
+    def __init__(
+        self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
+    ):
+        self.training, self.seed, self.step, self.micro = training, seed, step, micro
+        self.look, self.saving = look, saving
         self.tracked: list[tuple[Array, Array, float]] = []
 
     def keep(self, theta: Windows, z: Array, p: float) -> Array:

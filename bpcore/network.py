@@ -83,7 +83,7 @@ class Network:
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
-        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode(look=True))[0]
+        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode(look=True, saving=False))[0]
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None

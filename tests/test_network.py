@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -490,3 +491,15 @@ def test_lbfgs_takes_a_network_as_it_is():
 
     found = optimize.minimize(J, before, jac=True, method="L-BFGS-B", options={"maxiter": 60})
     assert found.fun < 0.2 * J(before)[0], found.message
+
+
+def test_evaluating_does_not_keep_what_a_backward_pass_would_need():
+    """Twelve layers of one width: evaluation holds a few activations at a time, not all."""
+    net, X = bp.Network(bp.MLP([500] * 13)), np.ones((400, 500), dtype="float32")
+    peaks = {}
+    for name, run in (("evaluate", lambda: net(X)), ("saving", lambda: net(X, mode=bp.Mode()))):
+        tracemalloc.start()
+        run()
+        peaks[name] = tracemalloc.get_traced_memory()[1] / X.nbytes
+        tracemalloc.stop()
+    assert peaks["evaluate"] < 4 < 10 < peaks["saving"]

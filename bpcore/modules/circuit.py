@@ -66,7 +66,7 @@ class Circuit(Module):
         saved = []
         for (name, (_, *sources)), windows in zip(self.nodes.items(), theta.children, strict=True):
             values[name], for_backward = self.children[name].forward(windows, *(values[s] for s in sources), mode=mode)
-            saved.append(for_backward)
+            saved.append(for_backward if mode.saving else None)
             if isinstance(values[name], tuple):
                 raise ValueError(f"{self.children[name].name(windows)} has several outputs, and a node has one; join them first")
         u = tuple(values[end] for end in self._ends)

@@ -29,7 +29,7 @@ class Sequential(Module):
         saved = []
         for module, windows in zip(self.children.values(), theta.children, strict=True):
             z, for_backward = module.forward(windows, z, mode=mode)
-            saved.append(for_backward)
+            saved.append(for_backward if mode.saving else None)
         return z, saved
 
     def backward(self, theta, saved, v, gradient, need_dz=True):

@@ -40,7 +40,7 @@ def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays 
     for inputs, y, weights in given.in_order(batch_size):
         labels = host_data(y) if isinstance(given, Batches) else None  # those of arrays were looked at, all of them
         y, weights = network.place(y), None if weights is None else network.place(weights, floating=True)
-        t = network(inputs, mode=Mode(look=not backend.asynchronous))
+        t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
         if labels is not None:
             loss.expect(EMPTY, t, y, weights)
             loss.check_labels(labels, t.shape[-1] if t.ndim else 1)
