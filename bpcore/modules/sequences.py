@@ -86,37 +86,37 @@ class PositionalEmbedding(Module):
         return v
 
 
-class SinusoidalPositions(Module):
-    """u = z + sines and cosines of the position, of d / 2 wavelengths; nothing learned, d even.        Vaswani et al., 2017"""
+class FixedPositions(Module):
+    """What positions without parameters share: d features, an even number, in the last axis, tokens in the one before."""
 
     rows_independent = True
 
     def __init__(self, d: int):
         self.d = even(self, "d", d)
 
-    def forward(self, theta, z, mode):
+    def expect_tokens(self, theta, z):
+        """z, or an error unless it is (..., tokens, d) of floats."""
         if z.ndim < 2 or z.shape[-1] != self.d:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (..., tokens, {self.d}), got {got}; pass d={z.shape[-1]} or reshape")
-        return self.expect_floats(theta, z) + f.sinusoids(z.shape[-2], self.d, z), None
+        return self.expect_floats(theta, z)
+
+
+class SinusoidalPositions(FixedPositions):
+    """u = z + sines and cosines of the position, of d / 2 wavelengths; nothing learned, d even.        Vaswani et al., 2017"""
+
+    def forward(self, theta, z, mode):
+        return self.expect_tokens(theta, z) + f.sinusoids(z.shape[-2], self.d, z), None
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return v
 
 
-class RotaryPositions(Module):
+class RotaryPositions(FixedPositions):
     """u = each pair of features turned by an angle that grows with the position; d even.        Su et al., 2021"""
 
-    rows_independent = True
-
-    def __init__(self, d: int):
-        self.d = even(self, "d", d)
-
     def forward(self, theta, z, mode):
-        if z.ndim < 2 or z.shape[-1] != self.d:
-            got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected (..., tokens, {self.d}), got {got}; pass d={z.shape[-1]} or reshape")
-        return f.rotate(self.expect_floats(theta, z), 1.0), None
+        return f.rotate(self.expect_tokens(theta, z), 1.0), None
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return f.rotate(v, -1.0)
