@@ -110,7 +110,13 @@ class Mode:
     def again(self) -> Mode:
         """This mode for evaluating the same again: the same masks, no second look, and what is tracked is never committed."""
         mode = copy.copy(self)
-        mode.look, mode.tracked = False, []
+        mode.look, mode.saving, mode.tracked = False, True, []
+        return mode
+
+    def forgetting(self) -> Mode:
+        """This mode where no backward pass will follow; what is tracked is tracked here."""
+        mode = copy.copy(self)
+        mode.saving = False
         return mode
 
     def track(self, window: Array, value: Array, momentum: float) -> None:

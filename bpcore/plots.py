@@ -55,6 +55,7 @@ def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or not y.size:
         got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
         raise ValueError(f"confusion expected two vectors of class indices, got {got}; pass scores.argmax(axis=1)")
+    y, predicted = y.astype("int64"), predicted.astype("int64")  # y k would wrap in fewer bits
     k = max(int(y.max()), int(predicted.max())) + 1 if names is None else len(names)
     low, high = min(int(y.min()), int(predicted.min())), max(int(y.max()), int(predicted.max()))
     if low < 0 or high >= k:
@@ -69,8 +70,8 @@ def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None
     axes.imshow(np.where(own, 0.1, np.nan), cmap="Greys", vmin=0, vmax=1)
     for i, j in np.argwhere(counts):
         axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=8, color="#666666" if i == j else "#222222")
-    axes.set_xticks(range(k), names or range(k))
-    axes.set_yticks(range(k), names or range(k))
+    axes.set_xticks(range(k), range(k) if names is None else names)
+    axes.set_yticks(range(k), range(k) if names is None else names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("taken for")
@@ -85,6 +86,7 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
     W: on the host; for Conv2d's (kh, kw, 1, n) and a Linear on flat images W.reshape(h, w, -1). Of more than `most`, those
     with the largest norm. Returns matplotlib's Figure; writes it to `path` where given.
     """
+    whole("most", most)
     W = np.asarray(W)
     if W.ndim != 3 or not W.size:
         raise ValueError(f"filters expected pictures (height, width, n), got shape {W.shape}; reshape them")

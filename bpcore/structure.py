@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, is_dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from bpcore import initializers, modules
@@ -27,8 +28,10 @@ def describe(module: Module) -> list[dict[str, Any]]:
             return {"mapping": [[k, encode(v)] for k, v in value.items()]}
         if type(value).__module__ == initializers.__name__:
             return {"initializer": type(value).__name__, "named": asdict(value)}
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if value is None or isinstance(value, (bool, str)):
             return value
+        if isinstance(value, (Integral, Real)):  # NumPy's numbers too
+            return int(value) if isinstance(value, Integral) else float(value)
         return {"unknown": type(value).__name__}
 
     def number(one: Module) -> int:

@@ -62,12 +62,11 @@ def transposed_convolutions(draw):
 
 
 @st.composite
-def pools(draw):
+def pools(draw, kind):
     kernel = draw(one_or_two(small))
     padding = draw(st.sampled_from(["same", "valid"]) | st.tuples(*(st.integers(0, k - 1) for k in both(kernel))))
     stride = draw(st.none() | one_or_two(small))
-    module = draw(st.sampled_from([bp.MaxPool2d, bp.AvgPool2d]))(kernel, stride, padding)
-    return module, draw(images(draw(small), kernel, 1, padding))
+    return kind(kernel, stride, padding), draw(images(draw(small), kernel, 1, padding))
 
 
 @st.composite
@@ -77,24 +76,23 @@ def rows_of(draw, channels, axes):
 
 
 @st.composite
-def norms(draw):
+def norms(draw, kind):
     groups, eps = draw(small), draw(st.sampled_from([1e-5, 1e-3, 0.1]))
     c = groups * draw(small)
     shape = draw(rows_of(c, 3))
     if math.prod(shape[1:]) // groups < 2:  # one number is its own mean: 0 / √ε amplifies rounding alone
         shape = (shape[0], 2, *shape[1:])
-    if draw(st.booleans()):
+    if kind is bp.GroupNorm:
         return bp.GroupNorm(groups, c, eps), shape
     return bp.BatchNorm(c, draw(st.sampled_from([0.1, 0.3, 1.0])), eps), (shape[0] + 1, *shape[1:])
 
 
 @st.composite
-def others(draw):
+def others(draw, kind):
     c = draw(small)
-    kind = draw(st.integers(0, 2))
-    if kind == 0:
+    if kind is bp.Upsample:
         return bp.Upsample(draw(st.integers(1, 4))), draw(images(c))
-    if kind == 1:
+    if kind is bp.GlobalAvgPool:
         return bp.GlobalAvgPool(), (*draw(images(c))[: draw(st.integers(2, 3))], c)
     return bp.Dropout2d(draw(st.sampled_from([0, 0.2, 0.7]))), draw(rows_of(c, 3))
 
@@ -122,25 +120,21 @@ def test_transposed_convolution(drawn, chunk, check, torch):
         agrees(torch, *drawn, check=check)
 
 
-@given(drawn=pools(), check=check)
+OTHERS = [
+    *((kind, pools(kind)) for kind in (bp.MaxPool2d, bp.AvgPool2d)),
+    *((kind, norms(kind)) for kind in (bp.BatchNorm, bp.GroupNorm)),
+    *((kind, others(kind)) for kind in (bp.Upsample, bp.GlobalAvgPool, bp.Dropout2d)),
+]
+
+
+@pytest.mark.parametrize("configurations", [pytest.param(drawn, id=kind.__name__) for kind, drawn in OTHERS])
+@given(data=st.data(), check=check)
 @examples
-def test_pooling(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
+def test_others(configurations, data, check, torch):
+    agrees(torch, *data.draw(configurations), check=check)
 
 
-@given(drawn=norms(), check=check)
-@examples
-def test_normalization(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@given(drawn=others(), check=check)
-@examples
-def test_others(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.filterwarnings("ignore:Using padding=:UserWarning")  # of its own memory
 def test_same_is_what_pytorch_calls_same(torch):
     """Where PyTorch has it, that is at stride 1."""
     z, W = np.random.default_rng(0).standard_normal((2, 5, 6, 3)), np.random.default_rng(1).standard_normal((4, 3, 3, 2))

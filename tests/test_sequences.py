@@ -26,36 +26,35 @@ def ids_of(draw, n, shape):
 
 
 @st.composite
-def embeddings(draw):
+def embeddings(draw, kind):
     n, d = draw(st.integers(1, 8)), draw(small)
     shape = (draw(small), *(draw(tokens) for _ in range(draw(st.integers(0, 2)))))
-    if draw(st.booleans()):
+    if kind is bp.Embedding:
         return bp.Embedding(n, d), ids_of(draw, n, shape)
     return bp.Unembed(bp.Embedding(n, d)), (*shape, d)
 
 
 @st.composite
-def positions(draw):
+def positions(draw, kind):
     d, shape = draw(even), (draw(small), *([draw(small)] if draw(st.booleans()) else []), draw(tokens))
-    kind = draw(st.integers(0, 2))
-    if kind == 0:
+    if kind is bp.PositionalEmbedding:
         return bp.PositionalEmbedding(shape[-1] + draw(st.integers(0, 3)), d), (*shape, d)
-    return (bp.SinusoidalPositions, bp.RotaryPositions)[kind - 1](d), (*shape, d)
+    return kind(d), (*shape, d)
 
 
 @st.composite
-def attentions(draw, block):
+def attentions(draw, kind):
     """An attention or a transformer block, its input, and sometimes a mask: of padding, of holes, of whole rows."""
     heads, rotary = draw(small), draw(st.booleans())
     d = heads * draw(even if rotary else small)
     options = {"causal": draw(st.booleans()), "dropout": draw(st.sampled_from([0, 0, 0.3])), "rotary": rotary}
-    if block:
+    if kind is bp.TransformerBlock:
         options["hidden"] = draw(st.none() | st.integers(1, 5))
         d = max(d, 2)  # LayerNorm of one feature is zero
     shape = draw(small), draw(tokens), d + d % heads
     if rotary and (shape[2] // heads) % 2:
         shape = (*shape[:2], 2 * shape[2])
-    module = (bp.TransformerBlock if block else bp.MultiHeadAttention)(shape[2], heads, **options)
+    module = kind(shape[2], heads, **options)
     masks = draw(st.sampled_from(["none", "padding", "holes", "causal holes"]))
     if masks == "none":
         return module, shape
@@ -68,42 +67,27 @@ def attentions(draw, block):
 
 
 @st.composite
-def recurrences(draw):
+def recurrences(draw, kind):
     n_in, n_out = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    return draw(st.sampled_from([bp.LSTM, bp.GRU]))(n_in, n_out), (draw(small), draw(st.integers(1, 8)), n_in)
+    return kind(n_in, n_out), (draw(small), draw(st.integers(1, 8)), n_in)
 
 
-@given(drawn=embeddings(), check=check)
+DRAWN = {
+    **{kind: embeddings(kind) for kind in (bp.Embedding, bp.Unembed)},
+    **{kind: positions(kind) for kind in (bp.PositionalEmbedding, bp.SinusoidalPositions, bp.RotaryPositions)},
+    **{kind: attentions(kind) for kind in (bp.MultiHeadAttention, bp.TransformerBlock)},
+    **{kind: recurrences(kind) for kind in (bp.LSTM, bp.GRU)},
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN, ids=lambda kind: kind.__name__)
+@given(data=st.data(), check=check)
 @examples
-def test_embedding(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
+def test_drawn(kind, data, check, torch):
+    agrees(torch, *data.draw(DRAWN[kind]), check=check)
 
 
-@given(drawn=positions(), check=check)
-@examples
-def test_positions(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@given(drawn=attentions(block=False), check=check)
-@examples
-def test_attention(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@given(drawn=attentions(block=True), check=check)
-@examples
-def test_transformer_block(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@given(drawn=recurrences(), check=check)
-@examples
-def test_recurrence(drawn, check, torch):
-    agrees(torch, *drawn, check=check)
-
-
-@given(drawn=st.one_of(attentions(block=True), recurrences(), embeddings()))
+@given(drawn=st.one_of(DRAWN[bp.TransformerBlock], DRAWN[bp.LSTM], DRAWN[bp.Embedding]))
 @examples
 def test_recompute(drawn):
     """u, dz and dθ are those of the body, bit for bit, its masks of dropout too."""

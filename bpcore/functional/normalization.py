@@ -1,4 +1,4 @@
-"""Normalisation over the last axis."""
+"""Normalisation: of rows, of batches, of groups of channels."""
 
 from __future__ import annotations
 

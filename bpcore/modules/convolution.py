@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from bpcore.backend import namespace
@@ -37,7 +38,7 @@ class Windowed(Module):
         if padding not in ("same", "valid"):
             both = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding, padding)
             for n in both:
-                if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+                if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
                     raise ValueError(
                         f"{type(self).__name__}'s padding must be 'same', 'valid', or one or two whole numbers from 0 up, "
                         f"got {padding!r}"
@@ -152,7 +153,8 @@ class ConvTranspose2d(Windowed):
     """The adjoint of a convolution as a forward map, plus b: (n, h, w, c_in) to (n, h', w', c_out).        Zeiler et al., 2010
 
     h' = (h - 1) stride + dilation (kernel - 1) + 1 + output_padding - 2 padding. Parameters: W (kh, kw, c_out, c_in), the
-    kernels of the convolution that it transposes, and b (c_out,), zeros, without weight decay.
+    kernels of the convolution that it transposes, drawn as that convolution's (He's normal, with fan_in kh kw c_out), and b
+    (c_out,), zeros, without weight decay.
     """
 
     def __init__(

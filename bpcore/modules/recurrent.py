@@ -87,7 +87,7 @@ class Recompute(Module):
         self.rows_independent = body.rows_independent
 
     def forward(self, theta, *z, mode):
-        u, _ = self.children["body"].forward(theta.children[0], *z, mode=mode)
+        u, _ = self.children["body"].forward(theta.children[0], *z, mode=mode.forgetting())
         return u, (z, mode)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):

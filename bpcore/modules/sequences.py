@@ -20,7 +20,7 @@ class Embedding(Module):
     """u = the rows of W that ids name: ids (...), integers from 0 to n - 1, u (..., d).
 
     Parameter: W (n, d), normal with standard deviation 0.02 unless `initializer` is given. Ids out of range are an error
-    where values may be looked at: at the door of `fit`, when a network is called, in `evaluate`.
+    where values may be looked at: at the door of `fit`, when a network is called, in `evaluate`; on a CPU in every step.
     """
 
     rows_independent = True

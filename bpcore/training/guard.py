@@ -86,7 +86,8 @@ class Guard:
         if self.last is None:
             return 0.0
         net, (_, inputs, y, weights, mode) = self.trainer.network, self.last
-        return float(net.backend.to_host(net.forward(self.trainer.loss, inputs, y, weights, mode).J))
+        evaluation = net.forward(self.trainer.loss, inputs, y, weights, mode.again().forgetting())
+        return float(net.backend.to_host(evaluation.J))
 
     def go_back(self) -> None:
         """Put θ, the optimiser's vectors and the counters back to what was kept."""

@@ -165,6 +165,7 @@ class Trainer:
         epochs: int,
         batch_size: int = 32,
         training_sample: int | None = None,
+        evaluation_batch_size: int = EVALUATION_ROWS,
         augment: Augment | None = None,
         read_ahead: int = 0,
     ) -> History:
@@ -172,8 +173,9 @@ class Trainer:
 
         train, validation: (X, y), (X, y, weights), NumPy memmaps among them, or an iterable of such batches. Arrays come in
         batches of batch_size, in an order shuffled anew each epoch. At each epoch's end training and test loss and the
-        metrics are measured in evaluation mode with the same θ; training_sample measures the training figures on so
-        many rows, the same each time. Ctrl-C stops after the step under way and keeps the work; `fit` again goes on.
+        metrics are measured in evaluation mode with the same θ, evaluation_batch_size rows at a time; training_sample
+        measures the training figures on so many rows, the same each time. Ctrl-C stops after the step under way and keeps
+        the work; `fit` again goes on.
 
         augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
         array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
@@ -182,6 +184,7 @@ class Trainer:
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
+        whole("evaluation_batch_size", evaluation_batch_size)
         if training_sample is not None:
             whole("training_sample", training_sample)
         if augment is not None and not callable(augment):
@@ -209,7 +212,7 @@ class Trainer:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
                     counters = self.seed, self.epoch, self.position
                     with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
-                        self._epoch(shuffled, measured, held_out)
+                        self._epoch(shuffled, measured, held_out, evaluation_batch_size)
             finally:
                 for callback in self.callbacks:
                     callback.on_end(self)
@@ -226,7 +229,7 @@ class Trainer:
             if path is not None:
                 check_place(path)
 
-    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any) -> None:
+    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any, batch_size: int) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
         for inputs, y, weights in shuffled:
@@ -242,7 +245,7 @@ class Trainer:
         record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr}
         for prefix, given in (("training", measured), ("test", held_out)):
             if given is not None:
-                record.update({f"{prefix}_{name}": value for name, value in self.evaluate(given).items()})
+                record.update({f"{prefix}_{name}": value for name, value in self.evaluate(given, batch_size).items()})
         self.guard.expect_good(record["training_loss"])
         if held_out is not None:
             record["gap"] = record["test_loss"] - record["training_loss"]
