@@ -51,8 +51,12 @@ def main() -> None:
     )
     if arguments.resume:
         trainer.resume(path)
+        if trainer.seed != arguments.seed:  # another split: digits that were trained on would be tested on
+            raise SystemExit(f"{path} was made with --seed {trainer.seed}; resume with that seed")
     history = trainer.fit((X_train, y_train), (X_test, y_test), epochs=arguments.epochs, batch_size=64)
 
+    if trainer.interrupted:
+        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; what was saved is in {path}, go on with --resume")
     if len(history):
         last = history[-1]
         print(f"training error {1 - last['training_accuracy']:.2%}  test error {1 - last['test_accuracy']:.2%}")

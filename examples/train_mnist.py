@@ -96,8 +96,8 @@ def main() -> None:
         augment=shifted if convolutional else None,
     )
     print(f"trained for {time.perf_counter() - began:.0f} s")
-    if not len(history):
-        return
+    if trainer.interrupted:
+        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; what was saved is in {path}, go on with --resume")
 
     scores = np.concatenate([net.backend.to_host(net(X_test[i : i + 1000])) for i in range(0, len(X_test), 1000)])
     bp.confusion(y_test, scores.argmax(axis=1), out / "confusion.png")
