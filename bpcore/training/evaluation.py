@@ -20,7 +20,7 @@ def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
     given.check()
     inputs, y, weights = next(iter(given.in_order(2)))
     known = given.y if isinstance(given, Arrays) else y
-    weights = None if weights is None else network.place(weights, floating=True)
+    weights = network.place_weights(weights)
     network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(look=True), backend_of(known).to_host(known))
     if isinstance(given, Arrays):
         for row in extremes(given.inputs):
@@ -39,7 +39,7 @@ def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays 
     totals: list[Any] = []  # of the loss, then of each metric
     for inputs, y, weights in given.in_order(batch_size):
         labels = host_data(y) if isinstance(given, Batches) else None  # those of arrays were looked at, all of them
-        y, weights = network.place(y), None if weights is None else network.place(weights, floating=True)
+        y, weights = network.place(y), network.place_weights(weights)
         t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
         if labels is not None:
             loss.expect(EMPTY, t, y, weights)
