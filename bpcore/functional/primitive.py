@@ -8,15 +8,19 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-ENABLED = os.environ.get("BPCORE_KERNELS", "on") != "off"
+SETTINGS = ("on", "plain", "off", "verify")
+SETTING = os.environ.get("BPCORE_KERNELS", "on")
+if SETTING not in SETTINGS:
+    raise ValueError(f"BPCORE_KERNELS must be one of {', '.join(SETTINGS)}; got {SETTING!r}")
 
 
 def primitive(definition: Callable[..., Any]) -> Any:
     """Make `definition` a primitive, called with positional arguments.
 
-    The type of its first argument picks the twin, in one dictionary lookup; a type without a twin gets the definition.
-    Twins are found by name in bpcore/kernels/<library>_twins.py, where <library> is the package that the type comes from,
-    when an array of that type is first seen. BPCORE_KERNELS=off leaves only definitions.
+    The type of its first argument picks what runs, in one dictionary lookup: a twin of the same name in bpcore/kernels where
+    one serves these arguments, else the definition. BPCORE_KERNELS=on takes all twins that can be imported; plain leaves out
+    those that need an extra; off leaves only definitions; verify runs the definition beside each twin and raises
+    ArithmeticError where they differ by more than rounding.
     """
     picked: dict[type, Callable[..., Any]] = {}
 
@@ -25,24 +29,29 @@ def primitive(definition: Callable[..., Any]) -> Any:
         try:
             chosen = picked[type(args[0])]
         except KeyError:
-            chosen = picked[type(args[0])] = twin(definition, type(args[0])) or definition
+            chosen = picked[type(args[0])] = choose(definition, type(args[0]))
         return chosen(*args)
 
     call.definition = definition  # type: ignore[attr-defined]  # twins fall back on it, and are held against it
     return call
 
 
-def twin(definition: Callable[..., Any], array_type: type) -> Callable[..., Any] | None:
-    """The twin of `definition` for arrays of exactly this type, or None."""
-    library = array_type.__module__.partition(".")[0]
-    name = f"bpcore.kernels.{library}_twins"
-    try:
-        kernels = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in (name, "bpcore.kernels"):
-            raise
-        return None
-    if not ENABLED or array_type is not kernels.ARRAY:
-        return None
-    found: Callable[..., Any] | None = getattr(kernels, definition.__name__, None)
-    return found
+def choose(definition: Callable[..., Any], array_type: type) -> Callable[..., Any]:
+    """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
+    chosen = definition
+    if SETTING != "off":
+        try:
+            kernels = importlib.import_module("bpcore.kernels")
+        except ModuleNotFoundError as error:
+            if error.name != "bpcore.kernels":
+                raise
+            return definition
+        for twin in reversed(kernels.twins(definition.__name__, array_type, extras=SETTING != "plain")):
+            checked = kernels.verified(twin, definition) if SETTING == "verify" else twin.call
+            chosen = checked if twin.serves is None else first_that_serves(twin.serves, checked, chosen)
+    return chosen
+
+
+def first_that_serves(serves: Callable[..., bool], twin: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+    """The twin where it serves the arguments, else the other."""
+    return lambda *args: twin(*args) if serves(*args) else other(*args)

@@ -1,0 +1,160 @@
+"""Products of float32 matrices by oneDNN's matmul primitive, called through its C interface.
+
+Why oneDNN: its wheel (onednn-cpu-gomp) is 39 MB and self-contained, Apache 2, and shares libgomp's pool with the loops here;
+its kernels are compiled for the processor, transposed and narrow operands included. MKL's wheel brings 1.1 GB and a
+proprietary licence, and was slower on an AMD processor; a newer OpenBLAS was level with NumPy's own; oneDNN's newer wheels
+need the SYCL runtime. See `benchmarks/` for the figures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import weakref
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from numba.core import types
+
+from bpcore.kernels.fast import threads
+from bpcore.kernels.fast.threads import compiled
+
+SMALL = 1 << 18  # products of that many multiplications or fewer: NumPy calls its BLAS, which stays in one thread there
+FLOAT32, CPU, IN_ORDER = 3, 1, 1  # dnnl_f32, dnnl_cpu, dnnl_stream_in_order
+SOURCE, WEIGHTS, BIAS, RESULT = 1, 33, 41, 17  # DNNL_ARG_SRC and so on
+MAXIMUM = 12  # DNNL_MAX_NDIMS
+WHEEL = "onednn-cpu-gomp"
+
+
+def libdnnl() -> tuple[ctypes.CDLL | None, str]:
+    """oneDNN's library, and why it is not there where it is None."""
+    if threads.LIBRARY is None:
+        return None, "libgomp.so.1 is not installed"
+    try:
+        files = importlib.metadata.files(WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None, f"oneDNN is not installed: pip install 'bpcore[fast]' ({WHEEL}; Linux on x86-64)"
+    found = sorted(Path(str(file.locate())).resolve() for file in files if "libdnnl.so." in file.name)
+    try:
+        return ctypes.CDLL(str(found[0])), ""
+    except (IndexError, OSError) as error:
+        return None, f"oneDNN's library of {WHEEL} cannot be loaded: {error}; reinstall it"
+
+
+LIBRARY, WHY_NOT = libdnnl()
+
+
+def call(name: str, *args: Any) -> None:
+    """A function of the library; an OSError where it does not return success."""
+    status = getattr(LIBRARY, name)(*args)
+    if status:
+        raise OSError(f"oneDNN's {name} returned status {status}")
+
+
+def made(name: str, *args: Any) -> int:
+    """The handle that a function of the library makes."""
+    handle = ctypes.c_void_p()
+    call(name, ctypes.byref(handle), *args)
+    return handle.value or 0
+
+
+class Argument(ctypes.Structure):
+    """dnnl_exec_arg_t."""
+
+    _fields_ = (("name", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+@functools.cache
+def engine() -> ctypes.c_void_p:
+    """The CPU."""
+    return ctypes.c_void_p(made("dnnl_engine_create", CPU, ctypes.c_size_t(0)))
+
+
+@functools.cache
+def stream() -> ctypes.c_void_p:
+    """Where primitives run, one after another."""
+    return ctypes.c_void_p(made("dnnl_stream_create", engine(), IN_ORDER))
+
+
+def description(shape: tuple[int, ...], strides: tuple[int, ...]) -> ctypes.c_void_p:
+    """A memory descriptor of float32 numbers; strides in numbers."""
+    dims = ctypes.c_int64 * MAXIMUM
+    handle = made("dnnl_memory_desc_create_with_strides", len(shape), dims(*shape), FLOAT32, dims(*strides))
+    return ctypes.c_void_p(handle)
+
+
+class Plan:
+    """A primitive made ready: `numbers` are the addresses that `execute` needs.
+
+    arguments: the names of the primitive's arguments, with the descriptor of each.
+    """
+
+    def __init__(self, primitive_description: ctypes.c_void_p, arguments: dict[int, ctypes.c_void_p]):
+        self.primitive = ctypes.c_void_p(made("dnnl_primitive_create", primitive_description))
+        none = ctypes.c_void_p(0)
+        self.memories = [ctypes.c_void_p(made("dnnl_memory_create", d, engine(), none)) for d in arguments.values()]
+        given = zip(arguments, self.memories, strict=True)
+        self.arguments = (Argument * len(arguments))(*(Argument(name, memory) for name, memory in given))
+        handles = [self.primitive, stream(), ctypes.c_void_p(ctypes.addressof(self.arguments)), *self.memories]
+        self.numbers = np.array([handle.value for handle in handles], dtype=np.int64)
+        for d in (*arguments.values(), primitive_description):
+            call("dnnl_primitive_desc_destroy" if d is primitive_description else "dnnl_memory_desc_destroy", d)
+
+        weakref.finalize(self, destroy, self.primitive, self.memories).atexit = False
+
+
+def destroy(primitive: ctypes.c_void_p, memories: list[ctypes.c_void_p]) -> None:
+    """Give back what a plan held."""
+    for memory in memories:
+        call("dnnl_memory_destroy", memory)
+    call("dnnl_primitive_destroy", primitive)
+
+
+if LIBRARY is not None:
+    for _name in ("dnnl_memory_set_data_handle", "dnnl_primitive_execute"):
+        llvmlite.binding.add_symbol(_name, ctypes.cast(getattr(LIBRARY, _name), ctypes.c_void_p).value)
+_set: Any = types.ExternalFunction("dnnl_memory_set_data_handle", types.int32(types.intp, types.intp))
+_execute: Any = types.ExternalFunction("dnnl_primitive_execute", types.int32(types.intp, types.intp, types.int32, types.intp))
+
+
+@compiled
+def execute(numbers, a, b, out, bias):
+    """Run a plan of three arguments, or of four where a bias is one; C-contiguous arrays. Returns the library's status."""
+    n = len(numbers) - 3
+    _set(numbers[3], a.ctypes.data)
+    _set(numbers[4], b.ctypes.data)
+    _set(numbers[5], out.ctypes.data)
+    if n > 3:
+        _set(numbers[6], bias.ctypes.data)
+    return _execute(numbers[0], numbers[1], n, numbers[2])
+
+
+@functools.lru_cache(maxsize=1024)
+def matmul_plan(n: int, k: int, m: int, a_transposed: bool, b_transposed: bool, with_bias: bool) -> Plan:
+    """(n, k) @ (k, m), plus a row of m where `with_bias`; a transposed operand lies in memory as (k, n), or (m, k)."""
+    a = description((n, k), (1, n) if a_transposed else (k, 1))
+    b = description((k, m), (1, k) if b_transposed else (m, 1))
+    out, bias = description((n, m), (m, 1)), description((1, m), (m, 1)) if with_bias else None
+    primitive = ctypes.c_void_p(made("dnnl_matmul_primitive_desc_create", engine(), a, b, bias, out, None))
+    return Plan(primitive, {SOURCE: a, WEIGHTS: b, RESULT: out, **({BIAS: bias} if bias is not None else {})})
+
+
+def gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """Writes a @ b, plus a row `bias`, to out, and returns it. a, b: float32 or float64, they or their
+    transposes C-contiguous.
+    """
+    n, k = a.shape
+    m = b.shape[1]
+    if LIBRARY is None or n * k * m <= SMALL or a.itemsize != 4:
+        np.matmul(a, b, out=out)
+        return out if bias is None else np.add(out, bias, out=out)
+    a_transposed, b_transposed = not a.flags.c_contiguous, not b.flags.c_contiguous
+    plan = matmul_plan(n, k, m, a_transposed, b_transposed, bias is not None)
+    operands = a.T if a_transposed else a, b.T if b_transposed else b
+    status = execute(plan.numbers, *operands, out, out[0] if bias is None else bias)
+    if status:
+        raise OSError(f"oneDNN's matmul of {a.shape} and {b.shape} returned status {status}")
+    return out
