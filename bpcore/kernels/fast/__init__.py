@@ -10,7 +10,21 @@ except ImportError as _error:
 import numpy as np
 
 from bpcore.kernels.fast.dense import linear, linear_backward
+from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
 
-__all__ = ["linear", "linear_backward"]
+__all__ = [
+    "adagrad",
+    "adam",
+    "clip_norm",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "linear",
+    "linear_backward",
+    "lion",
+    "rmsprop",
+    "sgd",
+    "squared_norm",
+]
