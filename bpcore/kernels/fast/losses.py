@@ -11,7 +11,7 @@ from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
 from bpcore.kernels.fast.dense import dense
 from bpcore.kernels.fast.exponential import exp
-from bpcore.kernels.fast.threads import compiled, share, team
+from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
 
 def _classes(t, y, weights, smoothing, *v):
@@ -79,10 +79,8 @@ def _difference_rows(start, stop, phi, y, w, scale, least, dt):
         factor = scale * w[i] if w.shape[0] else scale
         own = y[i]
         for j in range(row.shape[0]):
-            value = row[j] * factor
-            d[j] = value if abs(value) >= least else value * 0
-        value = (row[own] - phi.dtype.type(1)) * factor
-        d[own] = value if abs(value) >= least else value * 0
+            d[j] = flushed(row[j] * factor, least)
+        d[own] = flushed((row[own] - phi.dtype.type(1)) * factor, least)
 
 
 @compiled

@@ -10,14 +10,9 @@ from bpcore.functional.arithmetic import smallest_normal
 from bpcore.functional.updates import SQUARES
 from bpcore.kernels import serves
 from bpcore.kernels.fast.dense import dense
-from bpcore.kernels.fast.threads import compiled, share, team
+from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
 BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same for any number of threads
-
-
-@compiled
-def _flush(x, least):
-    return x if abs(x) >= least else x * 0
 
 
 def least_of(g):
@@ -47,7 +42,7 @@ def _momentum(start, stop, g, theta, m, lr, decay, mu, of_g, of_m, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
         d = g[i] + decay * theta[i]
-        new = _flush(mu * m[i] + d, least)
+        new = flushed(mu * m[i] + d, least)
         m[i] = new
         theta[i] -= lr * (of_g * d + of_m * new)
 
@@ -76,7 +71,7 @@ def _adaptive(start, stop, g, theta, v, lr, decay, rho, fresh, eps, least):
     g, theta, v = g[start:stop], theta[start:stop], v[start:stop]
     for i in range(g.shape[0]):
         d = g[i] + decay * theta[i]
-        v[i] = _flush(rho * v[i] + fresh * (d * d), least)
+        v[i] = flushed(rho * v[i] + fresh * (d * d), least)
         theta[i] -= lr * d / (np.sqrt(v[i]) + eps)
 
 
@@ -100,8 +95,8 @@ def _adam(start, stop, g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, 
     g, theta, m, v = g[start:stop], theta[start:stop], m[start:stop], v[start:stop]
     for i in range(g.shape[0]):
         d = g[i] + decay * theta[i]
-        first = _flush(beta1 * m[i] + fresh1 * d, least_m)
-        second = _flush(beta2 * v[i] + fresh2 * (d * d), least_v)
+        first = flushed(beta1 * m[i] + fresh1 * d, least_m)
+        second = flushed(beta2 * v[i] + fresh2 * (d * d), least_v)
         m[i] = first
         v[i] = second
         theta[i] = kept * theta[i] - rate * first / (np.sqrt(second) + eps)
@@ -127,7 +122,7 @@ def _lion(start, stop, g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, lea
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
         theta[i] -= lr * (np.sign(beta1 * m[i] + fresh1 * g[i]) + decay * theta[i])
-        m[i] = _flush(beta2 * m[i] + fresh2 * g[i], least)
+        m[i] = flushed(beta2 * m[i] + fresh2 * g[i], least)
 
 
 @compiled
