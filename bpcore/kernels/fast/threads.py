@@ -33,7 +33,7 @@ def libgomp() -> ctypes.CDLL | None:
 
 LIBRARY = libgomp()
 # On disk only with libgomp: what was compiled with it cannot be loaded without it.
-compiled = numba.njit(cache=LIBRARY is not None, error_model="numpy", fastmath=REASSOCIATE)
+compiled: Any = numba.njit(cache=LIBRARY is not None, error_model="numpy", fastmath=REASSOCIATE)
 
 
 def count() -> int:
