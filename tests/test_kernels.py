@@ -135,6 +135,10 @@ def linear_backward(d: Draw) -> list[tuple]:
     ]
 
 
+def linear_relu_backward(d: Draw) -> list[tuple]:
+    return [(z, W, np.maximum(d.z(*v.shape), 0), v, *rest) for z, W, v, *rest in linear_backward(d)]
+
+
 def layer_norm_backward(d: Draw) -> list[tuple]:
     return [(d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz) for need_dz in (True, False)]
 
@@ -326,6 +330,8 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
     "linear": linear,
     "linear_backward": linear_backward,
+    "linear_relu": linear,
+    "linear_relu_backward": linear_relu_backward,
     "squared_error": regression(),
     "squared_error_backward": either(regression(0.5), regression(TINY)),
     "huber": regression(1.5),
