@@ -92,7 +92,9 @@ def verdicts(results: Results) -> list[tuple[bool | None, str]]:
     found: list[tuple[bool | None, str]] = []
 
     def note(what: str, got: Any, holds: Any) -> None:
-        found.append((None, what) if got is None else (bool(holds), f"{what}: {got}"))
+        found.append(
+            (None, what) if got is None else (bool(holds), f"{what}: {got:.4f}" if isinstance(got, float) else f"{what}: {got}")
+        )
 
     for number, measure, cell, engine, among, limit in LIMITS:
         rounds = figures_of(results, cell, measure)

@@ -101,7 +101,12 @@ class Bench:
                     if i:  # the first round warms up
                         found[engine][measure].append(got)
         for engine, worker in workers.items():
-            memory = worker.ask(measure="memory")
+            try:
+                memory = worker.ask(measure="memory")
+            except LeftOut as reason:
+                self.skip(cell, engine, reason)
+                del found[engine]
+                continue
             found[engine]["memory"] = [] if memory is None or engine.startswith("gemms") else [memory]
             worker.end()
         return found
