@@ -61,10 +61,10 @@ class Progress(Callback):
             title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
             start = trainer.position - 1
             self.bar = tqdm(total=trainer.steps_per_epoch, initial=start, desc=title, leave=False, disable=None, unit="step")
-        self.bar.update()
         if not self.bar.disable and trainer.steps % self.every == 0:
             loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
-            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar, which tqdm does ten times a second
+            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar: ten times a second, and at the end
+        self.bar.update()
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         self.close()
@@ -78,6 +78,7 @@ class Progress(Callback):
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
+            self.bar.refresh()
             self.bar.close()
             self.bar = None
 
