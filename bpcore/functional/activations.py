@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.backend import namespace
+from bpcore.backend import device, namespace
 from bpcore.functional.arithmetic import flush
 from bpcore.functional.primitive import primitive
 
@@ -16,7 +16,7 @@ from bpcore.functional.primitive import primitive
 def relu(z):
     """max(z, 0)."""
     xp = namespace(z)
-    return xp.maximum(z, xp.zeros_like(z))
+    return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
 
 
 @primitive
