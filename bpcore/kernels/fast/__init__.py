@@ -10,6 +10,26 @@ except ImportError as _error:
 import numpy as np
 
 from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast.activations import (
+    elu,
+    elu_backward,
+    gelu,
+    gelu_backward,
+    gelu_tanh,
+    gelu_tanh_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softplus,
+    softplus_backward,
+    tanh,
+    tanh_backward,
+)
 from bpcore.kernels.fast.dense import linear, linear_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
@@ -22,12 +42,30 @@ __all__ = [
     "clip_norm",
     "cross_entropy",
     "cross_entropy_backward",
+    "elu",
+    "elu_backward",
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "linear",
     "linear_backward",
     "lion",
+    "relu",
+    "relu_backward",
     "rmsprop",
     "sgd",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softplus",
+    "softplus_backward",
     "squared_norm",
+    "tanh",
+    "tanh_backward",
 ]
 
 
