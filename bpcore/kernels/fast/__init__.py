@@ -30,7 +30,7 @@ from bpcore.kernels.fast.activations import (
     tanh,
     tanh_backward,
 )
-from bpcore.kernels.fast.dense import linear, linear_backward
+from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
@@ -52,6 +52,8 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "linear_relu",
+    "linear_relu_backward",
     "lion",
     "relu",
     "relu_backward",
