@@ -31,7 +31,18 @@ from bpcore.kernels.fast.activations import (
     tanh_backward,
 )
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.kernels.fast.embedding import scatter_add
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.rows import (
+    layer_norm,
+    layer_norm_backward,
+    log_softmax,
+    log_softmax_backward,
+    rms_norm,
+    rms_norm_backward,
+    softmax,
+    softmax_backward,
+)
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
@@ -48,6 +59,8 @@ __all__ = [
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -55,14 +68,21 @@ __all__ = [
     "linear_relu",
     "linear_relu_backward",
     "lion",
+    "log_softmax",
+    "log_softmax_backward",
     "relu",
     "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "rmsprop",
+    "scatter_add",
     "sgd",
     "sigmoid",
     "sigmoid_backward",
     "silu",
     "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softplus",
     "softplus_backward",
     "squared_norm",
