@@ -31,7 +31,6 @@ from bpcore.kernels.fast.activations import (
     tanh_backward,
 )
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
-from bpcore.kernels.fast.embedding import scatter_add
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.rows import (
     layer_norm,
@@ -43,6 +42,7 @@ from bpcore.kernels.fast.rows import (
     softmax,
     softmax_backward,
 )
+from bpcore.kernels.fast.scatter import scatter_add
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
