@@ -31,6 +31,7 @@ from bpcore.kernels.fast.activations import (
     tanh_backward,
 )
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.kernels.fast.heads import attention, attention_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.rows import (
     layer_norm,
@@ -50,6 +51,8 @@ ARRAY = np.ndarray
 __all__ = [
     "adagrad",
     "adam",
+    "attention",
+    "attention_backward",
     "clip_norm",
     "cross_entropy",
     "cross_entropy_backward",
