@@ -49,15 +49,18 @@ def plans(n: int, heads: int, tokens: int, d: int) -> Plans:
 
 
 @compiled
-def _hide(row, i, causal, seen):
+def _hide(row, i, causal, padding, n):
     """Writes -∞ to the scores of query i at keys that it does not see. Returns how many numbers of the row are to be computed."""
     width = row.shape[0]
     if causal:
-        width = min(width, (i // WIDTH + 1) * WIDTH)
-        row[i + 1 : width] = -np.inf
-    if seen.shape[0]:
-        row, seen = row[:width], seen[:width]
-        for j in range(width):
+        start = i // WIDTH * WIDTH
+        width = min(width, start + WIDTH)
+        last, own = row[start:width], i - start
+        for j in range(last.shape[0]):
+            last[j] = last[j] if j <= own else row.dtype.type(-np.inf)
+    if padding.shape[0]:
+        seen = padding[n, :width]
+        for j in range(seen.shape[0]):
             row[j] = row[j] if seen[j] else row.dtype.type(-np.inf)
     return width
 
@@ -66,7 +69,7 @@ def _hide(row, i, causal, seen):
 def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, kept, least):
     tokens = A.shape[1]
     for r in range(start, stop):
-        width = _hide(A[r], r % tokens, causal, padding[r // (heads * tokens)] if padding.shape[0] else padding[:, 0])
+        width = _hide(A[r], r % tokens, causal, padding, r // (heads * tokens))
         A[r, width:] = 0
         row = A[r, :width]
         largest, total = maximum(row), A.dtype.type(0)
@@ -75,9 +78,9 @@ def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, kept, lea
             L[r] = 0
             continue
         for j in range(width):
-            row[j] = exp((row[j] - largest) * scale)
-        for j in range(width):
-            total += row[j]
+            e = exp((row[j] - largest) * scale)
+            row[j] = e
+            total += e
         L[r] = largest * scale + math.log(total)
         for j in range(width):
             row[j] = flushed(row[j] / total, least)
@@ -102,7 +105,7 @@ def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale,
     tokens, features = A.shape[1], u.shape[2] // heads
     for r in range(start, stop):
         n, head, i = r // (heads * tokens), r // tokens % heads, r % tokens
-        width = _hide(A[r], i, causal, padding[n] if padding.shape[0] else padding[:, 0])
+        width = _hide(A[r], i, causal, padding, n)
         A[r, width:] = 0
         d[r, width:] = 0
         a, row, mean, log = A[r, :width], d[r, :width], A.dtype.type(0), L[r]

@@ -6,23 +6,45 @@ import math
 
 import numba
 import numpy as np
+from numba.extending import overload, register_jitable
 
 from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
 from bpcore.kernels.fast.dense import dense, rows
-from bpcore.kernels.fast.exponential import exp
+from bpcore.kernels.fast.exponential import bits, exp, number
 from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
 COST = 4  # a number of these passes is worth that many of a plain one: the second thread pays sooner
 PARTS = 16  # a sum over all rows is one over parts of them first: the same for any number of threads
 
 
-@numba.njit(fastmath={"nnan", "nsz"})  # a maximum is vectorised only so; where there is a NaN, what uses it has that NaN too
 def maximum(row):
-    largest = row[0]
-    for j in range(row.shape[0]):
-        largest = row[j] if row[j] > largest else largest
-    return largest
+    """The largest number of a row in compiled code; a NaN where there is one."""
+    return max(row)
+
+
+@overload(maximum)
+def _maximum(row):
+    def by_bits(row):  # as whole numbers in the same order, since a maximum of floats is not vectorised
+        largest = np.int32(-(2**31))
+        for j in range(row.shape[0]):
+            one = ordered(bits(row[j]))
+            largest = one if one > largest else largest
+        return number(ordered(largest))
+
+    def plainly(row):
+        largest = row[0]
+        for j in range(row.shape[0]):
+            largest = largest if row[j] <= largest else row[j]
+        return largest
+
+    return by_bits if row.dtype == numba.float32 else plainly
+
+
+@register_jitable
+def ordered(x):
+    """A float's bits as a whole number, in the order of floats; its own inverse."""
+    return x ^ ((x >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 def _along_rows(z, axis, *v):
@@ -40,9 +62,9 @@ def _softmax(start, stop, z, least, logarithm, u):
         row, out = z[i], u[i]
         largest, total = maximum(row), z.dtype.type(0)
         for j in range(row.shape[0]):
-            out[j] = exp(row[j] - largest)
-        for j in range(row.shape[0]):
-            total += out[j]
+            e = exp(row[j] - largest)
+            out[j] = e
+            total += e
         if logarithm:
             log = math.log(total)
             for j in range(row.shape[0]):
