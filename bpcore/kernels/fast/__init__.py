@@ -9,7 +9,7 @@ except ImportError as _error:
 
 import numpy as np
 
-from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast import memory, onednn, threads
 from bpcore.kernels.fast.activations import (
     elu,
     elu_backward,
@@ -47,6 +47,7 @@ from bpcore.kernels.fast.scatter import scatter_add
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
+memory.keep()
 
 __all__ = [
     "adagrad",
