@@ -12,5 +12,12 @@ from bpcore.kernels.cuda.activations import (
     log_softmax_backward, relu, relu_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward,
     softplus, softplus_backward, tanh, tanh_backward,
 )  # fmt: skip
+from bpcore.kernels.cuda.dense import linear, linear_backward
+from bpcore.kernels.cuda.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.cuda.normalization import (
+    batch_norm, batch_norm_backward, group_norm, group_norm_backward, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,
+)  # fmt: skip
+from bpcore.kernels.cuda.sums import clip_norm, squared_norm
+from bpcore.kernels.cuda.updates import adagrad, adam, lion, rmsprop, sgd
 
 ARRAY = cupy.ndarray
