@@ -236,9 +236,6 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
     raise TypeError(f"{kernel} has a parameter `{parameter}`, got {shown}")
 
 
-TYPES = {"Int": "long long", "T": "", "A": ""}
-
-
 def built(code: str) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
     """The library of a source, and the types of its kernels' parameters."""
     code = code.replace("#include <cuda_fp16.h>", "")
@@ -271,13 +268,13 @@ def gpp(*options: str, stdin: str) -> str:
 
 def kernels_in(text: str) -> dict[str, list[str]]:
     """{name: types of its parameters} of the kernels in a preprocessed source."""
-    types = {name: re.search(rf"typedef ([\w ]+?) {name};", text)[1] for name in ("T", "A", "Int")}  # type: ignore[index]
+    types = {name: kind for kind, name in re.findall(r"typedef ([\w ]+) ([A-Z]\w*);", text)}
     found = {}
     for name, parameters in re.findall(r'extern "C" KERNEL void (\w+)\(([^)]*)\)', text):
         found[name] = []
         for parameter in re.sub(r"\s+", " ", parameters).split(","):
             kind = re.sub(r"\w+$", "", parameter.strip()).strip()
-            found[name].append(re.sub(r"\b(T|A|Int)\b", lambda match: types[match[0]], kind))
+            found[name].append(re.sub(r"\b[A-Z]\w*\b", lambda match: types[match[0]], kind))
     return found
 
 
@@ -310,7 +307,7 @@ def function(name: str) -> Any:
 
 
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = "asarray empty empty_like zeros zeros_like matmul add argsort float16 float32 float64 int64 bool_".split()
+CUPY = "asarray empty empty_like zeros zeros_like matmul add float16 float32 float64 int32 int64 bool_".split()
 STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broadcast_to concat cos empty empty_like equal exp
     expand_dims expm1 finfo float16 float32 float64 full full_like greater_equal int8 int16 int32 int64 uint8 uint16 uint32 uint64
     isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean
