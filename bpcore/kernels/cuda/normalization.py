@@ -28,7 +28,7 @@ def forward(z: Any, gamma: Any, beta: Any, eps: float, mean: Any, scale: Any, gr
     """u; writes mean, unless it is None, and scale."""
     u, sizes = cupy.empty_like(z), grouped(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3])
-    kernel("normalization", "norm", z.dtype.char)(grid, block, (*sizes, z, gamma, given(beta), eps, u, given(mean), scale))
+    kernel("normalization", "normalize", z.dtype.char)(grid, block, (*sizes, z, gamma, given(beta), eps, u, given(mean), scale))
     return u
 
 
@@ -36,7 +36,7 @@ def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0)
     """dz."""
     dz, sizes = cupy.empty_like(z), grouped(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3])
-    kernel("normalization", "norm_backward", z.dtype.char)(grid, block, (*sizes, z, given(mean), scale, gamma, v, dz))
+    kernel("normalization", "normalize_backward", z.dtype.char)(grid, block, (*sizes, z, given(mean), scale, gamma, v, dz))
     return dz
 
 
