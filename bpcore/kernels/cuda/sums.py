@@ -12,8 +12,8 @@ from bpcore.kernels.cuda.launch import dense, each, given, kernel, scalar
 PARTS = 512  # blocks that a sum over a vector is shared among
 
 
-def scratch(n: int, char: str) -> Any:
-    """n numbers of the dtype that is computed in."""
+def scratch(n: Any, char: str) -> Any:
+    """An array of a shape, of the dtype that is computed in."""
     return cupy.empty(n, cupy.float64 if char == "d" else cupy.float32)
 
 
