@@ -5,7 +5,7 @@ __device__ unsigned finished = 0;
 
 // Writes phi = softmax(t), and to J the sum of w l over that of w. part (2, gridDim.x) is scratch: the sums of each block,
 // which the last block to finish adds up, in order.
-extern "C" __global__ void cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
                                          A *part, T *phi, T *J)
 {
     __shared__ A ell[128], weight[128];  // of the block's teams
