@@ -13,7 +13,7 @@ from bpcore.kernels.cuda.activations import (
     softplus, softplus_backward, tanh, tanh_backward,
 )  # fmt: skip
 from bpcore.kernels.cuda.attention import attention, attention_backward
-from bpcore.kernels.cuda.dense import linear, linear_backward
+from bpcore.kernels.cuda.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.cuda.dropout import dropout, keep_mask
 from bpcore.kernels.cuda.embedding import embedding, embedding_backward, scatter_add
 from bpcore.kernels.cuda.images import (
