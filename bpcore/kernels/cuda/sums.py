@@ -54,4 +54,4 @@ def squared_norm(g):
 
 @serves(lambda g, square, largest, clipped: dense(g, clipped) and getattr(square, "dtype", g.dtype) == g.dtype)
 def clip_norm(g, square, largest, clipped):
-    each("updates", "clip_norm", g.dtype.char, g.size, g, *scalar(square), largest, clipped)
+    each("updates", "clip_norm", g.dtype.char, g.size, g, *scalar(square), float(largest), clipped)
