@@ -224,7 +224,11 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
     """x as CuPy hands it to a kernel, or a TypeError where the kernel would read something else."""
     what, pointer = re.subn(r"\s*\*.*", "", parameter.replace("const ", ""))
     if isinstance(x, ndarray):
-        if pointer and x.flags.c_contiguous and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void"):
+        if (
+            pointer
+            and x.flags.c_contiguous
+            and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void")
+        ):
             return ctypes.c_void_p(x.host.ctypes.data)
         if pointer and x.dtype == np.dtype(ELEMENTS.get(what, "?")) and x.flags.c_contiguous:  # int64 has two chars
             return ctypes.c_void_p(x.host.ctypes.data)
@@ -308,14 +312,19 @@ def function(name: str) -> Any:
     return call
 
 
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = "asarray empty empty_like zeros zeros_like matmul add float16 float32 float64 int32 int64 bool_".split()
-STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broadcast_to concat cos empty empty_like equal exp
-    expand_dims expm1 finfo float16 float32 float64 full full_like greater_equal int8 int16 int32 int64 uint8 uint16 uint32 uint64
-    isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean
-    min minimum multiply not_equal ones ones_like permute_dims pow prod reshape result_type round sign sin sqrt square squeeze
-    stack sum take tanh tril triu unique_values var vecdot where zeros zeros_like can_cast cumulative_sum floor ceil sort moveaxis
-    searchsorted take_along_axis flip roll nonzero clip iinfo pi inf nan e newaxis""".split()
+CUPY = names("asarray empty empty_like zeros zeros_like matmul add float16 float32 float64 int32 int64 bool_")
+STANDARD = names("""
+    abs all any arange argmax argsort asarray astype bool broadcast_to can_cast clip concat cos cumulative_sum empty empty_like
+    exp expand_dims expm1 finfo flip float16 float32 float64 full full_like iinfo inf int16 int32 int64 int8 isdtype isfinite
+    isnan linspace log log1p logical_and logical_not logical_or matmul matrix_transpose max maximum mean min minimum multiply nan
+    newaxis nonzero ones ones_like permute_dims pi pow prod reshape result_type round searchsorted sign sin sort sqrt square squeeze stack
+    sum take take_along_axis tanh tril triu uint16 uint32 uint64 uint8 unique_values var vecdot where zeros zeros_like
+""")
 
 
 def install() -> Any:

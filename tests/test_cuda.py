@@ -80,7 +80,11 @@ def test_nvrtc_compiles_every_kernel(architecture):
     except (OSError, RuntimeError) as error:
         pytest.skip(f"NVRTC is not here: {error}")
     folders = {Path(p) for p in sys.path} | {Path(os.environ.get("CUDA_PATH", "/usr/local/cuda"))}
-    headers = [h.parent for folder in folders for h in (*folder.glob("nvidia/*/include/cuda_fp16.h"), *folder.glob("include/cuda_fp16.h"))]
+    headers = [
+        h.parent
+        for folder in folders
+        for h in (*folder.glob("nvidia/*/include/cuda_fp16.h"), *folder.glob("include/cuda_fp16.h"))
+    ]
     options = (f"-arch={architecture}", "-ftz=true", "--device-as-default-execution-space", *(f"-I{h}" for h in headers[:1]))
     for family, char, constants in sources():
         if char == "e" and not headers:
@@ -107,8 +111,9 @@ def test_the_stand_in_has_no_names_that_cupy_lacks():
 
 def test_sources_are_ascii():
     """CuPy writes them to a file in the locale's encoding."""
-    folder = Path(kernels.__file__).parent / "cuda"
-    assert list(folder.glob("*.cu")) and all(file.read_bytes().isascii() for file in folder.glob("*.cu"))
+    files = list((Path(kernels.__file__).parent / "cuda").glob("*.cu"))
+    assert len(files) > 5
+    assert [file.name for file in files if not file.read_bytes().isascii()] == []
 
 
 class Rounded(Draw):
@@ -140,7 +145,9 @@ def test_float16(name, shape):
     rows = [arguments(name, Rounded(*shape, "float32"), backend, of) for of in ("float16", "float32")]
     for half, single in zip(*rows, strict=True):
         if twin.serves is None or twin.serves(*half):
-            for i, (got, expected) in enumerate(zip(results(twin.call, half), results(PRIMITIVES[name].definition, single), strict=True)):
+            for i, (got, expected) in enumerate(
+                zip(results(twin.call, half), results(PRIMITIVES[name].definition, single), strict=True)
+            ):
                 if hasattr(expected, "dtype"):
                     got, expected = (backend.to_host(x).astype("float64") for x in (got, expected))
                     scale = np.max(np.abs(expected), initial=0)
@@ -287,7 +294,9 @@ def test_the_emulator_sees_a_barrier_that_is_missing():
         assert np.array_equal(u.host, np.roll(np.arange(64), -1)) is right
 
 
-@pytest.mark.parametrize("wrong", [(1.0, np.zeros(64, "float32")), (1, np.zeros(64)), (1, np.zeros((64, 64), "float32").T), (1, 1), (1,)])
+@pytest.mark.parametrize(
+    "wrong", [(1.0, np.zeros(64, "float32")), (1, np.zeros(64)), (1, np.zeros((64, 64), "float32").T), (1, 1), (1,)]
+)
 def test_the_emulator_sees_wrong_arguments(wrong):
     with pytest.raises(TypeError):
         emulated("u[0] = n;")((1,), (32,), tuple(cuda_emulator.wrap(x) for x in wrong))

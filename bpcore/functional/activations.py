@@ -129,7 +129,7 @@ TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 @primitive
 def gelu_tanh(z):
-    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation by tanh. ½ (1 + tanh(x)) is sigmoid(2 x), which does not cancel."""
+    """½ z (1 + tanh(x)) with x = √(2/π) (z + 0.044715 z³): GELU's approximation. ½ (1 + tanh(x)) is sigmoid(2 x), exactly."""
     return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
 
 

@@ -28,7 +28,9 @@ def forward(z: Any, gamma: Any, beta: Any, eps: float, mean: Any, scale: Any, gr
     """u; writes mean, unless it is None, and scale."""
     u, sizes = cupy.empty_like(z), grouped(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3])
-    kernel("normalization", "normalize", z.dtype.char)(grid, block, (*sizes, z, gamma, given(beta), float(eps), u, given(mean), scale))
+    kernel("normalization", "normalize", z.dtype.char)(
+        grid, block, (*sizes, z, gamma, given(beta), float(eps), u, given(mean), scale)
+    )
     return u
 
 
