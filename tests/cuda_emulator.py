@@ -322,8 +322,9 @@ STANDARD = names("""
     abs all any arange argmax argsort asarray astype bool broadcast_to can_cast clip concat cos cumulative_sum empty empty_like
     exp expand_dims expm1 finfo flip float16 float32 float64 full full_like iinfo inf int16 int32 int64 int8 isdtype isfinite
     isnan linspace log log1p logical_and logical_not logical_or matmul matrix_transpose max maximum mean min minimum multiply nan
-    newaxis nonzero ones ones_like permute_dims pi pow prod reshape result_type round searchsorted sign sin sort sqrt square squeeze stack
-    sum take take_along_axis tanh tril triu uint16 uint32 uint64 uint8 unique_values var vecdot where zeros zeros_like
+    newaxis nonzero ones ones_like permute_dims pi pow prod reshape result_type round searchsorted sign sin sort sqrt square
+    squeeze stack sum take take_along_axis tanh tril triu uint16 uint32 uint64 uint8 unique_values var vecdot where zeros
+    zeros_like
 """)
 
 

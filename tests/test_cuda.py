@@ -53,7 +53,7 @@ def test_on_an_emulated_gpu():
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
     environment = {**os.environ, "BPCORE_TEST_BACKENDS": "cupy", "BPCORE_REQUIRE": "cupy", cuda_emulator.SWITCH: "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
-    slow = "(attention and test_kernels and (wide or long))"
+    slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
     chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "cuda_emulator", "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
@@ -74,7 +74,7 @@ def test_nvrtc_compiles_every_kernel(architecture):
     """Without a warning, with the options that CuPy gives, and with registers for the largest block that is launched."""
     cupy = library()
     launch = importlib.import_module("bpcore.kernels.cuda.launch")
-    nvrtc = importlib.import_module("cupy.cuda.nvrtc")
+    nvrtc = cupy.cuda.nvrtc
     try:
         nvrtc.getVersion()
     except (OSError, RuntimeError) as error:
@@ -97,7 +97,6 @@ def test_nvrtc_compiles_every_kernel(architecture):
         assert nvrtc.getProgramLog(program).strip("\0\n ") == "", (family, char)
         assert len(nvrtc.getCUBIN(program)) > 1000
         nvrtc.destroyProgram(program)
-    assert cupy.__version__
 
 
 def test_the_stand_in_has_no_names_that_cupy_lacks():
