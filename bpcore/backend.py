@@ -5,10 +5,11 @@ Everything above asks an array for its namespace (`namespace(z)`) and writes Arr
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -56,6 +57,14 @@ def kind(array: Any) -> str:
 def is_floating(array: Any) -> bool:
     """Whether the dtype of `array` is a real floating one."""
     return kind(array) == "real floating"
+
+
+HALF = np.dtype("float16")  # CuPy's too; no other backend computes in it
+
+
+def is_half(array: Any) -> bool:
+    """Whether `array` holds float16."""
+    return array.dtype is HALF
 
 
 def is_array(value: Any) -> bool:
@@ -156,6 +165,41 @@ class Backend:
         if self.name == "cupy":
             self.device.synchronize()
 
+    @functools.cached_property
+    def side(self) -> SideStream | None:
+        """A stream for transfers that go on beside the steps; None where the host does not run ahead of the device."""
+        return SideStream(importlib.import_module("cupy").cuda) if self.name == "cupy" else None
+
+
+class SideStream:
+    """A CUDA stream for what a thread moves to the GPU while the main stream computes. The host waits for neither.
+
+    Within `with side:`, `Backend.asarray` copies to pinned memory and queues the transfer (CuPy keeps that memory until it is
+    done). CuPy's pool has memory for each stream: what was allocated here is reused here, so `release` must come between the
+    main stream's last use of it and letting go of it.
+    """
+
+    def __init__(self, cuda: Any):
+        self.cuda, self.stream = cuda, cuda.Stream(non_blocking=True)
+
+    def __enter__(self) -> None:
+        self.stream.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.stream.__exit__(*error)
+
+    def mark(self) -> Any:
+        """What `wait` waits for: all that this stream was asked so far."""
+        return self.stream.record(self.cuda.Event(disable_timing=True))
+
+    def wait(self, mark: Any) -> None:
+        """The main stream, that is the caller's, goes on once `mark` is reached."""
+        self.cuda.get_current_stream().wait_event(mark)
+
+    def release(self) -> None:
+        """This stream goes on once the main one has done all that it was asked so far."""
+        self.stream.wait_event(self.cuda.get_current_stream().record(self.cuda.Event(disable_timing=True)))
+
 
 def _numpy(index: str) -> Backend:
     if index:
@@ -253,6 +297,20 @@ def use_backend(name: str | Backend) -> Iterator[Backend]:
         yield backend
     finally:
         _chosen.reset(token)
+
+
+tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether products of float32 may be in TF32
+
+
+@contextmanager
+def computing_in(dtype: str) -> Iterator[None]:
+    """Within, kernels find `tf32` set where dtype is "tf32"; where it is "float16", an overflow is infinity and no warning."""
+    token = tf32.set(dtype == "tf32")
+    try:
+        with np.errstate(over="ignore", invalid="ignore") if dtype == "float16" else nullcontext():
+            yield
+    finally:
+        tf32.reset(token)
 
 
 def backend_of(array: Any) -> Backend:
