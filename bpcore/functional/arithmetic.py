@@ -37,7 +37,7 @@ def flush(z):
 def sum_over(x, axis):
     """Σ x over an axis or some; float16 is added up in float32, and the sum is float32."""
     xp = namespace(x)
-    return xp.sum(x, axis=axis, dtype=xp.float32 if is_half(x) else None)
+    return xp.sum(x, axis=axis, dtype=xp.float32) if is_half(x) else xp.sum(x, axis=axis)
 
 
 def unbroadcast(v, shape):
