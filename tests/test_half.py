@@ -111,21 +111,20 @@ def test_norms_of_large_activations_do_not_overflow():
         assert 0.5 < np.abs(u).max() < 3
 
 
-NETWORKS = {
+def transformer() -> bp.Module:
+    first = bp.Embedding(11, 16), bp.PositionalEmbedding(12, 16)
+    return bp.Sequential(*first, bp.TransformerBlock(16, 4, causal=True), bp.LayerNorm(16), bp.Linear(16, 5))
+
+
+def convolutional() -> bp.Module:
+    return bp.Sequential(bp.Conv2d(1, 4, 3), bp.BatchNorm(4), bp.ReLU(), bp.MaxPool2d(2), bp.Flatten(), bp.Linear(36, 5))
+
+
+NETWORKS = {  # and the shape of X; None for ids
     "MLP": (lambda: bp.MLP([20, 64, 5]), (64, 20)),
-    "attention": (
-        lambda: bp.Sequential(
-            bp.Embedding(11, 16), bp.PositionalEmbedding(12, 16), bp.TransformerBlock(16, 4, causal=True), bp.LayerNorm(16), bp.Linear(16, 5)
-        ),
-        None,
-    ),
-    "images": (
-        lambda: bp.Sequential(
-            bp.Conv2d(1, 4, 3), bp.BatchNorm(4), bp.ReLU(), bp.MaxPool2d(2), bp.Flatten(), bp.Linear(36, 5)
-        ),
-        (64, 8, 8, 1),
-    ),
-}  # fmt: skip
+    "attention": (transformer, None),
+    "images": (convolutional, (64, 8, 8, 1)),
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

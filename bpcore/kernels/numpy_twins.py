@@ -9,7 +9,7 @@ import numpy as np
 
 from bpcore.backend import is_half
 from bpcore.functional import activations, losses, updates
-from bpcore.functional.arithmetic import HALF, smallest_normal
+from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
 
 ARRAY = np.ndarray
@@ -32,10 +32,7 @@ FLUSH_EVERY = 16  # steps: from the threshold, a moment takes longer than that t
 
 def flush_in_place(x):
     """`flush`, on an array that the caller made."""
-    smallest = smallest_normal(x)
-    if smallest < HALF:
-        np.multiply(x, np.abs(x) >= math.sqrt(smallest), out=x)
-    return x
+    return x if is_half(x) else np.multiply(x, np.abs(x) >= math.sqrt(smallest_normal(x)), out=x)
 
 
 def linear(z, W, b):
