@@ -84,11 +84,13 @@ class Backend:
     """An array namespace on a device.
 
     Attributes: `name` as it was chosen; `xp`, the Array API namespace; `device`, what its creation functions take;
-    `asynchronous`, whether looking at a value makes the host wait (a GPU, and what stands in for one in tests).
+    `asynchronous`, whether looking at a value makes the host wait (a GPU, and what stands in for one in tests);
+    `recording`, whether what is launched is recorded, to be launched again later: then nothing may come from the host.
     """
 
     def __init__(self, name: str, xp: Any, device: Any = None, asynchronous: bool = False):
         self.name, self.xp, self.device, self.asynchronous = name, xp, device, asynchronous
+        self.recording = False
 
     def __repr__(self) -> str:
         return f"Backend({self.name!r}, device={self.device})"
@@ -123,6 +125,8 @@ class Backend:
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
             return host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
+        if self.recording:
+            raise RuntimeError("data of the host go to the device in each step, which a recorded step cannot do")
         host = found if dtype is None else np.asarray(found, dtype=str(dtype))
         if self.xp is np:
             return host
@@ -137,6 +141,8 @@ class Backend:
         """`array` as a NumPy array. On a GPU this waits for it: the one door through which values leave a device."""
         if isinstance(array, (np.ndarray, np.generic)):
             return np.asarray(array)
+        if self.recording:
+            raise RuntimeError("a value of the device is looked at in each step, which a recorded step cannot do")
         if self.name == "cupy":
             return array.get()
         if self.name == "torch":

@@ -51,20 +51,27 @@ def layout(shape: tuple[int, ...], strides: tuple[int, ...], size: int, count: i
     return None
 
 
-def described(x: Any) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+class Described(NamedTuple):
     """What a plan depends on."""
-    return x.shape, x.strides, x.dtype.char
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    char: str
+
+
+def described(x: Any) -> Described:
+    """An array without its numbers."""
+    return Described(x.shape, x.strides, x.dtype.char)
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(a: Any, b: Any, out: Any, tf32: bool) -> Plan | None:
+def plan(a: Described, b: Described, out: Described, tf32: bool) -> Plan | None:
     """The call for a @ b, arrays described; None where an operand must be copied first."""
-    (*batch, n, m), k, count = out[0], a[0][-1], math.prod(out[0][:-2])
-    (of_a, bytes_of_a), (of_out, bytes_of_out) = DATA[a[2]], DATA[out[2]]
-    told_a, told_b = layout(*a[:2], bytes_of_a, count), layout(*b[:2], bytes_of_a, count)
-    written = layout(*out[:2], bytes_of_out, count)
+    (n, m), k, count = out.shape[-2:], a.shape[-1], math.prod(out.shape[:-2])
+    of_a, of_out = DATA[a.char][0], DATA[out.char][0]
+    told_a, told_b, written = (layout(x.shape, x.strides, DATA[x.char][1], count) for x in (a, b, out))
     if written is None or written[0] or (count > 1 and written[2] < 1):
-        raise ValueError(f"gemm cannot write to strides {out[1]} of shape {out[0]}; give it rows of contiguous numbers")
+        raise ValueError(f"gemm cannot write to strides {out.strides} of {out.shape}; give it rows of contiguous numbers")
     if told_a is None or told_b is None:
         return None
     (a_transposed, a_down, a_step), (b_transposed, b_down, b_step), (_, out_down, out_step) = told_a, told_b, written
