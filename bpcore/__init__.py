@@ -5,6 +5,7 @@ from bpcore.backend import Backend, backend_of, get_backend, use_backend
 from bpcore.check import check_module
 from bpcore.checkpoint import CheckpointError
 from bpcore.cost import Cost, cost
+from bpcore.info import backend_info
 from bpcore.layout import evaluate, initialize
 from bpcore.module import Mode, Module, Parameter, Windows
 from bpcore.modules import (
@@ -169,6 +170,7 @@ __all__ = [
     "Upsample",
     "Weight",
     "Windows",
+    "backend_info",
     "backend_of",
     "check_module",
     "confusion",

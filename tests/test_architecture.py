@@ -39,6 +39,7 @@ FLOORS = {
     "training": 5,
     "plots": 6,
     "datasets": 6,
+    "info": 6,
 }
 
 # Outside backend.py and kernels/, these work on the host, and may say numpy.
@@ -57,7 +58,7 @@ HOST_SIDE = {
 PUBLIC = re.findall(
     r"\w+",
     """
-    get_backend use_backend Backend Network evaluate initialize check_module cost
+    get_backend use_backend backend_info Backend Network evaluate initialize check_module cost
     Linear ReLU LeakyReLU ELU GELU SiLU Sigmoid Tanh Softplus Softmax LogSoftmax Identity
     Add Subtract Multiply Divide MatMul Exp Log Power Sum Mean Concatenate Weight Reshape Flatten
     LayerNorm RMSNorm Dropout Sequential Residual Circuit MLP SquaredError LogisticLoss CrossEntropy Huber

@@ -5,11 +5,8 @@ The arguments of a primitive are in TABLE; twins are found by name in bpcore/ker
 
 from __future__ import annotations
 
-import functools
-import importlib
 import json
 import os
-import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from conftest import missing
 
 import bpcore as bp
 from bpcore import functional, kernels
+from bpcore.functional.primitive import PRIMITIVES
 
 LARGE = 70_000  # numbers: more than two blocks of any twin
 TINY = 1e-30  # an upstream gradient that is flushed in float32
@@ -382,28 +380,18 @@ SHAPES = {
 }
 
 
-@functools.cache
-def primitives() -> dict[str, Any]:
-    """Every primitive of functional/ by name."""
-    found = {}
-    for module in pkgutil.iter_modules(functional.__path__):
-        names = vars(importlib.import_module(f"{functional.__name__}.{module.name}"))
-        found.update({name: one for name, one in names.items() if hasattr(one, "definition")})
-    return found
-
-
 def twins() -> list[tuple[str, str, str]]:
     """(library, set, primitive) of every twin that can be imported here; (library, set, "") for a set that cannot."""
     found = []
     for library, sets in kernels.SETS.items():
         for one in sets:
             module, _ = kernels.load(one)
-            found += [(library, one, name) for name in vars(module or object) if name in primitives()] or [(library, one, "")]
+            found += [(library, one, name) for name in vars(module or object) if name in PRIMITIVES] or [(library, one, "")]
     return found
 
 
 def test_every_primitive_has_a_row():
-    assert set(TABLE) == set(primitives())
+    assert set(TABLE) == set(PRIMITIVES)
 
 
 def test_there_are_twins():
@@ -447,7 +435,7 @@ def test_twin_equals_its_definition(library, of, name, shape, strided, dtype):
         backend = bp.get_backend(library)
     except RuntimeError as error:
         missing(library, str(error))
-    definition = primitives()[name].definition
+    definition = PRIMITIVES[name].definition
     (twin,) = (twin for twin in kernels.twins(name, type(backend.zeros(1, dtype))) if twin.of == of)
     assert twin.call is not definition
     rows = [TABLE[name](Draw(*SHAPES[shape], dtype, strided)) for _ in range(2)]  # the same numbers, in arrays of their own

@@ -13,6 +13,8 @@ SETTING = os.environ.get("BPCORE_KERNELS", "on")
 if SETTING not in SETTINGS:
     raise ValueError(f"BPCORE_KERNELS must be one of {', '.join(SETTINGS)}; got {SETTING!r}")
 
+PRIMITIVES: dict[str, Any] = {}  # all there are, by name
+
 
 def primitive(definition: Callable[..., Any]) -> Any:
     """Make `definition` a primitive, called with positional arguments.
@@ -33,6 +35,7 @@ def primitive(definition: Callable[..., Any]) -> Any:
         return chosen(*args)
 
     call.definition = definition  # type: ignore[attr-defined]  # twins fall back on it, and are held against it
+    PRIMITIVES[definition.__name__] = call
     return call
 
 

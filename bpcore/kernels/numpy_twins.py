@@ -11,6 +11,14 @@ from bpcore.functional import activations, losses, updates
 from bpcore.functional.arithmetic import smallest_normal
 
 ARRAY = np.ndarray
+
+
+def report():
+    """For `bp.backend_info()`."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return {"products": f"NumPy's BLAS, {blas.get('name')} {blas.get('version')}, with threads of its own"}
+
+
 BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
 FLUSH_EVERY = 16  # steps: from the threshold, a moment takes longer than that to become subnormal
 

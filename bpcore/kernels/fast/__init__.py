@@ -9,8 +9,33 @@ except ImportError as _error:
 
 import numpy as np
 
+from bpcore.kernels.fast import onednn, threads
 from bpcore.kernels.fast.dense import linear, linear_backward
+from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
 
-__all__ = ["linear", "linear_backward"]
+__all__ = [
+    "adagrad",
+    "adam",
+    "clip_norm",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "linear",
+    "linear_backward",
+    "lion",
+    "rmsprop",
+    "sgd",
+    "squared_norm",
+]
+
+
+def report() -> dict[str, str]:
+    """For `bp.backend_info()`: the threads, and who computes products."""
+    pool = f"{threads.count()} in libgomp's pool, for loops and oneDNN (OMP_NUM_THREADS)"
+    products = f"float32 by oneDNN {onednn.version()} above {onednn.SMALL} multiplications; else NumPy's BLAS"
+    return {
+        "threads": pool if threads.LIBRARY is not None else "1: libgomp.so.1 is not installed",
+        "products": products if onednn.LIBRARY is not None else f"NumPy's BLAS, since {onednn.WHY_NOT}",
+    }

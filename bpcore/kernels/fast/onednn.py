@@ -47,6 +47,13 @@ def libdnnl() -> tuple[ctypes.CDLL | None, str]:
 LIBRARY, WHY_NOT = libdnnl()
 
 
+def version() -> str:
+    """oneDNN's version: the first three numbers of dnnl_version_t."""
+    get = LIBRARY.dnnl_version  # type: ignore[union-attr]  # asked where the library is there
+    get.restype = ctypes.POINTER(ctypes.c_int)
+    return ".".join(str(get()[i]) for i in range(3))
+
+
 def call(name: str, *args: Any) -> None:
     """A function of the library; an OSError where it does not return success."""
     status = getattr(LIBRARY, name)(*args)

@@ -33,7 +33,7 @@ def libgomp() -> ctypes.CDLL | None:
 
 LIBRARY = libgomp()
 # On disk only with libgomp: what was compiled with it cannot be loaded without it.
-compiled = numba.njit(cache=LIBRARY is not None, error_model="numpy", fastmath=REASSOCIATE)
+compiled: Any = numba.njit(cache=LIBRARY is not None, error_model="numpy", fastmath=REASSOCIATE)
 
 
 def count() -> int:
@@ -104,3 +104,9 @@ def team(x, n):
     Products in float64 are NumPy's, with a pool of its own: loops beside them stay in one thread.
     """
     return 0 if n >= LEAST and x.itemsize == 4 else 1
+
+
+@compiled
+def flushed(x, least):
+    """x, or 0 where |x| is below `least`, a number of its dtype."""
+    return x if abs(x) >= least else x - x

@@ -1,0 +1,5 @@
+"""`python -m bpcore`: what this installation runs on."""
+
+from bpcore.info import backend_info
+
+print(backend_info())

@@ -1,0 +1,16 @@
+"""Twins for CuPy arrays: CUDA kernels. Importing needs CuPy, and no GPU."""
+
+from __future__ import annotations
+
+try:
+    import cupy
+except ImportError as _error:
+    raise ImportError("CuPy is not installed: pip install 'bpcore[cuda13]' (driver for CUDA 13) or 'bpcore[cuda12]'") from _error
+
+from bpcore.kernels.cuda.activations import (
+    elu, elu_backward, erf, gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, leaky_relu, leaky_relu_backward, log_softmax,
+    log_softmax_backward, relu, relu_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward,
+    softplus, softplus_backward, tanh, tanh_backward,
+)  # fmt: skip
+
+ARRAY = cupy.ndarray

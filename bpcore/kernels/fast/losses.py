@@ -1,0 +1,100 @@
+"""Cross-entropy from class indices in one pass over the rows each way; φ stays, as the definition has it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bpcore.functional import losses
+from bpcore.functional.arithmetic import smallest_normal
+from bpcore.kernels import serves
+from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.exponential import exp
+from bpcore.kernels.fast.threads import compiled, flushed, share, team
+
+
+def _classes(t, y, weights, smoothing, *v):
+    return (
+        t.ndim > 1
+        and y.ndim == t.ndim - 1
+        and not smoothing
+        and y.dtype.kind in "iu"
+        and dense(t, *(() if weights is None else (weights,)))
+    )
+
+
+def flat(y):
+    """Class indices of any integer dtype as one axis of int64."""
+    return np.ascontiguousarray(y, np.int64).reshape(-1)
+
+
+@compiled
+def _expect_classes(y, k):
+    for own in y:
+        if own < 0 or own >= k:
+            raise IndexError("class indices must be from 0 to one less than the number of outputs; recode the labels")
+
+
+@compiled
+def _softmax_rows(start, stop, t, y, phi, ell):
+    for i in range(start, stop):
+        row, u = t[i], phi[i]
+        largest = row[0]
+        for j in range(row.shape[0]):
+            largest = row[j] if row[j] > largest else largest
+        total = t.dtype.type(0)
+        for j in range(row.shape[0]):
+            u[j] = exp(row[j] - largest)
+        for j in range(row.shape[0]):
+            total += u[j]
+        share_of = t.dtype.type(1) / total
+        for j in range(row.shape[0]):
+            u[j] *= share_of
+        ell[i] = math.log(total) - (row[y[i]] - largest)
+
+
+@compiled
+def _cross_entropy(t, y, phi, ell):
+    _expect_classes(y, t.shape[1])
+    share(_softmax_rows, t.shape[0], team(t, 4 * t.size), (t, y, phi, ell))
+    total = t.dtype.type(0)
+    for i in range(ell.shape[0]):
+        total += ell[i]
+    return total / ell.shape[0]
+
+
+@serves(_classes)
+def cross_entropy(t, y, weights, smoothing):
+    k = t.shape[-1]
+    phi, ell = np.empty_like(t), np.empty(y.size, t.dtype)
+    J = _cross_entropy(t.reshape(-1, k), flat(y), phi.reshape(-1, k), ell)
+    return (t.dtype.type(J) if weights is None else losses.weighted_mean(ell, weights.reshape(-1))), phi
+
+
+@compiled
+def _difference_rows(start, stop, phi, y, w, scale, least, dt):
+    for i in range(start, stop):
+        row, d = phi[i], dt[i]
+        factor = scale * w[i] if w.shape[0] else scale
+        own = y[i]
+        for j in range(row.shape[0]):
+            d[j] = flushed(row[j] * factor, least)
+        d[own] = flushed((row[own] - phi.dtype.type(1)) * factor, least)
+
+
+@compiled
+def _cross_entropy_backward(phi, y, w, scale, least, dt):
+    _expect_classes(y, phi.shape[1])
+    share(_difference_rows, phi.shape[0], team(phi, phi.size), (phi, y, w, scale, least, dt))
+
+
+@serves(_classes)
+def cross_entropy_backward(phi, y, weights, smoothing, v):
+    k, number = phi.shape[-1], phi.dtype.type
+    w = np.empty(0, phi.dtype) if weights is None else weights.reshape(-1)
+    scale = v / (y.size if weights is None else losses.total(weights))
+    dt = np.empty_like(phi)
+    least = number(math.sqrt(smallest_normal(phi)))
+    _cross_entropy_backward(phi.reshape(-1, k), flat(y), w, number(scale), least, dt.reshape(-1, k))
+    return dt

@@ -1,0 +1,179 @@
+"""Optimisers' updates in one pass over the vectors, and the norm of the gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from bpcore.functional.arithmetic import smallest_normal
+from bpcore.functional.updates import SQUARES
+from bpcore.kernels import serves
+from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.threads import compiled, flushed, share, team
+
+BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same for any number of threads
+
+
+def least_of(g):
+    """What a first and a second moment are flushed below, in the dtype of g."""
+    smallest = smallest_normal(g)
+    return g.dtype.type(math.sqrt(smallest)), g.dtype.type(SQUARES * smallest)
+
+
+def _vectors(g, *others):
+    return dense(g, *(x for x in others if isinstance(x, np.ndarray)))
+
+
+def numbers(g, *values):
+    """The values as numbers of the dtype of g: a wider one would make the whole pass wide."""
+    return tuple(map(g.dtype.type, values))
+
+
+@compiled
+def _sgd(start, stop, g, theta, lr, decay):
+    g, theta = g[start:stop], theta[start:stop]
+    for i in range(g.shape[0]):
+        theta[i] -= lr * (g[i] + decay * theta[i])
+
+
+@compiled
+def _momentum(start, stop, g, theta, m, lr, decay, mu, of_g, of_m, least):
+    g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
+    for i in range(g.shape[0]):
+        d = g[i] + decay * theta[i]
+        new = flushed(mu * m[i] + d, least)
+        m[i] = new
+        theta[i] -= lr * (of_g * d + of_m * new)
+
+
+@compiled
+def _run_sgd(g, theta, lr, decay):
+    share(_sgd, g.shape[0], team(g, g.size), (g, theta, lr, decay))
+
+
+@compiled
+def _run_momentum(g, theta, m, lr, decay, mu, of_g, of_m, least):
+    share(_momentum, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, mu, of_g, of_m, least))
+
+
+@serves(_vectors)
+def sgd(g, lr, momentum, nesterov, decay, theta, m):
+    if m is None:
+        _run_sgd(g, theta, *numbers(g, lr, decay))
+    else:  # of g and of m, what θ moves by: g + μ m, or m
+        of = (1.0, momentum) if nesterov else (0.0, 1.0)
+        _run_momentum(g, theta, m, *numbers(g, lr, decay, momentum, *of), least_of(g)[0])
+
+
+@compiled
+def _adaptive(start, stop, g, theta, v, lr, decay, rho, fresh, eps, least):
+    g, theta, v = g[start:stop], theta[start:stop], v[start:stop]
+    for i in range(g.shape[0]):
+        d = g[i] + decay * theta[i]
+        v[i] = flushed(rho * v[i] + fresh * (d * d), least)
+        theta[i] -= lr * d / (np.sqrt(v[i]) + eps)
+
+
+@compiled
+def _run_adaptive(g, theta, v, lr, decay, rho, fresh, eps, least):
+    share(_adaptive, g.shape[0], team(g, g.size), (g, theta, v, lr, decay, rho, fresh, eps, least))
+
+
+@serves(_vectors)
+def rmsprop(g, lr, rho, eps, decay, theta, v):
+    _run_adaptive(g, theta, v, *numbers(g, lr, decay, rho, 1 - rho, eps), least_of(g)[1])
+
+
+@serves(_vectors)
+def adagrad(g, lr, eps, decay, theta, v):
+    _run_adaptive(g, theta, v, *numbers(g, lr, decay, 1.0, 1.0, eps), least_of(g)[1])
+
+
+@compiled
+def _adam(start, stop, g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+    g, theta, m, v = g[start:stop], theta[start:stop], m[start:stop], v[start:stop]
+    for i in range(g.shape[0]):
+        d = g[i] + decay * theta[i]
+        first = flushed(beta1 * m[i] + fresh1 * d, least_m)
+        second = flushed(beta2 * v[i] + fresh2 * (d * d), least_v)
+        m[i] = first
+        v[i] = second
+        theta[i] = kept * theta[i] - rate * first / (np.sqrt(second) + eps)
+
+
+@compiled
+def _run_adam(g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+    constants = (rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
+    share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *constants))
+
+
+@serves(_vectors)
+def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+    root = math.sqrt(1 - beta2**step)
+    # θ -= lr / c₁ · m / (√v / root + ε), with numerator and denominator times root
+    rate, kept, coupled = lr * root / (1 - beta1**step), 1 - lr * decay if decoupled else 1.0, 0.0 if decoupled else decay
+    constants = numbers(g, rate, kept, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
+    _run_adam(g, theta, m, v, *constants, *least_of(g))
+
+
+@compiled
+def _lion(start, stop, g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
+    g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
+    for i in range(g.shape[0]):
+        theta[i] -= lr * (np.sign(beta1 * m[i] + fresh1 * g[i]) + decay * theta[i])
+        m[i] = flushed(beta2 * m[i] + fresh2 * g[i], least)
+
+
+@compiled
+def _run_lion(g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
+    share(_lion, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least))
+
+
+@serves(_vectors)
+def lion(g, lr, beta1, beta2, decay, theta, m):
+    _run_lion(g, theta, m, *numbers(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), least_of(g)[0])
+
+
+@compiled
+def _squares(start, stop, g, sums):
+    for k in range(start, stop):
+        block = g[k * BLOCK : (k + 1) * BLOCK]
+        total = g.dtype.type(0)
+        for i in range(block.shape[0]):
+            total += block[i] * block[i]
+        sums[k] = total
+
+
+@compiled
+def _squared_norm(g):
+    sums = np.empty((g.shape[0] + BLOCK - 1) // BLOCK, g.dtype)
+    share(_squares, sums.shape[0], team(g, g.size), (g, sums))
+    total = g.dtype.type(0)
+    for k in range(sums.shape[0]):
+        total += sums[k]
+    return total
+
+
+@serves(dense)
+def squared_norm(g):
+    return g.dtype.type(_squared_norm(g))
+
+
+@compiled
+def _scale(start, stop, g, factor, scaled):
+    g, scaled = g[start:stop], scaled[start:stop]
+    for i in range(g.shape[0]):
+        scaled[i] = g[i] * factor
+
+
+@compiled
+def _clip_norm(g, factor, clipped):
+    share(_scale, g.shape[0], team(g, g.size), (g, factor, clipped))
+
+
+@serves(lambda g, square, largest, clipped: dense(g, clipped))
+def clip_norm(g, square, largest, clipped):
+    factor = largest / max(math.sqrt(square), largest)
+    if factor != 1 or clipped is not g:
+        _clip_norm(g, g.dtype.type(factor), clipped)
