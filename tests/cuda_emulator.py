@@ -213,9 +213,18 @@ class RawKernel:
             raise ValueError(f"{self.name} cannot be launched with a grid of {grid} and blocks of {block}")
         if grid[0] >= 2**31 or any(n >= 2**16 for n in grid[1:]):
             raise ValueError(f"{self.name}'s grid {grid} is too large")
-        failure = self.launch(pointers, *sizes, next(_turns))
-        if failure:
-            raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
+
+        def work() -> None:
+            failure = self.launch(pointers, *sizes, next(_turns))
+            if failure:
+                raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
+
+        enqueue(work, args)
+
+
+def enqueue(work: Any, args: tuple[Any, ...]) -> None:
+    """Run what a launch does. cuda_graphs, which knows of streams, has another."""
+    work()
 
 
 def argument(kernel: str, parameter: str, x: Any) -> Any:
@@ -310,7 +319,7 @@ def function(name: str) -> Any:
 
 
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = "asarray empty empty_like zeros zeros_like matmul add argsort float16 float32 float64 int64 bool_".split()
+CUPY = "asarray ascontiguousarray broadcast_to empty empty_like zeros zeros_like matmul add argsort float16 float32 float64 int64 bool_".split()
 STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broadcast_to concat cos empty empty_like equal exp
     expand_dims expm1 finfo float16 float32 float64 full full_like greater_equal int8 int16 int32 int64 uint8 uint16 uint32 uint64
     isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean

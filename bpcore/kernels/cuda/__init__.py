@@ -12,5 +12,6 @@ from bpcore.kernels.cuda.activations import (
     log_softmax_backward, relu, relu_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward,
     softplus, softplus_backward, tanh, tanh_backward,
 )  # fmt: skip
+from bpcore.kernels.cuda.graph import Graph  # noqa: F401  of no primitive: training/replay.py asks for it by name
 
 ARRAY = cupy.ndarray
