@@ -44,7 +44,9 @@ def set_math_mode(handle: int, mode: int) -> int:
 
 
 def gemm(h, ta, tb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_type, ldc, compute, algorithm):
-    return batched(h, ta, tb, m, n, k, alpha, A, a_type, lda, 0, B, b_type, ldb, 0, beta, C, c_type, ldc, 0, 1, compute, algorithm)
+    return batched(
+        h, ta, tb, m, n, k, alpha, A, a_type, lda, 0, B, b_type, ldb, 0, beta, C, c_type, ldc, 0, 1, compute, algorithm
+    )
 
 
 def batched(
@@ -116,4 +118,3 @@ def install() -> None:
 
     made = {name: ctypes.CFUNCTYPE(ctypes.c_int, *cublas.ARGUMENTS[name])(told(f)) for name, f in FUNCTIONS.items()}
     cublas.LIBRARY, cublas.WHY_NOT = SimpleNamespace(**made), ""
-

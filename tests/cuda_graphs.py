@@ -21,7 +21,7 @@ from typing import Any
 
 import cuda_emulator as emulator
 import numpy as np
-from cuda_emulator import ndarray, unwrap
+from cuda_emulator import ndarray
 
 UNIT = 512
 MODES = SimpleNamespace(streamCaptureModeGlobal=0, streamCaptureModeThreadLocal=1, streamCaptureModeRelaxed=2)
@@ -72,6 +72,13 @@ class MemoryPool:
 
     def total_bytes(self) -> int:
         return self.total
+
+    def free_bytes(self) -> int:
+        return sum(m.size for free in self.free.values() for m in free)
+
+    def free_all_blocks(self) -> None:
+        self.total -= self.free_bytes()
+        self.free.clear()
 
 
 class Event:
@@ -191,6 +198,7 @@ class State:
 
 
 state = State()
+default = state.pool
 state.stream = Stream(null=True)
 
 
@@ -334,7 +342,7 @@ def install() -> None:
             setattr(ndarray, name, in_place(method))
         elif name in ("get", "item", "__bool__", "__int__", "__float__", "__index__"):
             setattr(ndarray, name, looked(method))
-        elif name in ("reshape", "astype", "copy") or isinstance(method, type(lambda: 0)) and method.__name__ == "apply":
+        elif name in ("reshape", "astype", "copy") or (isinstance(method, type(lambda: 0)) and method.__name__ == "apply"):
             method.__name__ = name
             setattr(ndarray, name, launched(method))
     created = ndarray.__init__
@@ -348,6 +356,7 @@ def install() -> None:
     emulator.built = lambda code: state.forbid("loading a module") or build(code)  # type: ignore[func-returns-value]
     emulator.enqueue = lambda work, args: state.enqueue(work, *pointers(list(args)))
     cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, MODES
+    cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
     cuda_cublas.install()
 

@@ -64,8 +64,6 @@ def operand(rng, shape, dtype, how):
 HOW = ("as it is", "transposed", "window", "transposed window", "every other")
 
 
-
-
 def views(cupy, rng, shape, dtype, how):
     """The same operand on the host and on the device."""
     host = operand(rng, shape, dtype, how)
@@ -115,7 +113,13 @@ def test_gemm_of_all_layouts(cupy, of_a, of_b, dtype):
 def test_gemm_of_batches(cupy, of_a, of_b, dtype):
     rng = np.random.default_rng(1)
     n, k, m = 4, 6, 5
-    for batch_a, batch_b, batch in (((3,), (3,), (3,)), ((2, 3), (2, 3), (2, 3)), ((3,), (), (3,)), ((), (3,), (3,)), ((1, 3), (2, 1), (2, 3))):
+    for batch_a, batch_b, batch in (
+        ((3,), (3,), (3,)),
+        ((2, 3), (2, 3), (2, 3)),
+        ((3,), (), (3,)),
+        ((), (3,), (3,)),
+        ((1, 3), (2, 1), (2, 3)),
+    ):
         host_a, a = views(cupy, rng, (*batch_a, n, k), dtype, of_a)
         host_b, b = views(cupy, rng, (*batch_b, k, m), dtype, of_b)
         check(a, b, cupy.zeros((*batch, n, m), dtype=dtype), host_a, host_b, TOLERANCE[dtype])
@@ -209,3 +213,257 @@ def test_each_stream_has_its_handle_and_workspace(cupy):
         there = cublas.handle()
         assert cublas.handle() == there != here
     assert cublas.handle() == here
+
+
+# Steps
+
+
+def classes(rng, n, features=12, k=5):
+    return rng.standard_normal((n, features)).astype("float32"), rng.integers(0, k, n)
+
+
+def mlp():
+    return bp.Sequential(bp.Linear(12, 16), bp.ReLU(), bp.Dropout(0.3), bp.Linear(16, 5))
+
+
+def normalised():
+    return bp.Sequential(bp.Linear(12, 16), bp.BatchNorm(16), bp.GELU(), bp.Linear(16, 16), bp.LayerNorm(16), bp.Linear(16, 5))
+
+
+CASES = {
+    "dropout, clip, AdamW": (mlp, {"optimizer": bp.AdamW(1e-2), "clip_norm": 0.5, "schedule": bp.schedules.Cosine(50, 0.1)}, False),
+    "weights, BatchNorm, SGD": (normalised, {"optimizer": bp.SGD(0.1, momentum=0.9, weight_decay=1e-3)}, True),
+    "micro-batches, Adam": (mlp, {"optimizer": bp.Adam(1e-2), "accumulate": 2, "clip_norm": 1.0}, True),
+    "RMSProp": (normalised, {"optimizer": bp.RMSProp(1e-3, weight_decay=1e-3), "schedule": bp.schedules.WarmUp(9)}, False),
+    "Lion": (mlp, {"optimizer": bp.Lion(1e-3, weight_decay=0.1)}, False),
+    "Adagrad": (mlp, {"optimizer": bp.Adagrad(1e-2)}, True),
+}
+
+
+def trained(case, replay, steps=50, between=lambda trainer, step: None, dtype="float32"):
+    """A trainer after some steps on batches of 16, each fourth of 9, and the J of all steps on the host."""
+    module, named, weighted = CASES[case]
+    run = bp.Trainer(bp.Network(module(), backend="cupy", dtype=dtype, seed=1), bp.CrossEntropy(), seed=2, replay=replay, **named)
+    rng, J = np.random.default_rng(7), []
+    for step in range(steps):
+        n = 9 if step % 4 == 3 else 16
+        X, y = classes(rng, n)
+        J.append(run.step(X.astype(dtype), y, rng.random(n) if weighted else None))
+        between(run, step)
+    return run, [float(x.get()) for x in J]
+
+
+def state(run):
+    """All that steps write, on the host."""
+    return {"theta": run.network.theta.get(), **{name: vector.get() for name, vector in run.moments.items()}}
+
+
+def expect_same(one, other):
+    for name, array in state(one).items():
+        assert np.array_equal(array, state(other)[name], equal_nan=True), name
+
+
+def recorded(run):
+    """How many of a trainer's shapes are recorded."""
+    return sum(recording.J is not None for recording in run._replay.recordings.values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_steps_are_the_same_bit_for_bit(cupy, case, dtype):
+    (eager, expected), (replayed, J) = (trained(case, replay, dtype=dtype) for replay in (False, True))
+    assert recorded(replayed) == 2
+    assert len(set(J)) > 40
+    assert expected == J
+    expect_same(replayed, eager)
+    if EMULATED:
+        launches = [recording.graph.graph.launches for recording in replayed._replay.recordings.values()]
+        assert launches == [38 - 2, 12 - 2]  # all but those before the graph is settled
+
+
+def test_other_work_between_steps_changes_nothing(cupy):
+    """Evaluations, gradients elsewhere, and memory that is taken, written and given back: a graph's own is not lent again."""
+
+    def disturb(run, step):
+        net = run.network
+        X, y = classes(np.random.default_rng(step), 16)
+        net(X)
+        net.value_and_gradient(bp.CrossEntropy(), X, y)
+        for n in (64, 256, 4096, 16384):
+            junk = net.backend.zeros(n, "float32")
+            junk[...] = float("nan")
+        if step == 20:
+            cupy.get_default_memory_pool().free_all_blocks()
+            pools = [recording.graph.pool for recording in run._replay.recordings.values()]
+            sizes[:] = [(pool, pool.total_bytes()) for pool in pools]
+
+    sizes = []
+    case = "dropout, clip, AdamW"
+    replayed, J = trained(case, True, between=disturb)
+    eager, expected = trained(case, False)
+    assert expected == J
+    expect_same(replayed, eager)
+    assert len(sizes) == 2
+    assert all(pool.total_bytes() == size > 0 for pool, size in sizes)
+
+
+def test_nothing_is_taken_from_a_graph_s_pool_once_it_is_recorded(cupy):
+    def watch(run, step):
+        for recording in run._replay.recordings.values():
+            if recording.J is not None and recording not in watched:
+                watched.append(recording)
+                before.append(recording.graph.pool.free_bytes())
+        assert [recording.graph.pool.free_bytes() for recording in watched] == before
+
+    watched, before = [], []
+    trained("dropout, clip, AdamW", True, between=watch)
+    assert len(watched) == 2
+
+
+def fitted(path, replay, epochs, resume=False):
+    rng = np.random.default_rng(3)
+    train, held_out = classes(rng, 75), classes(rng, 30)
+    run = bp.Trainer(
+        bp.Network(mlp(), backend="cupy", seed=1), bp.CrossEntropy(), bp.AdamW(1e-2), bp.schedules.Cosine(40), ["accuracy"], 1.0,
+        seed=5, replay=replay,
+    )  # fmt: skip
+    if resume:
+        run.resume(path)
+    run.fit(train, held_out, epochs=epochs, batch_size=16)
+    if path is not None and not resume:
+        run.save(path)
+    return run
+
+
+def test_fit_and_resume_are_the_same_bit_for_bit(cupy, tmp_path):
+    whole = fitted(None, False, 6)
+    fitted(tmp_path / "at_4", True, 4)
+    resumed, unbroken = fitted(tmp_path / "at_4", True, 6, resume=True), fitted(None, True, 6)
+    assert recorded(unbroken) == 2
+    for run in (resumed, unbroken):
+        expect_same(run, whole)
+        for one, other in zip(run.history.records, whole.history.records, strict=True):
+            assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_loss_that_is_not_finite_leads_back_to_the_same(cupy):
+    stories, runs = [], []
+    for replay in (False, True):
+        run = bp.Trainer(bp.Network(mlp(), backend="cupy", seed=1), bp.CrossEntropy(), bp.Adam(1e-2), seed=2, replay=replay)
+        rng = np.random.default_rng(0)
+        X, y = classes(rng, 16)
+        for step in range(130):
+            run.step(X * (float("inf") if step == 120 else 1.0), y)
+            if run.guard.candidate is not None and step < 120:
+                run.guard.look_back()
+        with pytest.raises(bp.NonFiniteLoss) as raised:
+            run.guard.look_back()
+        stories.append(str(raised.value))
+        runs.append(run)
+    assert runs[0].steps == runs[1].steps == 100
+    assert stories[0] == stories[1]
+    expect_same(*runs)
+    assert np.isfinite(runs[0].network.theta.get()).all()
+
+
+def test_labels_are_looked_at_in_replayed_steps(cupy):
+    run, _ = trained("dropout, clip, AdamW", True, 20)
+    before, steps = state(run), run.steps
+    X, y = classes(np.random.default_rng(0), 16)
+    with pytest.raises(ValueError, match="class indices 0 to 4 for 5 outputs, got values from 0 to 9"):
+        run.step(X, y * 0 + np.arange(16) % 10)
+    with pytest.raises(ValueError, match="expected features 12 in the last axis"):
+        run.step(X[:, :7], y)
+    assert run.steps == steps
+    assert all(np.array_equal(before[name], array) for name, array in state(run).items())
+    run.step(X, y)
+    assert recorded(run) == 2  # the data were to blame, and replay goes on
+
+
+def test_more_shapes_than_recordings(cupy, monkeypatch):
+    monkeypatch.setattr(bp.training.replay, "RECORDINGS", 1)
+    (replayed, J), (eager, expected) = (trained("dropout, clip, AdamW", replay) for replay in (True, False))
+    assert recorded(replayed) == 1
+    assert expected == J
+    expect_same(replayed, eager)
+
+
+# Where a step cannot be recorded
+
+
+class Looks(bp.Module):
+    """u = z, and somebody looks at a value on the way."""
+
+    def forward(self, theta, z, mode):
+        bp.backend_of(z).to_host(z)
+        return z, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v
+
+
+class Draws(bp.Module):
+    """u = z ⊙ something that the host makes."""
+
+    def forward(self, theta, z, mode):
+        scale = bp.backend_of(z).asarray(np.linspace(0.5, 1.5, z.shape[-1], dtype="float32"))
+        return z * scale, scale
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v * saved
+
+
+class Own(bp.Adam):
+    """Adam, with an update of its own."""
+
+    def update(self, *args):
+        super().update(*args)
+
+
+UNFIT = {
+    "looks": (Looks, bp.Adam(1e-2), "a value of the device is looked at"),
+    "draws": (Draws, bp.Adam(1e-2), "data of the host go to the device"),
+    "own update": (bp.Identity, Own(1e-2), "Own has an update of its own"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_cannot_be_recorded_runs_as_it_is(cupy, case):
+    module, optimizer, why = UNFIT[case]
+
+    def run(replay):
+        net = bp.Network(bp.Sequential(bp.Linear(12, 16), module(), bp.Linear(16, 5)), backend="cupy", seed=1)
+        trainer = bp.Trainer(net, bp.CrossEntropy(), optimizer, seed=2, replay=replay)
+        rng = np.random.default_rng(7)
+        J = [trainer.step(*classes(rng, 16)) for _ in range(8)]
+        return trainer, [float(x.get()) for x in J]
+
+    with pytest.warns(RuntimeWarning, match=f"replay=True does nothing: .*{why}") as warned:
+        replayed, J = run(True)
+    assert len(warned) == 1
+    eager, expected = run(False)
+    assert expected == J
+    expect_same(replayed, eager)
+
+
+@pytest.mark.parametrize("setting", ["off", "verify"])
+def test_settings_of_kernels_that_cannot_be_recorded(cupy, monkeypatch, setting):
+    monkeypatch.setattr(bp.training.replay, "SETTING", setting)
+    with pytest.warns(RuntimeWarning, match=f"replay=True does nothing: BPCORE_KERNELS={setting}"):
+        trained("dropout, clip, AdamW", True, 3)
+
+
+def test_a_backend_that_records_nothing():
+    X, y = classes(np.random.default_rng(0), 16)
+    runs = []
+    for replay in (False, True):
+        net = bp.Network(mlp(), backend="numpy", seed=1)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            runs.append(bp.Trainer(net, bp.CrossEntropy(), bp.Adam(1e-2), replay=replay))
+        assert [str(w.message).partition("; ")[0] for w in warned] == [
+            "replay=True does nothing: backend 'numpy' records nothing"
+        ] * replay
+        for _ in range(3):
+            runs[-1].step(X, y)
+    assert np.array_equal(runs[0].network.theta, runs[1].network.theta)
