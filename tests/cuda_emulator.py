@@ -231,11 +231,7 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
     """x as CuPy hands it to a kernel, or a TypeError where the kernel would read something else."""
     what, pointer = re.subn(r"\s*\*.*", "", parameter.replace("const ", ""))
     if isinstance(x, ndarray):
-        if (
-            pointer
-            and x.flags.c_contiguous
-            and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void")
-        ):
+        if pointer and x.flags.c_contiguous and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void"):
             return ctypes.c_void_p(x.host.ctypes.data)
         if pointer and x.dtype.num == np.dtype(ELEMENTS.get(what, "?")).num and x.flags.c_contiguous:
             return ctypes.c_void_p(x.host.ctypes.data)
@@ -323,8 +319,13 @@ def function(name: str) -> Any:
 
 
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = ["asarray", "ascontiguousarray", "broadcast_to", "empty", "empty_like", "zeros", "zeros_like", "matmul", "add", "argsort", "float16", "float32", "float64", "int64", "bool_"]
-STANDARD = ["abs", "all", "any", "arange", "argmax", "argmin", "argsort", "asarray", "astype", "bool", "broadcast_to", "concat", "cos", "empty", "empty_like", "equal", "exp", "expand_dims", "expm1", "finfo", "float16", "float32", "float64", "full", "full_like", "greater_equal", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "isdtype", "isfinite", "isnan", "less", "linspace", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "matmul", "matrix_transpose", "max", "maximum", "mean", "min", "minimum", "multiply", "not_equal", "ones", "ones_like", "permute_dims", "pow", "prod", "reshape", "result_type", "round", "sign", "sin", "sqrt", "square", "squeeze", "stack", "sum", "take", "tanh", "tril", "triu", "unique_values", "var", "vecdot", "where", "zeros", "zeros_like", "can_cast", "cumulative_sum", "floor", "ceil", "sort", "moveaxis", "searchsorted", "flip", "roll", "nonzero", "clip", "iinfo", "pi", "inf", "nan", "e", "newaxis"]
+CUPY = "asarray ascontiguousarray broadcast_to empty empty_like zeros zeros_like matmul add argsort float16 float32 float64 int64 bool_".split()
+STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broadcast_to concat cos empty empty_like equal exp
+    expand_dims expm1 finfo float16 float32 float64 full full_like greater_equal int8 int16 int32 int64 uint8 uint16 uint32 uint64
+    isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean
+    min minimum multiply not_equal ones ones_like permute_dims pow prod reshape result_type round sign sin sqrt square squeeze
+    stack sum take tanh tril triu unique_values var vecdot where zeros zeros_like can_cast cumulative_sum floor ceil sort moveaxis
+    searchsorted flip roll nonzero clip iinfo pi inf nan e newaxis""".split()
 
 
 def install() -> Any:

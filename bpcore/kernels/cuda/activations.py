@@ -46,7 +46,7 @@ def by_rows(name: str, *arrays: Any) -> Any:
 
 def last_axis(x: Any, axis: int, *more: Any) -> bool:
     """Whether these are rows along the last axis."""
-    return axis in (-1, x.ndim - 1) and dense(x, *more)
+    return x.ndim > 0 and axis in (-1, x.ndim - 1) and x.shape[-1] > 0 and dense(x, *more)
 
 
 @serves(last_axis)

@@ -18,7 +18,6 @@ FAMILIES = ("activations", "rows", "losses", "normalization", "sums", "updates",
 NUMBERS = {"e": ("__half", "float"), "f": ("float", "float"), "d": ("double", "double")}  # of arrays, and computed in
 THREADS = 256  # in a block, where nothing says otherwise
 BLOCKS = 4096  # of a loop over all entries: enough to fill a GPU
-OPTIONS = ("--std=c++17",)
 
 
 def source(family: str, char: str, **constants: int) -> str:
@@ -41,7 +40,7 @@ def kernel(family: str, name: str, char: str, **constants: int) -> Any:
 @functools.cache
 def module(family: str, char: str, **constants: int) -> Any:
     """The kernels of a family; CuPy keeps what it compiled on disk."""
-    return cupy.RawModule(code=source(family, char, **constants), options=OPTIONS)
+    return cupy.RawModule(code=source(family, char, **constants))
 
 
 def each(family: str, name: str, like: Any, n: int, *args: Any) -> None:
