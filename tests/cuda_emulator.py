@@ -214,7 +214,7 @@ class RawKernel:
         if grid[0] >= 2**31 or any(n >= 2**16 for n in grid[1:]):
             raise ValueError(f"{self.name}'s grid {grid} is too large")
 
-        def work() -> None:
+        def work(kept: Any = values) -> None:  # what the pointers point to
             failure = self.launch(pointers, *sizes, next(_turns))
             if failure:
                 raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
