@@ -233,7 +233,7 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
     if isinstance(x, ndarray):
         if pointer and x.flags.c_contiguous and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void"):
             return ctypes.c_void_p(x.host.ctypes.data)
-        if pointer and x.dtype.num == np.dtype(ELEMENTS.get(what, "?")).num and x.flags.c_contiguous:
+        if pointer and x.dtype == np.dtype(ELEMENTS.get(what, "?")) and x.flags.c_contiguous:  # int64 has two chars
             return ctypes.c_void_p(x.host.ctypes.data)
     elif type(x) is int and (what == "long long" or (pointer and x == 0)):
         return ctypes.c_longlong(x)
@@ -243,9 +243,6 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
         return ctypes.c_ulonglong(int(x))
     shown = f"an array of {x.dtype}, strides {x.strides}" if isinstance(x, ndarray) else f"{type(x).__name__} {x!r}"
     raise TypeError(f"{kernel} has a parameter `{parameter}`, got {shown}")
-
-
-TYPES = {"Int": "long long", "T": "", "A": ""}
 
 
 def built(code: str) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
@@ -280,13 +277,13 @@ def gpp(*options: str, stdin: str) -> str:
 
 def kernels_in(text: str) -> dict[str, list[str]]:
     """{name: types of its parameters} of the kernels in a preprocessed source."""
-    types = {name: re.search(rf"typedef ([\w ]+?) {name};", text)[1] for name in ("T", "A", "Int")}  # type: ignore[index]
+    types = {name: kind for kind, name in re.findall(r"typedef ([\w ]+) ([A-Z]\w*);", text)}
     found = {}
     for name, parameters in re.findall(r'extern "C" KERNEL void (\w+)\(([^)]*)\)', text):
         found[name] = []
         for parameter in re.sub(r"\s+", " ", parameters).split(","):
             kind = re.sub(r"\w+$", "", parameter.strip()).strip()
-            found[name].append(re.sub(r"\b(T|A|Int)\b", lambda match: types[match[0]], kind))
+            found[name].append(re.sub(r"\b[A-Z]\w*\b", lambda match: types[match[0]], kind))
     return found
 
 
@@ -319,7 +316,8 @@ def function(name: str) -> Any:
 
 
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = "asarray ascontiguousarray broadcast_to empty empty_like zeros zeros_like matmul add argsort float16 float32 float64 int64 bool_".split()
+CUPY = """asarray broadcast_to ascontiguousarray empty empty_like zeros zeros_like
+    matmul add float16 float32 float64 int32 int64 bool_""".split()
 STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broadcast_to concat cos empty empty_like equal exp
     expand_dims expm1 finfo float16 float32 float64 full full_like greater_equal int8 int16 int32 int64 uint8 uint16 uint32 uint64
     isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean

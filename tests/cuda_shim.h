@@ -176,6 +176,15 @@ static inline void __threadfence() {}
 template <class X> static inline X __shfl_xor_sync(unsigned, X x, int by) { return emulator::shuffle(x, emulator::current % 32 ^ by); }
 template <class X> static inline X __shfl_sync(unsigned, X x, int lane) { return emulator::shuffle(x, lane); }
 
+static inline unsigned __ballot_sync(unsigned, int vote)
+{
+    unsigned all = 0;
+    for (unsigned lane = 0; lane < 32; lane++) all |= (emulator::shuffle(vote != 0, lane) ? 1u : 0u) << lane;
+    return all;
+}
+
+static inline int __popc(unsigned x) { return __builtin_popcount(x); }
+
 static inline unsigned atomicInc(unsigned *at, unsigned last)
 {
     unsigned old = *at;

@@ -13,7 +13,13 @@ from bpcore.kernels.cuda.activations import (
     softplus, softplus_backward, tanh, tanh_backward,
 )  # fmt: skip
 from bpcore.kernels.cuda.dense import linear, linear_backward
+from bpcore.kernels.cuda.dropout import dropout, keep_mask
+from bpcore.kernels.cuda.embedding import embedding, embedding_backward, scatter_add
 from bpcore.kernels.cuda.graph import Graph  # of no primitive: training/replay.py asks for it by name
+from bpcore.kernels.cuda.images import (
+    avg_pool2d, avg_pool2d_backward, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward, max_pool2d,
+    max_pool2d_backward,
+)  # fmt: skip
 from bpcore.kernels.cuda.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.cuda.normalization import (
     batch_norm, batch_norm_backward, group_norm, group_norm_backward, layer_norm, layer_norm_backward, rms_norm, rms_norm_backward,

@@ -16,7 +16,7 @@ def elementwise(name: str) -> Any:
     @serves(lambda *args: dense(*(x for x in args if isinstance(x, cupy.ndarray))))
     def twin(*args):
         u = cupy.empty_like(args[0])
-        each("activations", name, u, u.size, *args, u)
+        each("activations", name, u.dtype.char, u.size, *args, u)
         return u
 
     return twin

@@ -10,6 +10,20 @@ __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
 
 __device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
 
+// y[i] of an integer dtype that `kind` tells: its bytes, negative where it is unsigned.
+__device__ inline Int index_at(const void *y, Int kind, Int i)
+{
+    switch (kind) {
+    case 1: return ((const signed char *)y)[i];
+    case -1: return ((const unsigned char *)y)[i];
+    case 2: return ((const short *)y)[i];
+    case -2: return ((const unsigned short *)y)[i];
+    case 4: return ((const int *)y)[i];
+    case -4: return ((const unsigned *)y)[i];
+    default: return ((const Int *)y)[i];
+    }
+}
+
 // Sum and maximum over the blockDim.x threads that share a row, the same to each of them; all threads of the block call.
 // blockDim.x is a power of two; above 32, the block has one row.
 __device__ inline A team_sum(A x)

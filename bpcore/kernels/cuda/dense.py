@@ -19,7 +19,7 @@ def matrix(x: Any, char: str) -> bool:
 
 def add_rows(u: Any, b: Any) -> None:
     """Adds b (n,) to each row of u, in place."""
-    each("sums", "add_rows", u, u.size, b.shape[0], b, u)
+    each("sums", "add_rows", u.dtype.char, u.size, b.shape[0], b, u)
 
 
 @serves(lambda z, W, b: z.size > 0 and dense(z, *(() if b is None else (b,))) and matrix(W, z.dtype.char))

@@ -43,10 +43,10 @@ def module(family: str, char: str, **constants: int) -> Any:
     return cupy.RawModule(code=source(family, char, **constants))
 
 
-def each(family: str, name: str, like: Any, n: int, *args: Any) -> None:
-    """Launch a loop over n entries for the dtype of `like`."""
+def each(family: str, name: str, char: str, n: int, *args: Any) -> None:
+    """Launch a loop over n entries, for a dtype."""
     if n:
-        kernel(family, name, like.dtype.char)((min(BLOCKS, -(-n // THREADS)),), (THREADS,), (n, *args))
+        kernel(family, name, char)((min(BLOCKS, -(-n // THREADS)),), (THREADS,), (n, *args))
 
 
 def teams(rows: int, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -72,3 +72,8 @@ def scalar(x: Any) -> tuple[float, Any]:
 def given(x: Any) -> Any:
     """An array as the argument of a kernel; a null pointer where it is not there."""
     return 0 if x is None else x
+
+
+def integers(x: Any) -> tuple[Any, int]:
+    """An array of any integer dtype as two arguments: where it lies, and its dtype as index_at() of common.cu wants it."""
+    return x, x.dtype.itemsize if x.dtype.kind == "i" or x.dtype.itemsize == 8 else -x.dtype.itemsize

@@ -1,17 +1,4 @@
-// Cross-entropy of rows t (rows, k) with class indices y, of an integer dtype told by `kind`: bytes, negative where unsigned.
-
-__device__ inline Int label(const void *y, Int kind, Int i)
-{
-    switch (kind) {
-    case 1: return ((const signed char *)y)[i];
-    case -1: return ((const unsigned char *)y)[i];
-    case 2: return ((const short *)y)[i];
-    case -2: return ((const unsigned short *)y)[i];
-    case 4: return ((const int *)y)[i];
-    case -4: return ((const unsigned *)y)[i];
-    default: return ((const Int *)y)[i];
-    }
-}
+// Cross-entropy of rows t (rows, k) with class indices y, of an integer dtype told by `kind` (see common.cu).
 
 // How many blocks have finished; the last one sets it back to 0. One stream at a time computes losses.
 __device__ unsigned finished = 0;
@@ -37,7 +24,7 @@ extern "C" __global__ void cross_entropy(Int rows, Int k, const T *t, const void
         if (smoothing != 0) sum = team_sum(sum);
         TEAM(j, m) phi[from + j] = T(exp(A(t[from + j]) - largest) / total);
         if (threadIdx.x == 0 && row < rows) {
-            const Int own = label(y, kind, row);
+            const Int own = index_at(y, kind, row);
             const A w = weights ? A(weights[row]) : A(1), log_total = log(total);
             A l = own >= 0 && own < k ? A(1 - smoothing) * (log_total - (A(t[from + own]) - largest)) : A(0);
             if (smoothing != 0) l += A(smoothing / k) * (k * log_total - sum);
@@ -92,7 +79,7 @@ extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, co
     const A v = number(v_value, v_at) / (weights ? A(*weight_sum) : A(rows));
     EACH(i, count) {
         const Int row = i / k, j = i - row * k;
-        const A target = (label(y, kind, row) == j ? A(1 - smoothing) : A(0)) + A(smoothing / k);
+        const A target = (index_at(y, kind, row) == j ? A(1 - smoothing) : A(0)) + A(smoothing / k);
         dt[i] = T(flush((A(phi[i]) - target) * (weights ? A(weights[row]) * v : v)));
     }
 }

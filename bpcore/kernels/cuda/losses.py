@@ -8,7 +8,7 @@ import cupy
 
 from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
-from bpcore.kernels.cuda.launch import dense, each, given, kernel, scalar, teams
+from bpcore.kernels.cuda.launch import dense, each, given, integers, kernel, scalar, teams
 from bpcore.kernels.cuda.sums import scratch, total
 
 BLOCKS = 1024  # that the rows are shared among: the last to finish adds up what each has
@@ -20,18 +20,13 @@ def classes(t: Any, y: Any, weights: Any) -> bool:
     return indices and t.size > 0 and dense(t) and (weights is None or (weights.shape == y.shape and dense(t, weights)))
 
 
-def kind(y: Any) -> int:
-    """The integer dtype of y as label() of losses.cu wants it."""
-    return y.dtype.itemsize if y.dtype.kind == "i" or y.dtype.itemsize == 8 else -y.dtype.itemsize
-
-
 @serves(lambda t, y, weights, smoothing: classes(t, y, weights))
 def cross_entropy(t, y, weights, smoothing):
     k, char, phi, J = t.shape[-1], t.dtype.char, cupy.empty_like(t), cupy.empty((), t.dtype)
     rows = t.size // k
     grid, block = teams(rows, k)
     blocks = min(BLOCKS, grid[0])
-    arguments = rows, k, t, y, kind(y), given(weights), float(smoothing), scratch(2 * blocks, char), phi, J
+    arguments = rows, k, t, *integers(y), given(weights), float(smoothing), scratch(2 * blocks, char), phi, J
     kernel("losses", "cross_entropy", char)((blocks,), block, arguments)
     return J, phi
 
@@ -44,6 +39,6 @@ def _serves_backward(phi, y, weights, smoothing, v):
 def cross_entropy_backward(phi, y, weights, smoothing, v):
     k, dt = phi.shape[-1], cupy.empty_like(phi)
     of_weights = (0, 0) if weights is None else (weights, total(weights, False, least=smallest_normal(weights)))
-    targets = phi.size // k, k, phi, y, kind(y), *of_weights, float(smoothing)
-    each("losses", "cross_entropy_backward", phi, phi.size, *targets, *scalar(v), dt)
+    targets = phi.size // k, k, phi, *integers(y), *of_weights, float(smoothing)
+    each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar(v), dt)
     return dt

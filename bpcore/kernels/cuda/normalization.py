@@ -80,7 +80,7 @@ def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
 @serves(arrays)
 def batch_norm(z, mean, variance, gamma, beta, eps):
     u = cupy.empty_like(z)
-    each("normalization", "batch_norm", z, z.size, z.shape[-1], z, mean, variance, gamma, beta, eps, u)
+    each("normalization", "batch_norm", z.dtype.char, z.size, z.shape[-1], z, mean, variance, gamma, beta, eps, u)
     return u
 
 
@@ -92,5 +92,5 @@ def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbet
         return None
     dz = cupy.empty_like(z)
     of_z = (z if of_batch else 0), mean, variance, gamma, v, eps, dgamma, dbeta, dz
-    each("normalization", "batch_norm_backward", z, z.size, n, *of_z)
+    each("normalization", "batch_norm_backward", z.dtype.char, z.size, n, *of_z)
     return dz

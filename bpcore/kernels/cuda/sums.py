@@ -32,7 +32,7 @@ def sum_columns(v: Any, dbeta: Any, z: Any = None, mean: Any = None, scale: Any 
     statistics = given(z), given(mean), given(scale), where.get("eps", -1.0), where.get("span", 1), where.get("width", n)
     kernel("sums", "columns", char)((strips, parts), (32, 8), (rows, n, v, *statistics, part))
     count = n if dgamma is None else 2 * n
-    each("sums", "finish_columns", v, count, parts, n, part, given(dbeta), given(dgamma))
+    each("sums", "finish_columns", v.dtype.char, count, parts, n, part, given(dbeta), given(dgamma))
 
 
 def total(x: Any, squared: bool, least: float = -float("inf")) -> Any:
@@ -52,4 +52,4 @@ def squared_norm(g):
 
 @serves(lambda g, square, largest, clipped: dense(g, clipped) and getattr(square, "dtype", g.dtype) == g.dtype)
 def clip_norm(g, square, largest, clipped):
-    each("updates", "clip_norm", g, g.size, g, *scalar(square), largest, clipped)
+    each("updates", "clip_norm", g.dtype.char, g.size, g, *scalar(square), largest, clipped)

@@ -23,25 +23,25 @@ def whole(x: Any) -> tuple[int, Any]:
 
 @serves(vectors)
 def sgd(g, lr, momentum, nesterov, decay, theta, m):
-    each("updates", "sgd", g, g.size, g, *scalar(lr), float(momentum), int(nesterov), float(decay), theta, given(m))
+    each("updates", "sgd", g.dtype.char, g.size, g, *scalar(lr), float(momentum), int(nesterov), float(decay), theta, given(m))
 
 
 @serves(vectors)
 def rmsprop(g, lr, rho, eps, decay, theta, v):
-    each("updates", "rmsprop", g, g.size, g, *scalar(lr), float(rho), float(eps), float(decay), theta, v)
+    each("updates", "rmsprop", g.dtype.char, g.size, g, *scalar(lr), float(rho), float(eps), float(decay), theta, v)
 
 
 @serves(vectors)
 def adagrad(g, lr, eps, decay, theta, v):
-    each("updates", "adagrad", g, g.size, g, *scalar(lr), float(eps), float(decay), theta, v)
+    each("updates", "adagrad", g.dtype.char, g.size, g, *scalar(lr), float(eps), float(decay), theta, v)
 
 
 @serves(vectors)
 def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     constants = float(beta1), float(beta2), float(eps), float(decay), int(decoupled)
-    each("updates", "adam", g, g.size, g, *whole(step), *scalar(lr), *constants, theta, m, v)
+    each("updates", "adam", g.dtype.char, g.size, g, *whole(step), *scalar(lr), *constants, theta, m, v)
 
 
 @serves(vectors)
 def lion(g, lr, beta1, beta2, decay, theta, m):
-    each("updates", "lion", g, g.size, g, *scalar(lr), float(beta1), float(beta2), float(decay), theta, m)
+    each("updates", "lion", g.dtype.char, g.size, g, *scalar(lr), float(beta1), float(beta2), float(decay), theta, m)
