@@ -152,6 +152,12 @@ class Module:
         """B[M, z](v), a tuple for several inputs, None for one without gradient; writes B[M, θ](v) to `gradient`."""
         raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
 
+    def with_children(self, children: Mapping[str, Module]) -> Any:
+        """A copy of this module that runs these children, under the same names."""
+        other = copy.copy(self)
+        other.children = children
+        return other
+
     @property
     def trained(self) -> bool:
         """Whether there is a trained parameter in this module or below it."""
@@ -244,8 +250,8 @@ class Observed(Module):
     """A module seen through `around(module, theta, what, call)`, which makes the call and returns its result."""
 
     def __init__(self, module: Module, around: Callable[..., Any]):
-        self.module, self.around = copy.copy(module), around
-        self.module.children = {name: Observed(child, around) for name, child in module.children.items()}
+        self.around = around
+        self.module = module.with_children({name: Observed(child, around) for name, child in module.children.items()})
 
     def forward(self, theta, *z, mode):
         return self.around(self.module, theta, "forward", lambda: self.module.forward(theta, *z, mode=mode))

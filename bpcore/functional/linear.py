@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bpcore.backend import namespace
+from bpcore.functional.activations import relu, relu_backward
+from bpcore.functional.arithmetic import sum_over
 from bpcore.functional.primitive import primitive
 
 
@@ -35,5 +37,17 @@ def linear_backward(z, W, v, dW, db, need_dz):
     v_rows = rows(v)
     dW[...] = rows(z).T @ v_rows
     if db is not None:
-        db[...] = xp.sum(v_rows, axis=0)
+        db[...] = sum_over(v_rows, 0)
     return xp.reshape(v_rows @ W.T, z.shape) if need_dz else None
+
+
+@primitive
+def linear_relu(z, W, b):
+    """max(z W + b, 0): MM and the activation after it, which a twin makes in one pass.        (7.72)"""
+    return relu(linear(z, W, b))
+
+
+@primitive
+def linear_relu_backward(z, W, u, v, dW, db, need_dz):
+    """B[MM, ·](dt) with dt = B[ReLU, t](v) = 1{u > 0} ⊙ v. Shapes, and what is written, as in `linear_backward`.        (7.73)"""
+    return linear_backward(z, W, relu_backward(u, v), dW, db, need_dz)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
+
+from bpcore.backend import is_array, is_half, namespace
 
 SETTINGS = ("on", "plain", "off", "verify")
 SETTING = os.environ.get("BPCORE_KERNELS", "on")
@@ -36,6 +39,25 @@ def primitive(definition: Callable[..., Any]) -> Any:
 
     call.definition = definition  # type: ignore[attr-defined]  # twins fall back on it, and are held against it
     PRIMITIVES[definition.__name__] = call
+    return call
+
+
+def in_float32(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """`definition`, which for float16 computes in float32 and returns float16: its sums or powers would overflow there, or
+    lose too much. The first argument tells the dtype. Arrays that are written, d... and `out`, stay as they are: writing casts.
+    """
+    read = [not (name == "out" or (name[0] == "d" and name[1:])) for name in inspect.signature(definition).parameters]
+
+    @functools.wraps(definition)
+    def call(*args: Any) -> Any:
+        if not is_half(args[0]):
+            return definition(*args)
+        xp = namespace(args[0])
+        wide = (xp.astype(x, xp.float32) if r and is_array(x) and is_half(x) else x for x, r in zip(args, read, strict=True))
+        results = definition(*wide)
+        narrow = lambda u: u if u is None else xp.astype(u, xp.float16)  # noqa: E731  a name for a thunk
+        return tuple(map(narrow, results)) if isinstance(results, tuple) else narrow(results)
+
     return call
 
 

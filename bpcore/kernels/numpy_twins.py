@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bpcore.backend import is_half
 from bpcore.functional import activations, losses, updates
 from bpcore.functional.arithmetic import smallest_normal
+from bpcore.kernels import serves
 
 ARRAY = np.ndarray
 
@@ -17,6 +19,11 @@ def report():
     """For `bp.backend_info()`."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {"products": f"NumPy's BLAS, {blas.get('name')} {blas.get('version')}, with threads of its own"}
+
+
+def wide(first, *others):
+    """Whether the first array is not float16, in which NumPy adds up too coarsely: definitions go over float32."""
+    return not is_half(first)
 
 
 BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
@@ -42,7 +49,7 @@ def linear_backward(z, W, v, dW, db, need_dz):
         z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
     np.matmul(z.T, v, out=dW)
     if db is not None:
-        np.add.reduce(v, axis=0, out=db)
+        np.add.reduce(v, axis=0, dtype=np.float32 if is_half(v) else None, out=db)
     if not need_dz:
         return None
     dz = np.matmul(v, W.T)
@@ -55,6 +62,11 @@ def relu(z):
 
 def relu_backward(u, v):
     return np.multiply(v, u > 0)
+
+
+def linear_relu(z, W, b):
+    u = linear(z, W, b)
+    return np.maximum(u, 0, out=u)
 
 
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a), a from 0 to FAR; P, highest power first, was fitted by weighted
@@ -121,6 +133,7 @@ gelu = elementwise(gelu_block, activations.gelu.definition)
 gelu_backward = elementwise(gelu_backward_block, activations.gelu_backward.definition)
 
 
+@serves(wide)
 def layer_norm(z, gamma, beta, eps):
     n = z.shape[-1]
     mean = np.add.reduce(z, axis=-1, keepdims=True)
@@ -136,6 +149,7 @@ def layer_norm(z, gamma, beta, eps):
     return np.add(u, beta, out=u), mean, scale
 
 
+@serves(wide)
 def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     n = z.shape[-1]
     x = np.subtract(z, mean)
@@ -152,6 +166,7 @@ def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     return np.multiply(w, scale, out=w)
 
 
+@serves(wide)
 def scatter_add(v, index, out):
     order = np.argsort(index, kind="stable")
     index = index[order]
@@ -160,6 +175,7 @@ def scatter_add(v, index, out):
     out[index[starts]] = np.add.reduceat(v[order], starts, axis=0)
 
 
+@serves(wide)
 def attention_weights(q, k, seen):
     A = np.matmul(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
     if seen is not None:
@@ -173,6 +189,7 @@ def attention_weights(q, k, seen):
     return np.multiply(A, math.sqrt(smallest_normal(A)) <= A, out=A)
 
 
+@serves(wide)
 def attention_weights_backward(A, q, k, v):
     d = np.multiply(A, v)
     total = np.add.reduce(d, axis=-1, keepdims=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
 from bpcore.module import Module
 from bpcore.modules import activations as a
-from bpcore.modules.linear import Linear
+from bpcore.modules.linear import Linear, LinearReLU
 from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
 
 
@@ -24,20 +25,34 @@ class Sequential(Module):
         self.rows_independent = all(module.rows_independent for module in modules)
         # Without dJ/dz of the whole, modules before the first parameter have nothing to compute.
         self.first = next((i for i, module in enumerate(modules) if module.trained), len(modules))
+        # What runs, with its place among the children: a Linear and a ReLU after it are one.
+        self.steps: list[tuple[int, Module]] = []
+        for i, module in enumerate(modules):
+            before = modules[i - 1] if i else None
+            if type(module) is a.ReLU and isinstance(before, Linear) and type(before) is Linear:
+                self.steps[-1] = i - 1, LinearReLU(before)
+            else:
+                self.steps.append((i, module))
+
+    def with_children(self, children: Mapping[str, Module]) -> Module:
+        other = super().with_children(children)
+        other.steps = list(enumerate(children.values()))
+        return other
 
     def forward(self, theta, z, mode):
         saved = []
-        for module, windows in zip(self.children.values(), theta.children, strict=True):
-            z, for_backward = module.forward(windows, z, mode=mode)
+        for i, module in self.steps:
+            z, for_backward = module.forward(theta.children[i], z, mode=mode)
             saved.append(for_backward if mode.saving else None)
         return z, saved
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        modules = list(self.children.values())
         first = 0 if need_dz else self.first
         # dJ/dθ[i] as soon as dJ/du[i] is there; what module i saved is let go on the way.        (7.74), (7.75)
-        for i in range(len(modules) - 1, first - 1, -1):
-            v = modules[i].backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+        for i, module in reversed(self.steps):
+            if i < first:
+                break
+            v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
         return v if need_dz else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.functional.linear import linear, linear_backward
+from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Module, Parameter
 
@@ -32,6 +32,22 @@ class Linear(Module):
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
         return linear_backward(saved, theta.W, v, gradient.W, gradient.b, need_dz)
+
+
+class LinearReLU(Module):
+    """A Linear and the ReLU after it as one: u = max(z W + b, 0). The windows are the Linear's."""
+
+    def __init__(self, linear: Linear):
+        self.linear = linear
+
+    def forward(self, theta, z, mode):
+        self.linear.expect_features(theta, z, self.linear.n_in, theta.W, "n_in")
+        u = linear_relu(z, theta.W, theta.b)
+        return u, (z, u)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        z, u = saved
+        return linear_relu_backward(z, theta.W, u, v, gradient.W, gradient.b, need_dz)
 
 
 class Weight(Module):

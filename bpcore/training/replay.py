@@ -13,6 +13,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from bpcore.backend import recording
 from bpcore.functional.primitive import SETTING
 from bpcore.module import Array, Mode
 from bpcore.optimizers import Optimizer
@@ -68,7 +69,7 @@ class Recording:
 
     def step(self, batch: Batch, labels: Any, number: Array, lr: Array) -> Array:
         """One step, as it is until the graph is settled, then recorded."""
-        trainer, backend = self.trainer, self.trainer.network.backend
+        trainer = self.trainer
         if self.J is not None and labels is not None:
             trainer.loss.check_labels(labels, self.outputs)
         for here, x in zip(flat(self.batch), flat(batch), strict=True):
@@ -78,11 +79,11 @@ class Recording:
             self.runs += 1
             return self.copied(self.graph.run(whole))
         if self.J is None:
-            backend.recording = True
+            token = recording.set(True)
             try:
                 self.J = self.graph.capture(whole)
             finally:
-                backend.recording = False
+                recording.reset(token)
             self.outputs = trainer.outputs
         self.graph.launch()
         return self.copied(self.J)
@@ -102,22 +103,22 @@ class Replay:
     def step(self, batch: Batch, labels: Any) -> Array | None:
         """J of a step that was made, or None where nothing was done, and the step is to run as it is."""
         trainer, guard = self.trainer, self.trainer.guard
-        recording = None if self.told else self.recording(batch)
-        if recording is None:
+        made = None if self.told else self.recording(batch)
+        if made is None:
             return None
         self.why, known = "", (trainer.steps, trainer.lr)
-        before = guard.vectors() if guard.due() else None
+        before = guard.copies() if guard.due() else None
         try:
             for here, value, old in zip((self.number, self.lr), known, self.known, strict=True):
                 if value != old:
                     here[...] = value
             self.known = known
-            J = recording.step(batch, labels, self.number, self.lr)
+            J = made.step(batch, labels, self.number, self.lr)
         except Exception as error:  # if it is the data's, it comes again in the step as it is
             self.why = f"{type(error).__name__}: {error}"
             return None
         mode = Mode(True, trainer.seed, trainer.steps)
-        guard.look(J, 0.0, *recording.batch, mode, before)
+        guard.look(J, 0.0, *made.batch, mode, before)
         return J
 
     def recording(self, batch: Batch) -> Recording | None:

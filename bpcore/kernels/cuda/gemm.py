@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import cupy
 
+from bpcore.backend import tf32
 from bpcore.kernels.cuda import cublas
 from bpcore.kernels.cuda.cublas import FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
 
@@ -65,7 +66,7 @@ def described(x: Any) -> Described:
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(a: Described, b: Described, out: Described, tf32: bool) -> Plan | None:
+def plan(a: Described, b: Described, out: Described, in_tf32: bool) -> Plan | None:
     """The call for a @ b, arrays described; None where an operand must be copied first."""
     (n, m), k, count = out.shape[-2:], a.shape[-1], math.prod(out.shape[:-2])
     of_a, of_out = DATA[a.char][0], DATA[out.char][0]
@@ -78,7 +79,7 @@ def plan(a: Described, b: Described, out: Described, tf32: bool) -> Plan | None:
     if count > 1 and not a_transposed and not b_step and (a_step, out_step) == (n * a_down, n * out_down):
         n, count = n * count, 1  # one b for all: the batch is more rows
     one, zero = ONE_AND_ZERO[ctypes.c_double if of_a == FLOAT64 else ctypes.c_float]
-    precision = IN_FLOAT64 if of_a == FLOAT64 else IN_TF32 if tf32 and of_a == FLOAT32 else IN_FLOAT32
+    precision = IN_FLOAT64 if of_a == FLOAT64 else IN_TF32 if in_tf32 and of_a == FLOAT32 else IN_FLOAT32
     # cuBLAS counts columns first: to it, rows of z are columns of zᵀ, and outᵀ = bᵀ aᵀ
     sizes, end = (b_transposed, a_transposed, m, n, k, one), (precision, cublas.DEFAULT)
     if count == 1:
@@ -87,10 +88,10 @@ def plan(a: Described, b: Described, out: Described, tf32: bool) -> Plan | None:
     return Plan("cublasGemmStridedBatchedEx", sizes, left, right, (of_out, out_down, out_step, count, *end))
 
 
-def gemm(a: Any, b: Any, out: Any, tf32: bool = False) -> Any:
+def gemm(a: Any, b: Any, out: Any) -> Any:
     """Writes a @ b to out, and returns it: a (..., n, k), b (..., k, m), out (..., n, m) of CuPy.
 
-    float16 (summed in float32; out may be float32), float32 (in TF32 where asked) or float64. a, b: matrices or transposed
+    float16 (summed in float32; out may be float32), float32 (in TF32 where `backend.tf32` is set) or float64. a, b: matrices or transposed
     views of such, at any distance from row to row; one matrix, or axes of 1, are for all of the batch; what cuBLAS cannot be
     told of is copied first. out: rows of contiguous numbers.
     """
@@ -102,10 +103,10 @@ def gemm(a: Any, b: Any, out: Any, tf32: bool = False) -> Any:
     if out.size == 0 or a.size == 0:
         out[...] = 0
         return out
-    found = plan(described(a), described(b), described(out), tf32)
+    found = plan(described(a), described(b), described(out), tf32.get())
     if found is None:
         a, b = (cupy.ascontiguousarray(cupy.broadcast_to(x, (*out.shape[:-2], *x.shape[-2:]))) for x in (a, b))
-        found = plan(described(a), described(b), described(out), tf32)
+        found = plan(described(a), described(b), described(out), tf32.get())
         assert found is not None  # contiguous arrays of the batch's shape can be told
     name, sizes, left, right, result = found
     cublas.call(name, cublas.handle(), *sizes, b.data.ptr, *left, a.data.ptr, *right, out.data.ptr, *result)

@@ -10,7 +10,7 @@ except ImportError as _error:
 import numpy as np
 
 from bpcore.kernels.fast import onednn, threads
-from bpcore.kernels.fast.dense import linear, linear_backward
+from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
@@ -24,6 +24,8 @@ __all__ = [
     "cross_entropy_backward",
     "linear",
     "linear_backward",
+    "linear_relu",
+    "linear_relu_backward",
     "lion",
     "rmsprop",
     "sgd",

@@ -41,6 +41,43 @@ def sum_rows(v, db):
     share(_sum_rows, db.shape[0], team(v, v.size), (v, db))
 
 
+@compiled
+def _bias_relu(start, stop, u, b):
+    for i in range(start, stop):
+        row = u[i]
+        for j in range(row.shape[0]):
+            t = row[j] + b[j]
+            row[j] = t if not t < 0 else t - t  # a NaN stays one
+
+
+@compiled
+def bias_relu(u, b):
+    """u = max(u + b, 0), in place."""
+    share(_bias_relu, u.shape[0], team(u, u.size), (u, b))
+
+
+@compiled
+def _relu_backward_sum(start, stop, u, v, dt, db):
+    db = db[start:stop]
+    db[:] = 0
+    for i in range(v.shape[0]):
+        up, row, d = u[i, start:stop], v[i, start:stop], dt[i, start:stop]
+        for j in range(d.shape[0]):
+            d[j] = row[j] if up[j] > 0 else row[j] * 0
+            db[j] += d[j]
+
+
+@compiled
+def relu_backward_sum(u, v, dt, db):
+    """Writes 1{u > 0} ⊙ v to dt, and the sum of its rows to db: each thread some of the columns."""
+    share(_relu_backward_sum, db.shape[0], team(v, v.size), (u, v, dt, db))
+
+
+def rows(x):
+    """(..., m) as (n, m), a view."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
 def _serves_linear(z, W, b):
     return dense(z) and matrix(W) and W.dtype.char == z.dtype.char and z.size > 0
 
@@ -48,9 +85,28 @@ def _serves_linear(z, W, b):
 @serves(_serves_linear)
 def linear(z, W, b):
     u = np.empty((*z.shape[:-1], W.shape[1]), z.dtype)
-    n = W.shape[1]
-    gemm(z if z.ndim == 2 else z.reshape(-1, W.shape[0]), W, u if u.ndim == 2 else u.reshape(-1, n), b)
+    gemm(rows(z), W, rows(u), b)
     return u
+
+
+@serves(lambda z, W, b: b is not None and _serves_linear(z, W, b))
+def linear_relu(z, W, b):
+    u = np.empty((*z.shape[:-1], W.shape[1]), z.dtype)
+    bias_relu(gemm(rows(z), W, rows(u)), b)
+    return u
+
+
+def products(z, W, v, dW, need_dz):
+    """Writes dW = zᵀ v, and returns dz = v Wᵀ, or None unless need_dz."""
+    if dW.flags.c_contiguous:
+        gemm(rows(z).T, rows(v), dW)
+    else:
+        gemm(rows(v).T, rows(z), dW.T)
+    if not need_dz:
+        return None
+    dz = np.empty(z.shape, z.dtype)
+    gemm(rows(v), W.T, rows(dz))
+    return dz
 
 
 def _serves_linear_backward(z, W, v, dW, db, need_dz):
@@ -59,17 +115,13 @@ def _serves_linear_backward(z, W, v, dW, db, need_dz):
 
 @serves(_serves_linear_backward)
 def linear_backward(z, W, v, dW, db, need_dz):
-    shape = z.shape
-    if z.ndim != 2:
-        z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
-    if dW.flags.c_contiguous:
-        gemm(z.T, v, dW)
-    else:
-        gemm(v.T, z, dW.T)
     if db is not None:
-        sum_rows(v, db)
-    if not need_dz:
-        return None
-    dz = np.empty(shape, z.dtype)
-    gemm(v, W.T, dz if dz.ndim == 2 else dz.reshape(-1, shape[-1]))
-    return dz
+        sum_rows(rows(v), db)
+    return products(z, W, v, dW, need_dz)
+
+
+@serves(lambda z, W, u, v, dW, db, need_dz: db is not None and dense(u, v) and _serves_linear_backward(z, W, v, dW, db, need_dz))
+def linear_relu_backward(z, W, u, v, dW, db, need_dz):
+    dt = np.empty(v.shape, v.dtype)
+    relu_backward_sum(rows(u), rows(v), rows(dt), db)
+    return products(z, W, dt, dW, need_dz)

@@ -20,13 +20,15 @@ def _classes(t, y, weights, smoothing, *v):
         and y.ndim == t.ndim - 1
         and not smoothing
         and y.dtype.kind in "iu"
-        and dense(t, *(() if weights is None else (weights,)))
+        and dense(t)
+        and (weights is None or weights.dtype == t.dtype)
     )
 
 
-def flat(y):
-    """Class indices of any integer dtype as one axis of int64."""
-    return np.ascontiguousarray(y, np.int64).reshape(-1)
+def flat(x, dtype):
+    """x as one axis of this dtype, writable: compiled code has no other name for what is read-only."""
+    x = np.asarray(x, dtype)
+    return (x if x.flags.carray else x.copy()).reshape(-1)
 
 
 @compiled
@@ -68,7 +70,7 @@ def _cross_entropy(t, y, phi, ell):
 def cross_entropy(t, y, weights, smoothing):
     k = t.shape[-1]
     phi, ell = np.empty_like(t), np.empty(y.size, t.dtype)
-    J = _cross_entropy(t.reshape(-1, k), flat(y), phi.reshape(-1, k), ell)
+    J = _cross_entropy(t.reshape(-1, k), flat(y, np.int64), phi.reshape(-1, k), ell)
     return (t.dtype.type(J) if weights is None else losses.weighted_mean(ell, weights.reshape(-1))), phi
 
 
@@ -92,9 +94,9 @@ def _cross_entropy_backward(phi, y, w, scale, least, dt):
 @serves(_classes)
 def cross_entropy_backward(phi, y, weights, smoothing, v):
     k, number = phi.shape[-1], phi.dtype.type
-    w = np.empty(0, phi.dtype) if weights is None else weights.reshape(-1)
+    w = np.empty(0, phi.dtype) if weights is None else flat(weights, phi.dtype)
     scale = v / (y.size if weights is None else losses.total(weights))
     dt = np.empty_like(phi)
     least = number(math.sqrt(smallest_normal(phi)))
-    _cross_entropy_backward(phi.reshape(-1, k), flat(y), w, number(scale), least, dt.reshape(-1, k))
+    _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, number(scale), least, dt.reshape(-1, k))
     return dt
