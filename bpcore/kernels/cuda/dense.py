@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cupy
+import numpy as np
 
 from bpcore.kernels import serves
 from bpcore.kernels.cuda.gemm import gemm
@@ -20,6 +21,12 @@ def matrix(x: Any, char: str) -> bool:
 def add_rows(u: Any, b: Any) -> None:
     """Adds b (n,) to each row of u, in place."""
     each("sums", "add_rows", u.dtype.char, u.size, b.shape[0], b, u)
+
+
+@serves(lambda a, b: min(a.ndim, b.ndim) >= 2 and a.dtype.char == b.dtype.char and a.dtype.char in "efd")
+def matmul(a, b):
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return gemm(a, b, cupy.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype))
 
 
 @serves(lambda z, W, b: z.size > 0 and dense(z, *(() if b is None else (b,))) and matrix(W, z.dtype.char))
