@@ -50,14 +50,14 @@ def gemm(h, ta, tb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_t
 
 
 def batched(
-    h, ta, tb, m, n, k, alpha, A, a_type, lda, a_step, B, b_type, ldb, b_step, beta, C, c_type, ldc, c_step, count, compute, algorithm
+    h, ta, tb, m, n, k, alpha, A, a_type, lda, a_step, B, b_type, ldb, b_step, beta, C, c_type, ldc, c_step, count, compute, algo
 ):  # fmt: skip
     """C = alpha op(A) op(B) + beta C for each of the batch, all by columns."""
     if h not in handles:
         return NOT_INITIALIZED
     if handles[h].stream != state.stream.ptr or (state.stream.captured is not None and handles[h].workspace is None):
         return INTERNAL  # another stream's handle; or it would allocate while capturing
-    if min(m, n, k, count) < 1 or ta not in (0, 1) or tb not in (0, 1) or not (A and B and C) or algorithm != -1:
+    if min(m, n, k, count) < 1 or ta not in (0, 1) or tb not in (0, 1) or not (A and B and C) or algo != -1:
         return INVALID
     if lda < (k if ta else m) or ldb < (n if tb else k) or ldc < m or (count > 1 and abs(c_step) < ldc * (n - 1) + m):
         return INVALID

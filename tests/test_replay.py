@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
+from bpcore.backend import namespace
 
 TESTS = Path(__file__).parent
 EMULATED = os.environ.get("BPCORE_EMULATE_CUPY") == "cuda_graphs"
@@ -64,6 +65,11 @@ def operand(rng, shape, dtype, how):
 HOW = ("as it is", "transposed", "window", "transposed window", "every other")
 
 
+def turned(x):
+    """x with its last two axes exchanged, a view."""
+    return namespace(x).matrix_transpose(x)
+
+
 def views(cupy, rng, shape, dtype, how):
     """The same operand on the host and on the device."""
     host = operand(rng, shape, dtype, how)
@@ -71,7 +77,7 @@ def views(cupy, rng, shape, dtype, how):
     if how == "as it is":
         return host, cupy.asarray(np.ascontiguousarray(host))
     if how == "transposed":
-        return host, cupy.asarray(np.ascontiguousarray(host.swapaxes(-1, -2))).mT
+        return host, turned(cupy.asarray(np.ascontiguousarray(host.swapaxes(-1, -2))))
     wide = np.zeros((*batch, rows, columns + 3), dtype)
     wide[..., 1 : columns + 1] = host
     if how == "window":
@@ -79,7 +85,7 @@ def views(cupy, rng, shape, dtype, how):
     if how == "transposed window":
         tall = np.zeros((*batch, columns, rows + 3), dtype)
         tall[..., 2 : rows + 2] = host.swapaxes(-1, -2)
-        return host, cupy.asarray(tall).mT[..., 2 : rows + 2, :]
+        return host, turned(cupy.asarray(tall))[..., 2 : rows + 2, :]
     twice = np.zeros((*batch, rows, 2 * columns), dtype)
     twice[..., ::2] = host
     return host, cupy.asarray(twice)[..., ::2]
@@ -131,11 +137,9 @@ def test_gemm_of_heads(cupy):
     q, k = (rng.standard_normal((2, 5, 3, 4)).astype("float32") for _ in range(2))
     a, b = (cupy.asarray(x) for x in (q, k))
     there = cupy.empty_like(cupy.zeros((2, 3, 5, 5), dtype="float32"))
-    from bpcore.backend import namespace
-
     swap = lambda x: namespace(x).permute_dims(x, (0, 2, 1, 3))  # noqa: E731
     host_a, host_b = q.transpose(0, 2, 1, 3), k.transpose(0, 2, 1, 3)
-    check(swap(a), swap(b).mT, there, host_a, host_b.swapaxes(-1, -2), TOLERANCE["float32"])
+    check(swap(a), turned(swap(b)), there, host_a, host_b.swapaxes(-1, -2), TOLERANCE["float32"])
 
 
 def test_gemm_writes_to_a_window_and_nowhere_else(cupy):
@@ -284,6 +288,57 @@ def test_replayed_steps_are_the_same_bit_for_bit(cupy, case, dtype):
     if EMULATED:
         launches = [recording.graph.graph.launches for recording in replayed._replay.recordings.values()]
         assert launches == [38 - 2, 12 - 2]  # all but those before the graph is settled
+
+
+def images(rng):
+    return rng.standard_normal((8, 8, 8, 2)).astype("float32"), rng.integers(0, 3, 8)
+
+
+def sequences(rng):
+    return rng.standard_normal((8, 5, 4)).astype("float32"), rng.integers(0, 3, 8)
+
+
+def tokens(rng):
+    x = rng.integers(0, 11, (8, 7))
+    return x[:, :-1], x[:, 1:]
+
+
+FAMILIES = {
+    "convolution": (images, lambda: [bp.Conv2d(2, 4, 3), bp.ReLU(), bp.MaxPool2d(2), bp.Flatten(), bp.Linear(36, 3)]),
+    "groups": (
+        images,
+        lambda: [bp.Conv2d(2, 4, 3, groups=2), bp.GroupNorm(2, 4), bp.Dropout2d(0.3), bp.GlobalAvgPool(), bp.Linear(4, 3)],
+    ),
+    "transposed": (images, lambda: [bp.ConvTranspose2d(2, 4, 2), bp.AvgPool2d(2), bp.GlobalAvgPool(), bp.Linear(4, 3)]),
+    "LSTM": (sequences, lambda: [bp.LSTM(4, 6), bp.Flatten(), bp.Linear(30, 3)]),
+    "GRU": (sequences, lambda: [bp.GRU(4, 6), bp.Flatten(), bp.Linear(30, 3)]),
+    "containers": (
+        sequences,
+        lambda: [bp.Recompute(bp.Linear(4, 6)), bp.Residual(bp.Linear(6, 6)), bp.RMSNorm(6), bp.Flatten(), bp.Linear(30, 3)],
+    ),
+    "shared embedding": (tokens, lambda: shared()),
+}
+
+
+def shared():
+    embedding = bp.Embedding(11, 8)
+    return [embedding, bp.Linear(8, 8), bp.Tanh(), bp.Unembed(embedding)]
+
+
+@pytest.mark.parametrize("compute", [None, "float16", "tf32"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_modules(cupy, family, compute):
+    data, modules = FAMILIES[family]
+    runs, losses = [], []
+    for replay in (False, True):
+        rng = np.random.default_rng(11)
+        net = bp.Network(bp.Sequential(*modules()), backend="cupy", seed=1, compute_dtype=compute)
+        run = bp.Trainer(net, bp.CrossEntropy(), bp.AdamW(1e-2), clip_norm=1.0, seed=2, replay=replay)
+        losses.append([float(run.step(*data(rng)).get()) for _ in range(7)])
+        runs.append(run)
+    assert recorded(runs[1]) == 1
+    assert losses[0] == losses[1]
+    expect_same(*runs)
 
 
 def test_other_work_between_steps_changes_nothing(cupy):

@@ -91,9 +91,9 @@ def plan(a: Described, b: Described, out: Described, in_tf32: bool) -> Plan | No
 def gemm(a: Any, b: Any, out: Any) -> Any:
     """Writes a @ b to out, and returns it: a (..., n, k), b (..., k, m), out (..., n, m) of CuPy.
 
-    float16 (summed in float32; out may be float32), float32 (in TF32 where `backend.tf32` is set) or float64. a, b: matrices or transposed
-    views of such, at any distance from row to row; one matrix, or axes of 1, are for all of the batch; what cuBLAS cannot be
-    told of is copied first. out: rows of contiguous numbers.
+    float16 (summed in float32; out may be float32), float32 (in TF32 where `backend.tf32` is set) or float64. a, b: matrices
+    or transposed views of such, at any distance from row to row; one matrix, or axes of 1, are for all of the batch; what
+    cuBLAS cannot be told of is copied first. out: rows of contiguous numbers.
     """
     if a.shape[-2:] != (out.shape[-2], a.shape[-1]) or b.shape[-2:] != (a.shape[-1], out.shape[-1]):
         raise ValueError(f"gemm got {a.shape} @ {b.shape} for an output of shape {out.shape}; the shapes do not fit")
