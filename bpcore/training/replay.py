@@ -28,23 +28,29 @@ RUNS = 5  # steps of a shape at most until one needs no new memory
 
 def replay_for(trainer: Trainer) -> Replay | None:
     """The replay of a trainer's steps, or None and a warning where there cannot be one."""
-    graph, why = None, ""
-    update = type(trainer.optimizer).update
-    try:
-        twins = importlib.import_module("bpcore.kernels").twins("Graph", type(trainer.network.theta))
-        graph = twins[0].call if twins else None
-    except ModuleNotFoundError:
-        why = "bpcore/kernels is not there"
-    if not why and SETTING not in ("on", "plain"):
+    graph, update = graph_of(trainer.network.theta), type(trainer.optimizer).update
+    if SETTING not in ("on", "plain"):
         why = f"BPCORE_KERNELS={SETTING} leaves no kernels, or looks at what they give"
-    elif not why and graph is None:
-        why = f"backend {trainer.network.backend.name!r} records nothing; it takes a GPU and backend='cupy'"
-    elif not why and update.__module__ != Optimizer.__module__:
+    elif graph is None:
+        why = f"backend {trainer.network.backend.name!r} records nothing; it takes a GPU, backend='cupy' and bpcore/kernels"
+    elif update.__module__ != Optimizer.__module__:
         why = f"{type(trainer.optimizer).__name__} has an update of its own, which may want numbers of the host"
-    if why:
-        warn(why)
+    else:
+        return Replay(trainer, graph)
+    warn(why)
+    return None
+
+
+def graph_of(array: Array) -> Any:
+    """The class of graphs for the library that `array` comes from, None where there is none."""
+    try:
+        kernels = importlib.import_module("bpcore.kernels")
+    except ModuleNotFoundError as error:
+        if error.name != "bpcore.kernels":
+            raise
         return None
-    return Replay(trainer, graph)
+    found = kernels.twins("Graph", type(array))
+    return found[0].call if found else None
 
 
 def warn(why: str) -> None:
