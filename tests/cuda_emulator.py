@@ -28,6 +28,9 @@ COMPILER = shutil.which("g++")
 CACHE = Path(tempfile.gettempdir()) / f"bpcore-cuda-emulator-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 ELEMENTS = {"long long": "q", "unsigned long long": "Q", "int": "i", "unsigned": "I", "float": "f", "double": "d", "__half": "e"}
 BYTES = ("bool", "unsigned char", "void")
+ATTRIBUTES = ("shape", "ndim", "size", "strides", "itemsize", "nbytes", "flags", "dtype")
+SWITCH = "BPCORE_EMULATE_CUPY"  # set in the environment of the process where the stand-in takes CuPy's place
+VERSION = "emulated"
 _turns = itertools.count()
 _may_look = True
 
@@ -37,8 +40,7 @@ class ndarray:
 
     __array_priority__ = 100
 
-    def __init__(self, shape: Any, dtype: Any = float):
-        self.host = np.empty(shape, dtype)
+    host: np.ndarray
 
     def get(self) -> np.ndarray:
         """A copy on the host."""
@@ -53,7 +55,7 @@ class ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("shape", "ndim", "size", "strides", "itemsize", "nbytes", "flags", "dtype"):
+        if name not in ATTRIBUTES:
             raise AttributeError(f"the emulated cupy.ndarray has no {name}")
         return getattr(self.host, name)
 
@@ -323,7 +325,7 @@ STANDARD = """abs all any arange argmax argmin argsort asarray astype bool broad
     isdtype isfinite isnan less linspace log log1p log2 logical_and logical_not logical_or matmul matrix_transpose max maximum mean
     min minimum multiply not_equal ones ones_like permute_dims pow prod reshape result_type round sign sin sqrt square squeeze
     stack sum take tanh tril triu unique_values var vecdot where zeros zeros_like can_cast cumulative_sum floor ceil sort moveaxis
-    searchsorted flip roll nonzero clip iinfo pi inf nan e newaxis""".split()
+    searchsorted take_along_axis flip roll nonzero clip iinfo pi inf nan e newaxis""".split()
 
 
 def install() -> Any:
@@ -335,7 +337,7 @@ def install() -> Any:
         setattr(standard, name, function(name))
     cupy.ndarray, cupy.RawModule = ndarray, RawModule  # type: ignore[attr-defined]
     cupy.is_available = lambda: True  # type: ignore[attr-defined]
-    cupy.__version__ = "0"
+    cupy.__version__ = VERSION
     cupy.cuda = SimpleNamespace(Device=Device)  # type: ignore[attr-defined]
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
@@ -346,5 +348,5 @@ def install() -> Any:
     return cupy
 
 
-if __name__ == os.environ.get("BPCORE_EMULATE_CUPY"):
+if SWITCH in os.environ:
     install()

@@ -5,7 +5,7 @@ runs them on these addresses, whoever owns them by then. Memory that is freed is
 capture does not allow (new memory, loading kernels, looking at values, CuPy's own matmul) is an error and ends it. Work on two
 streams on the same memory, the one not waiting for the other, is an error too.
 
-As a pytest plugin: `-p cuda_graphs`, with tests/ on PYTHONPATH and BPCORE_EMULATE_CUPY=cuda_graphs.
+As a pytest plugin: `-p cuda_graphs`, with tests/ on PYTHONPATH and BPCORE_EMULATE_GRAPHS=1.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import cuda_emulator as emulator
 import numpy as np
 from cuda_emulator import ndarray
 
+SWITCH = "BPCORE_EMULATE_GRAPHS"
 UNIT = 512
 MODES = SimpleNamespace(streamCaptureModeGlobal=0, streamCaptureModeThreadLocal=1, streamCaptureModeRelaxed=2)
 
@@ -363,5 +364,5 @@ def install() -> None:
     cuda_cublas.install()
 
 
-if __name__ == os.environ.get("BPCORE_EMULATE_CUPY"):
+if SWITCH in os.environ:
     install()

@@ -18,7 +18,8 @@ from bpcore.backend import namespace
 
 TESTS = Path(__file__).parent
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: nothing is recorded")
-EMULATED = os.environ.get("BPCORE_EMULATE_CUPY") == "cuda_graphs"
+SWITCH = "BPCORE_EMULATE_GRAPHS"  # cuda_graphs takes CuPy's place
+EMULATED = SWITCH in os.environ
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_on_an_emulated_gpu():
     if shutil.which("g++") is None:
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "BPCORE_EMULATE_CUPY": "cuda_graphs"}
+    env = {**os.environ, "PYTHONPATH": path, SWITCH: "1"}
     command = [sys.executable, "-m", "pytest", "-p", "cuda_graphs", "-q", "-rs", str(TESTS / "test_replay.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
@@ -312,6 +313,7 @@ FAMILIES = {
     ),
     "transposed": (images, lambda: [bp.ConvTranspose2d(2, 4, 2), bp.AvgPool2d(2), bp.GlobalAvgPool(), bp.Linear(4, 3)]),
     "LSTM": (sequences, lambda: [bp.LSTM(4, 6), bp.Flatten(), bp.Linear(30, 3)]),
+    "transformer": (tokens, lambda: [bp.Embedding(11, 8), bp.TransformerBlock(8, 2, causal=True, dropout=0.1), bp.Linear(8, 11)]),
     "GRU": (sequences, lambda: [bp.GRU(4, 6), bp.Flatten(), bp.Linear(30, 3)]),
     "containers": (
         sequences,

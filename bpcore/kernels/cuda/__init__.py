@@ -12,7 +12,8 @@ from bpcore.kernels.cuda.activations import (
     log_softmax_backward, relu, relu_backward, sigmoid, sigmoid_backward, silu, silu_backward, softmax, softmax_backward,
     softplus, softplus_backward, tanh, tanh_backward,
 )  # fmt: skip
-from bpcore.kernels.cuda.dense import linear, linear_backward, matmul
+from bpcore.kernels.cuda.attention import attention, attention_backward
+from bpcore.kernels.cuda.dense import linear, linear_backward, linear_relu, linear_relu_backward, matmul
 from bpcore.kernels.cuda.dropout import dropout, keep_mask
 from bpcore.kernels.cuda.embedding import embedding, embedding_backward, scatter_add
 from bpcore.kernels.cuda.graph import Graph  # of no primitive: training/replay.py asks for it by name

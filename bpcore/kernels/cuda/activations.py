@@ -16,7 +16,7 @@ def elementwise(name: str) -> Any:
     @serves(lambda *args: dense(*(x for x in args if isinstance(x, cupy.ndarray))))
     def twin(*args):
         u = cupy.empty_like(args[0])
-        each("activations", name, u.dtype.char, u.size, *args, u)
+        each("activations", name, u.dtype.char, u.size, *(x if isinstance(x, cupy.ndarray) else float(x) for x in args), u)
         return u
 
     return twin

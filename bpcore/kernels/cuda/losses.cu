@@ -5,7 +5,7 @@ __device__ unsigned finished = 0;
 
 // Writes phi = softmax(t), and to J the sum of w l over that of w. part (2, gridDim.x) is scratch: the sums of each block,
 // which the last block to finish adds up, in order.
-extern "C" __global__ void cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
                                          A *part, T *phi, T *J)
 {
     __shared__ A ell[128], weight[128];  // of the block's teams
@@ -71,15 +71,15 @@ extern "C" __global__ void cross_entropy(Int rows, Int k, const T *t, const void
     if (thread == 0) *J = T(ells[0] / (weights ? fmax(sums[0], A(SMALLEST)) : A(rows)));
 }
 
-// dt = (phi - e_y) v w / (the sum of w), or / rows without weights.
+// dt = (phi - own e_y - every) v w / (the sum of w), or / rows without weights.
 extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, const T *phi, const void *y, Int kind,
-                                                  const T *weights, const T *weight_sum, double smoothing, double v_value,
-                                                  const T *v_at, T *dt)
+                                                  const T *weights, const T *weight_sum, double own, double every,
+                                                  double v_value, const T *v_at, T *dt)
 {
     const A v = number(v_value, v_at) / (weights ? A(*weight_sum) : A(rows));
     EACH(i, count) {
         const Int row = i / k, j = i - row * k;
-        const A target = (index_at(y, kind, row) == j ? A(1 - smoothing) : A(0)) + A(smoothing / k);
+        const A target = (index_at(y, kind, row) == j ? A(own) : A(0)) + A(every);
         dt[i] = T(flush((A(phi[i]) - target) * (weights ? A(weights[row]) * v : v)));
     }
 }

@@ -39,6 +39,6 @@ def _serves_backward(phi, y, weights, smoothing, v):
 def cross_entropy_backward(phi, y, weights, smoothing, v):
     k, dt = phi.shape[-1], cupy.empty_like(phi)
     of_weights = (0, 0) if weights is None else (weights, total(weights, False, least=smallest_normal(weights)))
-    targets = phi.size // k, k, phi, *integers(y), *of_weights, float(smoothing)
+    targets = phi.size // k, k, phi, *integers(y), *of_weights, float(1 - smoothing), smoothing / k
     each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar(v), dt)
     return dt

@@ -6,7 +6,7 @@
 #define CHANNEL(e) (first + (between == 1 ? e : e % width))
 
 // x = (z - mean) scale; u = gamma x + beta. mean and beta are null for RMSNorm: the mean is taken to be 0.
-extern "C" __global__ void norm(Int teams, Int between, Int groups, Int width, const T *z, const T *gamma, const T *beta, double eps,
+extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z, const T *gamma, const T *beta, double eps,
                                 T *u, T *mean, T *scale)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
@@ -32,7 +32,7 @@ extern "C" __global__ void norm(Int teams, Int between, Int groups, Int width, c
 }
 
 // dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; without a mean, mean(w) is left out.
-extern "C" __global__ void norm_backward(Int teams, Int between, Int groups, Int width, const T *z, const T *mean, const T *scale,
+extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z, const T *mean, const T *scale,
                                          const T *gamma, const T *v, T *dz)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;

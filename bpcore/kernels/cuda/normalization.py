@@ -28,7 +28,7 @@ def forward(z: Any, gamma: Any, beta: Any, eps: float, mean: Any, scale: Any, gr
     """u; writes mean, unless it is None, and scale."""
     u, sizes = cupy.empty_like(z), grouped(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3])
-    kernel("normalization", "norm", z.dtype.char)(grid, block, (*sizes, z, gamma, given(beta), eps, u, given(mean), scale))
+    kernel("normalization", "normalize", z.dtype.char)(grid, block, (*sizes, z, gamma, given(beta), float(eps), u, given(mean), scale))
     return u
 
 
@@ -36,7 +36,7 @@ def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0)
     """dz."""
     dz, sizes = cupy.empty_like(z), grouped(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3])
-    kernel("normalization", "norm_backward", z.dtype.char)(grid, block, (*sizes, z, given(mean), scale, gamma, v, dz))
+    kernel("normalization", "normalize_backward", z.dtype.char)(grid, block, (*sizes, z, given(mean), scale, gamma, v, dz))
     return dz
 
 
@@ -80,17 +80,17 @@ def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
 @serves(arrays)
 def batch_norm(z, mean, variance, gamma, beta, eps):
     u = cupy.empty_like(z)
-    each("normalization", "batch_norm", z.dtype.char, z.size, z.shape[-1], z, mean, variance, gamma, beta, eps, u)
+    each("normalization", "batch_norm", z.dtype.char, z.size, z.shape[-1], z, mean, variance, gamma, beta, float(eps), u)
     return u
 
 
 @serves(arrays)
 def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     n = z.shape[-1]
-    sum_columns(v, dbeta, z, mean, variance, dgamma, span=z.size, width=1, eps=eps)
+    sum_columns(v, dbeta, z, mean, variance, dgamma, span=z.size, width=1, eps=float(eps))
     if not need_dz:
         return None
     dz = cupy.empty_like(z)
-    of_z = (z if of_batch else 0), mean, variance, gamma, v, eps, dgamma, dbeta, dz
+    of_z = (z if of_batch else 0), mean, variance, gamma, v, float(eps), dgamma, dbeta, dz
     each("normalization", "batch_norm_backward", z.dtype.char, z.size, n, *of_z)
     return dz

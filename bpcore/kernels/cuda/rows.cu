@@ -1,6 +1,6 @@
 // Softmax over rows of n entries, a team of threads for each.
 
-extern "C" __global__ void softmax(Int rows, Int n, const T *z, T *u)
+extern "C" __global__ void __launch_bounds__(1024) softmax(Int rows, Int n, const T *z, T *u)
 {
     const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
     A largest = -INFINITE, total = 0;
@@ -11,7 +11,7 @@ extern "C" __global__ void softmax(Int rows, Int n, const T *z, T *u)
     TEAM(j, m) u[from + j] = T(flush(exp(A(z[from + j]) - largest) / total));
 }
 
-extern "C" __global__ void softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
+extern "C" __global__ void __launch_bounds__(1024) softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
 {
     const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
     A total = 0;
@@ -20,7 +20,7 @@ extern "C" __global__ void softmax_backward(Int rows, Int n, const T *u, const T
     TEAM(j, m) dz[from + j] = T(flush(A(u[from + j]) * (A(v[from + j]) - total)));
 }
 
-extern "C" __global__ void log_softmax(Int rows, Int n, const T *z, T *u)
+extern "C" __global__ void __launch_bounds__(1024) log_softmax(Int rows, Int n, const T *z, T *u)
 {
     const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
     A largest = -INFINITE, total = 0;
@@ -31,7 +31,7 @@ extern "C" __global__ void log_softmax(Int rows, Int n, const T *z, T *u)
     TEAM(j, m) u[from + j] = T(A(z[from + j]) - largest - total);
 }
 
-extern "C" __global__ void log_softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
+extern "C" __global__ void __launch_bounds__(1024) log_softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
 {
     const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
     A total = 0;

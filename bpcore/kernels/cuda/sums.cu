@@ -2,16 +2,18 @@
 
 // part (gridDim.y, n, or 2 n with x): for its share of the rows, the sums of v (rows, n), and of v x where z is there, with
 // x = (z - mean) scale. mean and scale have one number for each `span` rows and `width` columns; mean may be null. eps >= 0
-// says that `scale` is a variance. A block's 32 x 8 threads have 32 columns.
+// says that `scale` is a variance. Where u is there, v counts where u > 0 alone, and that is written to dt. A block's 32 x 8
+// threads have 32 columns.
 extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const T *mean, const T *scale, double eps, Int span,
-                                   Int width, A *part)
+                                   Int width, const T *u, T *dt, A *part)
 {
     __shared__ A sums[2][8][32];
     const Int j = blockIdx.x * 32LL + threadIdx.x, groups = n / width;
     A v_sum = 0, x_sum = 0;
     if (j < n)
         for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
-            const A v_ij = A(v[i * n + j]);
+            const A v_ij = A(v[i * n + j]) * (u && !(A(u[i * n + j]) > 0) ? A(0) : A(1));
+            if (u) dt[i * n + j] = T(v_ij);
             v_sum += v_ij;
             if (z) {
                 const Int at = i / span * groups + j / width;
@@ -62,7 +64,11 @@ extern "C" __global__ void finish_total(Int parts, const A *part, double least, 
     if (threadIdx.x == 0) *out = T(fmax(sum, A(least)));
 }
 
-extern "C" __global__ void add_rows(Int count, Int n, const T *b, T *u)
+// u += b in each row, b null or (n,); then max(u, 0) where `relu`.
+extern "C" __global__ void add_rows(Int count, Int n, const T *b, Int relu, T *u)
 {
-    EACH(i, count) u[i] = T(A(u[i]) + A(b[i % n]));
+    EACH(i, count) {
+        const A x = b ? A(u[i]) + A(b[i % n]) : A(u[i]);
+        u[i] = T(relu && x < 0 ? A(0) : x);
+    }
 }

@@ -11,9 +11,10 @@ from bpcore.kernels.cuda.launch import dense, each, given, scalar
 
 
 def vectors(*args: Any) -> bool:
-    """Whether all arrays but rates, which have no axes, are dense; and rates are of the dtypes that kernels read."""
+    """Whether all arrays but rates, which have no axes, are dense, not float16; and rates are of the dtypes that kernels read."""
     arrays = [x for x in args if isinstance(x, cupy.ndarray)]
-    return dense(*(x for x in arrays if x.ndim)) and all(x.dtype.char in "dlq" for x in arrays if not x.ndim)
+    wide = dense(*(x for x in arrays if x.ndim)) and args[0].dtype.char != "e"
+    return wide and all(x.dtype.char in "dlq" for x in arrays if not x.ndim)
 
 
 def whole(x: Any) -> tuple[int, Any]:
