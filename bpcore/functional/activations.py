@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.backend import namespace
+from bpcore.backend import device, namespace
 from bpcore.functional.arithmetic import flush
 from bpcore.functional.primitive import in_float32, primitive
 
@@ -16,7 +16,7 @@ from bpcore.functional.primitive import in_float32, primitive
 def relu(z):
     """max(z, 0)."""
     xp = namespace(z)
-    return xp.maximum(z, xp.zeros_like(z))
+    return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
 
 
 @primitive
@@ -132,7 +132,7 @@ TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
 @primitive
 @in_float32
 def gelu_tanh(z):
-    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation by tanh. ½ (1 + tanh(x)) is sigmoid(2 x), which does not cancel."""
+    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
     return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
 
 

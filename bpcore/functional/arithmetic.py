@@ -8,7 +8,6 @@ from typing import Any
 from bpcore.backend import is_half, namespace
 from bpcore.functional.primitive import in_float32, primitive
 
-HALF = 1e-5  # float16's smallest normal number is above, those of wider dtypes below
 _smallest: dict[tuple[type, Any], float] = {}
 
 
@@ -27,11 +26,10 @@ def flush(z):
     Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower. float16 is
     let be: that root is 0.008, and hardware that computes in float16 has no such trouble.
     """
-    smallest = smallest_normal(z)
-    if smallest > HALF:
+    if is_half(z):
         return z
     xp = namespace(z)
-    return z * xp.astype(xp.abs(z) >= math.sqrt(smallest), z.dtype)
+    return z * xp.astype(xp.abs(z) >= math.sqrt(smallest_normal(z)), z.dtype)
 
 
 def sum_over(x, axis):

@@ -43,10 +43,13 @@ def primitive(definition: Callable[..., Any]) -> Any:
 
 
 def in_float32(definition: Callable[..., Any]) -> Callable[..., Any]:
-    """`definition`, which for float16 computes in float32 and returns float16: its sums or powers would overflow there, or
-    lose too much. The first argument tells the dtype. Arrays that are written, d... and `out`, stay as they are: writing casts.
+    """`definition`, which for float16 computes in float32: its sums or powers would overflow there, or lose too much.
+
+    The dtype is that of the first argument. What is returned is float16 again, but what a forward function returns beside u,
+    for its backward function, stays float32. Arrays that are written, d... and `out`, stay as they are: writing to them casts.
     """
     read = [not (name == "out" or (name[0] == "d" and name[1:])) for name in inspect.signature(definition).parameters]
+    narrow = None if definition.__name__.endswith("_backward") else 1  # how many of the results
 
     @functools.wraps(definition)
     def call(*args: Any) -> Any:
@@ -55,8 +58,9 @@ def in_float32(definition: Callable[..., Any]) -> Callable[..., Any]:
         xp = namespace(args[0])
         wide = (xp.astype(x, xp.float32) if r and is_array(x) and is_half(x) else x for x, r in zip(args, read, strict=True))
         results = definition(*wide)
-        narrow = lambda u: u if u is None else xp.astype(u, xp.float16)  # noqa: E731  a name for a thunk
-        return tuple(map(narrow, results)) if isinstance(results, tuple) else narrow(results)
+        several = isinstance(results, tuple)
+        first = [u if u is None else xp.astype(u, xp.float16) for u in (results[:narrow] if several else (results,))]
+        return (*first, *results[len(first) :]) if several else first[0]
 
     return call
 

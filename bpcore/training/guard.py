@@ -83,7 +83,7 @@ class Guard:
         """J is finite, and a step whose scaled gradient is not does no harm; but raise where no scale of the loss will do."""
         scaling = self.trainer.scaling
         if scaling is not None and scaling.exhausted():
-            raise NonFiniteLoss(self.story(J, f"its gradient is not finite in float16, be the loss scaled by {LEAST:.0e}"))
+            raise NonFiniteLoss(self.story(J, f"its gradient is not finite in float16, be the loss scaled by {2 * LEAST:.0e}"))
 
     def fail_at(self, J: float, inputs: Any, mode: Mode) -> None:
         """J is not finite: say where that begins, go back unless the batch alone is to blame, and raise."""

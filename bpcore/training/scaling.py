@@ -35,6 +35,6 @@ class Scaling:
         self.S[...] = xp.where(finite, up, xp.maximum(self.S / 2, xp.full_like(self.S, LEAST)))
 
     def exhausted(self) -> bool:
-        """Whether even S = LEAST was too much in the last step. On a GPU this waits for it."""
+        """Whether S was halved down to LEAST in the last step. On a GPU this waits for it."""
         S, good = self.backend.to_host(self.state)
         return bool(S <= LEAST and good == 0)
