@@ -61,6 +61,9 @@ def is_floating(array: Any) -> bool:
     return kind(array) == "real floating"
 
 
+# Whether this thread records what it launches, to launch it again later: then nothing may come from the host, nor go there.
+recording: ContextVar[bool] = ContextVar("bpcore_recording", default=False)
+
 HALF = np.dtype("float16")  # CuPy's too; no other backend computes in it
 
 
@@ -134,6 +137,8 @@ class Backend:
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
             return host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
+        if recording.get():
+            raise RuntimeError("data of the host go to the device in each step, which a recorded step cannot do")
         host = found if dtype is None else np.asarray(found, dtype=str(dtype))
         if self.xp is np:
             return host
@@ -148,6 +153,8 @@ class Backend:
         """`array` as a NumPy array. On a GPU this waits for it: the one door through which values leave a device."""
         if isinstance(array, (np.ndarray, np.generic)):
             return np.asarray(array)
+        if recording.get():
+            raise RuntimeError("a value of the device is looked at in each step, which a recorded step cannot do")
         if self.name == "cupy":
             return array.get()
         if self.name == "torch":

@@ -142,7 +142,7 @@ class Network:
             loss.expect(EMPTY, u, y, weights)
             loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
-        return Evaluation(loss, J, saved, of_loss)
+        return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: Any = 1.0) -> Array:
         """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. Once for each evaluation."""
@@ -246,9 +246,9 @@ class Network:
 
 
 class Evaluation:
-    """A forward pass that a backward pass can follow: J, and what was saved."""
+    """A forward pass that a backward pass can follow: J, and what was saved; and how many outputs an example has."""
 
-    __slots__ = ("J", "loss", "of_loss", "saved")
+    __slots__ = ("J", "loss", "of_loss", "outputs", "saved")
 
-    def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any):
-        self.loss, self.J, self.saved, self.of_loss = loss, J, saved, of_loss
+    def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any, outputs: int):
+        self.loss, self.J, self.saved, self.of_loss, self.outputs = loss, J, saved, of_loss, outputs

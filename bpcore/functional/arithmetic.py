@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from bpcore.backend import is_half, namespace
-from bpcore.functional.primitive import in_float32
+from bpcore.functional.primitive import in_float32, primitive
 
 _smallest: dict[tuple[type, Any], float] = {}
 
@@ -89,6 +89,7 @@ def divide_backward(shape_a, b, u, v):
     return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
 
 
+@primitive
 def matmul(a, b):
     """a @ b: matrices in the last two axes, leading axes broadcast."""
     return a @ b
@@ -97,7 +98,8 @@ def matmul(a, b):
 def matmul_backward(a, b, v):
     """B[@, (a, b)](v) = (v bᵀ, aᵀ v).        (7.63), (7.65)"""
     xp = namespace(a)
-    return unbroadcast(v @ xp.matrix_transpose(b), a.shape), unbroadcast(xp.matrix_transpose(a) @ v, b.shape)
+    da, db = matmul(v, xp.matrix_transpose(b)), matmul(xp.matrix_transpose(a), v)
+    return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
 
 
 def exp(z):

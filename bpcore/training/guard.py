@@ -39,24 +39,34 @@ class Guard:
         self.candidate: Kept | None = None  # kept too, but its J was not looked at yet
         self.last: tuple[Any, ...] | None = None  # J and the batch of the last step
 
-    def look(self, J: Any, square: Any, inputs: Any, y: Any, weights: Any, mode: Mode) -> None:
-        """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite."""
+    def look(self, J: Any, square: Any, inputs: Any, y: Any, weights: Any, mode: Mode, before: Any = None) -> None:
+        """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite.
+
+        before: the `copies` that were made, where the update was made in one go with J.
+        """
         if not self.trainer.network.backend.asynchronous:
             if not math.isfinite(J):
                 self.fail_at(float(J), inputs, mode)
             if not math.isfinite(square):
                 self.look_at_gradient(float(J))
             self.look_at_scaling(float(J))
-        if (self.kept or self.candidate) is None or self.trainer.steps % KEEP_EVERY == 0:
-            self.keep(J)
+        if self.due():
+            self.keep(J, before)
         self.last = (J, inputs, y, weights, mode)
 
-    def keep(self, J: Any = 0.0) -> None:
-        """Keep θ, the optimiser's vectors and the counters aside; J is θ's."""
+    def due(self) -> bool:
+        """Whether the step under way is one before which θ is kept aside."""
+        return (self.kept or self.candidate) is None or self.trainer.steps % KEEP_EVERY == 0
+
+    def copies(self) -> dict[str, Any]:
+        """Copies of all that a step writes."""
+        xp = self.trainer.network.backend.xp
+        return {name: xp.asarray(vector, copy=True) for name, vector in self.trainer.vectors.items()}
+
+    def keep(self, J: Any = 0.0, copies: dict[str, Any] | None = None) -> None:
+        """Keep θ, the optimiser's vectors and the counters aside, as they are or as these `copies` were; J is θ's."""
         trainer = self.trainer
-        xp = trainer.network.backend.xp
-        copies = {name: xp.asarray(vector, copy=True) for name, vector in trainer.vectors.items()}
-        self.candidate = Kept(J, copies, (trainer.steps, trainer.epoch, trainer.position))
+        self.candidate = Kept(J, copies or self.copies(), (trainer.steps, trainer.epoch, trainer.position))
         if isinstance(J, float) or not trainer.network.backend.asynchronous:
             self.kept, self.candidate = self.candidate, None
 
