@@ -335,6 +335,7 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "log_softmax": with_constant(-1, unary),
     "log_softmax_backward": lambda d: [(np.log(d.phi()), -1, d.z())],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
+    "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
     "linear": linear,
     "linear_backward": linear_backward,
     "linear_relu": linear,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bpcore.backend import device, namespace
+from bpcore.functional.arithmetic import sum_over
 from bpcore.functional.primitive import primitive
 
 CHUNK = 1 << 20  # numbers that are gathered together: more would leave the cache, fewer would starve the GEMM
@@ -162,7 +163,7 @@ def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
             dz[part, ...] = spread(d, window, h, w)
     dW[...] = xp.reshape(xp.permute_dims(total, (1, 0, 2)), W.shape)
     if db is not None:
-        db[...] = xp.sum(v, axis=(0, 1, 2))
+        db[...] = sum_over(v, (0, 1, 2))
     return dz
 
 
@@ -199,7 +200,7 @@ def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
             dz[part, ...] = xp.reshape(seen @ kernel, (-1, *z.shape[1:]))
     dW[...] = xp.reshape(total, W.shape)
     if db is not None:
-        db[...] = xp.sum(v, axis=(0, 1, 2))
+        db[...] = sum_over(v, (0, 1, 2))
     return dz
 
 

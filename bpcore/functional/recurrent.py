@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid, tanh
-from bpcore.functional.arithmetic import flush
+from bpcore.functional.arithmetic import flush, sum_over
 from bpcore.functional.linear import linear, linear_backward, rows
 from bpcore.functional.primitive import primitive
 
@@ -113,5 +113,5 @@ def gru_backward(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
         dh = dh * s + of_h[-1] @ xp.matrix_transpose(U)
     dz_gates, dh_gates = xp.stack(of_z[::-1], axis=1), rows(xp.stack(of_h[::-1], axis=1))
     dU[...] = rows(before).T @ dh_gates
-    dd[...] = xp.sum(dh_gates, axis=0)
+    dd[...] = sum_over(dh_gates, 0)
     return linear_backward(z, W, dz_gates, dW, db, need_dz)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from bpcore.backend import host_data
+from bpcore.backend import computing_in, host_data
 from bpcore.checkpoint import check_place
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm, squared_norm
@@ -28,7 +28,8 @@ from bpcore.training.evaluation import check_data, evaluate
 from bpcore.training.guard import Guard
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
-from bpcore.training.reading import Augment, batches
+from bpcore.training.reading import Augment, Placing, batches
+from bpcore.training.scaling import Scaling
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 
@@ -92,6 +93,10 @@ class Trainer:
         self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
         self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
         self.moments = self.optimizer.start(self._trained)
+        self.scaling = Scaling(net.backend) if net.compute_dtype == "float16" else None
+        self.vectors = {"theta": net.theta, **self.moments}  # all that a step writes
+        if self.scaling is not None:
+            self.vectors["scaling"] = self.scaling.state
         self.guard = Guard(self)
 
     def check_bound(self) -> None:
@@ -105,18 +110,29 @@ class Trainer:
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
         values, where J or ∇J is not finite: see Guard.
         """
+        return self._step(*self._place(X, y, weights))
+
+    def _place(self, X: Any, y: Any, weights: Any) -> tuple[Batch, Any]:
+        """A batch on the device, and its labels on the host where they are there, to be looked at."""
         self.check_bound()
         net = self.network
-        inputs, labels, y = net.inputs(X), host_data(y), net.place(y)
-        weights, look = net.place_weights(weights), not net.backend.asynchronous
+        return (net.inputs(X), net.place(y), net.place_weights(weights)), host_data(y)
+
+    def _step(self, batch: Batch, labels: Any) -> Array:
+        """One step on a batch that is on the device."""
+        (inputs, y, weights), net = batch, self.network
+        look = not net.backend.asynchronous
         if self.accumulate == 1:
             modes = [Mode(True, self.seed, self.steps, look=look)]
             evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
-            J, gradient = evaluation.J, net.backward(evaluation, self.gradient)
+            J, gradient = evaluation.J, net.backward(evaluation, self.gradient, 1.0 if self.scaling is None else self.scaling.S)
         else:
             parts = range(min(self.accumulate, y.shape[0]))
             modes = [Mode(True, self.seed, self.steps, k, look) for k in parts]
-            J, gradient = self._accumulated(inputs, y, weights, modes, labels)
+            with computing_in(net.compute_dtype):  # infinities of float16 may meet
+                J, gradient = self._accumulated(inputs, y, weights, modes, labels)
+        if self.scaling is not None:
+            self.scaling.unscale(gradient)
         square = squared_norm(gradient) if look or self.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
         self.guard.look(J, square, inputs, y, weights, modes[0])
         if self.clip_norm is not None:
@@ -150,11 +166,11 @@ class Trainer:
             evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
             share = self.loss.total_weight(y[rows, ...], w)
             J = J + evaluation.J * share
+            v = share / total if self.scaling is None else self.scaling.S * (share / total)
             if k == 0:
-                net.backward(evaluation, gradient, share)
+                net.backward(evaluation, gradient, v)
             else:
-                gradient[...] = gradient + net.backward(evaluation, self._micro, share)
-        gradient[...] = gradient / total
+                gradient[...] = gradient + net.backward(evaluation, self._micro, v)
         return J / total, gradient
 
     def fit(
@@ -180,7 +196,8 @@ class Trainer:
         augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
         array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
         function of (seed, epoch, number of the batch). Memmaps are shuffled in runs of neighbouring rows, which a disk
-        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment.
+        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment; on a GPU
+        it moves them there too, beside the steps.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
@@ -211,7 +228,9 @@ class Trainer:
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
                     counters = self.seed, self.epoch, self.position
-                    with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
+                    side = self.network.backend.side if read_ahead else None
+                    shuffled = batches(examples, batch_size, *counters, augment, self._place, read_ahead, side)
+                    with closing(shuffled):
                         self._epoch(shuffled, measured, held_out, evaluation_batch_size)
             finally:
                 for callback in self.callbacks:
@@ -229,11 +248,11 @@ class Trainer:
             if path is not None:
                 check_place(path)
 
-    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any, batch_size: int) -> None:
+    def _epoch(self, shuffled: Placing, measured: Any, held_out: Any, batch_size: int) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
-        for inputs, y, weights in shuffled:
-            J = self.step(inputs, y, weights)
+        for batch, labels in shuffled:
+            J = self._step(batch, labels)
             self.position += 1
             if self.guard.candidate is not None:
                 self.guard.look_back()

@@ -9,7 +9,7 @@ except ImportError as _error:
 
 import numpy as np
 
-from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast import memory, onednn, threads
 from bpcore.kernels.fast.activations import (
     elu,
     elu_backward,
@@ -33,6 +33,7 @@ from bpcore.kernels.fast.activations import (
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.fast.heads import attention, attention_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.masks import dropout, keep_mask
 from bpcore.kernels.fast.rows import (
     layer_norm,
     layer_norm_backward,
@@ -47,6 +48,7 @@ from bpcore.kernels.fast.scatter import scatter_add
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
+memory.keep()
 
 __all__ = [
     "adagrad",
@@ -56,12 +58,14 @@ __all__ = [
     "clip_norm",
     "cross_entropy",
     "cross_entropy_backward",
+    "dropout",
     "elu",
     "elu_backward",
     "gelu",
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "keep_mask",
     "layer_norm",
     "layer_norm_backward",
     "leaky_relu",
