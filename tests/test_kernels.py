@@ -373,7 +373,12 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "squared_norm": lambda d: [(d.vector(),)],
     "clip_norm": lambda d: [(d.vector(), d.square(), largest, d.vector()) for largest in (1e-3, 1e9)],
 }
-FLOAT32_ONLY: tuple[str, ...] = ()  # twins that serve no other dtype
+FLOAT32_ONLY: tuple[str, ...] = (
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
+)  # twins that serve no other dtype
 MEANS = ("squared_error", "huber", "logistic", "cross_entropy")  # of no rows they are not defined, nor are their gradients
 SHAPES = {
     "empty": (0, 5),

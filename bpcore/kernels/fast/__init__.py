@@ -10,6 +10,7 @@ except ImportError as _error:
 import numpy as np
 
 from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
@@ -20,6 +21,10 @@ __all__ = [
     "adagrad",
     "adam",
     "clip_norm",
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "linear",
