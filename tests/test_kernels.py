@@ -349,6 +349,7 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "scatter_add": scatter_add,
     "attention_weights": lambda d: [row for row in attention(d) if row[0].size],
     "attention_weights_backward": attention_weights_backward,
+    "batch_statistics": lambda d: [(z,) for z, *_ in batch_norm(d) if z.size],
     "batch_norm": batch_norm,
     "batch_norm_backward": batch_norm_backward,
     "group_norm": group_norm,

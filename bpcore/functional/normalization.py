@@ -65,6 +65,15 @@ def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
 
 
 @primitive
+def batch_statistics(z):
+    """The mean and variance of each feature of the last axis of z, over all the others."""
+    xp, flat = namespace(z), rows(z)
+    mean = xp.mean(flat, axis=0)
+    centred = flat - mean
+    return mean, xp.mean(centred * centred, axis=0)
+
+
+@primitive
 def batch_norm(z, mean, variance, gamma, beta, eps):
     """γ ⊙ (z - μ) / √(s² + ε) + β with μ and s² given for each feature of the last axis.        Ioffe and Szegedy, 2015"""
     return (z - mean) * (gamma / namespace(z).sqrt(variance + eps)) + beta

@@ -10,9 +10,11 @@ except ImportError as _error:
 import numpy as np
 
 from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast.batch import batch_norm, batch_norm_backward, batch_statistics
 from bpcore.kernels.fast.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
@@ -20,6 +22,11 @@ ARRAY = np.ndarray
 __all__ = [
     "adagrad",
     "adam",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_statistics",
     "clip_norm",
     "conv2d",
     "conv2d_backward",
@@ -32,6 +39,8 @@ __all__ = [
     "linear_relu",
     "linear_relu_backward",
     "lion",
+    "max_pool2d",
+    "max_pool2d_backward",
     "rmsprop",
     "sgd",
     "squared_norm",
