@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ import pytest
 from conftest import missing
 
 import bpcore as bp
-from bpcore import functional, kernels
+from bpcore import functional
+from bpcore.functional import primitive
 from bpcore.functional.primitive import PRIMITIVES
 
+kernels = pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: definitions run, and need no such test")
 LARGE = 70_000  # numbers: more than two blocks of any twin
 TINY = 1e-30  # an upstream gradient that is flushed in float32
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
@@ -481,16 +484,90 @@ print(json.dumps({"twins": chosen is not updates.adam.definition, "losses": loss
 """
 
 
+def run(code: str, setting: str) -> subprocess.CompletedProcess[str]:
+    """The code in a process of its own."""
+    environment = {**os.environ, "BPCORE_KERNELS": setting, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+
+
 def test_a_run_without_twins():
-    """The same loss curve, from definitions alone."""
+    """The same loss curve from all twins, from NumPy's, with definitions beside them, from these alone, without the folder."""
     curves = {}
-    for setting in ("on", "off"):
-        environment = {**os.environ, "BPCORE_KERNELS": setting, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, timeout=60)
+    for setting in ("on", "plain", "verify", "off", "deleted"):
+        deleted = setting == "deleted"
+        done = run("import sys; sys.modules['bpcore.kernels'] = None\n" * deleted + RUN, "on" if deleted else setting)
         assert done.returncode == 0, done.stderr
         curves[setting] = json.loads(done.stdout)
-    assert (curves["on"]["twins"], curves["off"]["twins"]) == (True, False)
+    assert [curve["twins"] for curve in curves.values()] == [True, True, True, False, False]
     assert len(curves["on"]["losses"]) == 100
-    for name in ("losses", "test"):
-        np.testing.assert_allclose(curves["off"][name], curves["on"][name], rtol=1e-6)
+    for curve in curves.values():
+        for name in ("losses", "test"):
+            np.testing.assert_allclose(curve[name], curves["on"][name], rtol=2e-6)
     assert curves["on"]["test"][-1] < curves["on"]["test"][0]
+
+
+WRONG = """
+import numpy as np
+from bpcore.functional.linear import linear, linear_backward
+from bpcore import kernels
+
+for of in ("fast", "numpy_twins"):
+    module = kernels.load(of)[0]
+    if module is not None:
+        {fault}
+z = np.ones((4, 3), "float32")
+{call}
+"""
+FAULTS = {  # a fault planted in a twin: what it returns, and what it writes
+    "result 0": ("module.linear = lambda z, W, b: np.asarray(z @ W + 1e-3 * b)", "linear(z, z.T.copy(), np.ones(4, 'float32'))"),
+    "argument 3": (
+        "module.linear_backward = lambda z, W, v, dW, db, need_dz: dW.fill(0)",
+        "linear_backward(z, z.T.copy(), np.ones((4, 4), 'float32'), np.ones((3, 4), 'float32'), None, False)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_verify_catches_a_wrong_twin(what):
+    fault, call = FAULTS[what]
+    code = WRONG.format(fault=fault, call=call)
+    done = run(code, "verify")
+    assert done.returncode != 0
+    assert re.search(
+        rf"ArithmeticError: the twin of linear\w* in kernels/\w+ differs from its definition in {what} by", done.stderr
+    )
+    assert run(code, "off").returncode == run(code, "on").returncode == 0
+
+
+def test_an_unknown_setting_is_an_error():
+    assert "BPCORE_KERNELS must be one of on, plain, off, verify; got 'fast'" in run("import bpcore", "fast").stderr
+
+
+def test_a_twin_serves_or_leaves_it_to_the_next(monkeypatch):
+    """Conditions are asked in the order of the sets, and the definition comes last."""
+    calls = []
+
+    def double(z):
+        calls.append("definition")
+        return z + z
+
+    def twin_in(of: str, least: int) -> Any:
+        twin = kernels.serves(lambda z: z.size >= least)(lambda z: calls.append(of) or 2 * z)
+        return type("Set", (), {"double": staticmethod(twin), "ARRAY": np.ndarray})
+
+    sets = {"first": twin_in("first", 100), "second": twin_in("second", 10)}
+    monkeypatch.setattr(kernels, "SETS", {"numpy": tuple(sets)})
+    monkeypatch.setattr(kernels, "load", lambda name: (sets[name], ""))
+    monkeypatch.setattr(primitive, "SETTING", "on")
+    call = primitive.choose(double, np.ndarray)
+    for size in (1, 10, 100):
+        np.testing.assert_array_equal(call(np.ones(size)), np.full(size, 2.0))
+    assert calls == ["definition", "second", "first"]
+
+
+def test_labels_out_of_range_are_an_error_in_compiled_code():
+    """They would be read and written outside of the arrays."""
+    t = np.full((3, 4), 0.25, "float32")
+    for y in ([0, 1, 4], [0, -1, 2]):
+        with pytest.raises(IndexError):
+            functional.losses.cross_entropy(t, np.array(y), None, 0.0)

@@ -28,8 +28,9 @@ class Sequential(Module):
         # What runs, with its place among the children: a Linear and a ReLU after it are one.
         self.steps: list[tuple[int, Module]] = []
         for i, module in enumerate(modules):
-            if type(module) is a.ReLU and i and type(modules[i - 1]) is Linear:
-                self.steps[-1] = i - 1, LinearReLU(modules[i - 1])
+            before = modules[i - 1] if i else None
+            if type(module) is a.ReLU and isinstance(before, Linear) and type(before) is Linear:
+                self.steps[-1] = i - 1, LinearReLU(before)
             else:
                 self.steps.append((i, module))
 

@@ -1,0 +1,46 @@
+"""What `bp.backend_info()` and `python -m bpcore` tell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+import bpcore as bp
+
+
+def test_it_tells_versions_backends_devices_and_twins():
+    info = bp.backend_info()
+    assert info["versions"]["numpy"] == np.__version__
+    assert info["backends"]["numpy"].startswith("works")
+    assert "cores" in info["devices"]["cpu"]
+    assert {"versions", "backends", "devices", "twins"} <= set(info)
+    for section, rows in info.items():
+        assert section in str(info)
+        assert all(name in str(info) and isinstance(text, str) for name, text in rows.items())
+
+
+def test_it_says_why_twins_are_not_in_use():
+    """Beside what is in use: here Numba cannot be imported."""
+    code = "import sys; sys.modules['numba'] = None; import bpcore as bp; print(dict(bp.backend_info()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    info = eval(done.stdout, {})
+    if "fast" in info["twins"]:  # kernels/ may have been deleted
+        assert info["twins"]["fast"] == "not in use: Numba is not installed: pip install 'bpcore[fast]'"
+        assert "linear_backward" in info["twins"]["numpy_twins"]
+        assert info["products"]["numpy_twins"].startswith("NumPy's BLAS")
+
+
+def test_the_command_prints_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "bpcore"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "BPCORE_KERNELS": "off"},
+    )
+    assert f"numpy             {np.__version__}" in done.stdout
+    assert "not in use: BPCORE_KERNELS=off" in done.stdout or "definitions run" in done.stdout
