@@ -186,9 +186,15 @@ def windows(d: Draw) -> Iterator[tuple[np.ndarray, Any, int]]:
     """Images, small ones of a draw's rows and columns, a kernel's window, and groups."""
     n, c = min(d.rows, 13), min(d.columns, 6)
     Window = functional.convolution.Window
-    kinds = [Window((3, 2)), Window((3, 3), (2, 1), ((1, 1), (2, 1)), (1, 2)), Window((1, 1)), Window((2, 2), (2, 2))]
+    kinds = [
+        Window((3, 2)),
+        Window((3, 3), (2, 1), ((1, 1), (2, 1)), (1, 2)),
+        Window((2, 3), (1, 3), ((0, 1), (2, 0)), (3, 1)),
+        Window((1, 1)),
+        Window((2, 2), (2, 2)),
+    ]
     for window in kinds:
-        for groups in {1, c}:
+        for groups in {1, 2 if c % 2 == 0 else 1, c}:
             yield d.z(n, 5, 4, c), window, groups
 
 
