@@ -13,7 +13,6 @@ from bpcore.kernels.fast import onednn, threads
 from bpcore.kernels.fast.batch import batch_norm, batch_norm_backward, batch_statistics, group_norm, group_norm_backward
 from bpcore.kernels.fast.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
-from bpcore.kernels.fast.dropout import dropout
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
 from bpcore.kernels.fast.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
@@ -35,7 +34,6 @@ __all__ = [
     "conv_transpose2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
-    "dropout",
     "group_norm",
     "group_norm_backward",
     "linear",

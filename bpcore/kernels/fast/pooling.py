@@ -40,7 +40,6 @@ def _images(start, stop, what, place, z, u, first):
                         column = x * stride_w + j * dilation_w - left
                         if column < 0 or column >= z.shape[2]:
                             continue
-                        # indices, no views: on a branch a view counts its references, and threads wait for one another's count
                         entry = np.int32(i * kernel_w + j)
                         if what == MAX:
                             for c in range(u.shape[3]):
