@@ -164,18 +164,22 @@ def embedding_backward(d: Draw) -> list[tuple]:
     return [(ids, d.z(*ids.shape, 3), d.out(*W.shape)) for ids, W in embedding(d)]
 
 
-def attention(d: Draw) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Queries, keys, and what is seen: all, no later tokens, no padding, both; and where some queries see nothing."""
-    n, tokens = max(1, d.rows // 100), min(d.rows, 100)
-    q, k, z = d.z(n, 2, tokens, 3), d.z(n, 2, tokens, 3), d.z(1)
-    padding = d.lay(d.generator.random((n, tokens)) < 0.7)
-    for causal, mask in ((False, None), (True, None), (False, padding), (True, padding), (False, np.zeros_like(padding))):
-        yield q, k, functional.sequences.visible(tokens, tokens, causal, mask, z)
+def attention(d: Draw) -> list[tuple]:
+    """All keys are seen, no later ones, no padding, some queries see none; with dropout; and of two sizes of heads."""
+    n, tokens, heads = max(1, d.rows // 100), min(d.rows, 100), 2
+    padding, keep = d.lay(d.generator.random((n, tokens)) < 0.7), d.lay(d.generator.random((n, heads, tokens, tokens)) < 0.7)
+    rows = [
+        (d.z(n, tokens, 3 * heads * size), heads, causal, mask, dropped, 0.3)
+        for size in (3, 16)
+        for causal, mask in ((False, None), (True, None), (False, padding), (True, padding), (False, np.zeros_like(padding)))
+        for dropped in (None, keep)
+    ]
+    return rows if tokens else []
 
 
-def attention_weights_backward(d: Draw) -> list[tuple]:
-    rows = ((functional.sequences.attention_weights.definition(q, k, seen), q, k) for q, k, seen in attention(d) if q.size)
-    return [(d.lay(A), q, k, d.z(*A.shape)) for A, q, k in rows]
+def attention_backward(d: Draw) -> list[tuple]:
+    forward = functional.sequences.attention.definition
+    return [(*row, *map(d.lay, forward(*row)), d.z(*row[0].shape[:2], row[0].shape[2] // 3)) for row in attention(d)]
 
 
 def rms_norm_backward(d: Draw) -> list[tuple]:
@@ -356,9 +360,9 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "embedding": embedding,
     "embedding_backward": embedding_backward,
     "scatter_add": scatter_add,
-    "attention_weights": lambda d: [row for row in attention(d) if row[0].size],
-    "attention_weights_backward": attention_weights_backward,
     "batch_statistics": lambda d: [(z,) for z, *_ in batch_norm(d) if z.size],
+    "attention": attention,
+    "attention_backward": attention_backward,
     "batch_norm": batch_norm,
     "batch_norm_backward": batch_norm_backward,
     "group_norm": group_norm,
@@ -383,11 +387,17 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "squared_norm": lambda d: [(d.vector(),)],
     "clip_norm": lambda d: [(d.vector(), d.square(), largest, d.vector()) for largest in (1e-3, 1e9)],
 }
-FLOAT32_ONLY: tuple[str, ...] = (
+FLOAT32_ONLY = (
     "conv2d",
     "conv2d_backward",
     "conv_transpose2d",
     "conv_transpose2d_backward",
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
+    "attention",
+    "attention_backward",
 )  # twins that serve no other dtype
 MEANS = ("squared_error", "huber", "logistic", "cross_entropy")  # of no rows they are not defined, nor are their gradients
 SHAPES = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.backend import namespace
+from bpcore.backend import device, namespace
 from bpcore.functional.arithmetic import flush
 from bpcore.functional.primitive import primitive
 
@@ -16,7 +16,7 @@ from bpcore.functional.primitive import primitive
 def relu(z):
     """max(z, 0)."""
     xp = namespace(z)
-    return xp.maximum(z, xp.zeros_like(z))
+    return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
 
 
 @primitive
@@ -129,17 +129,16 @@ TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 @primitive
 def gelu_tanh(z):
-    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation by tanh."""
-    inner = TANH_SCALE * (z + TANH_CUBE * (z * z * z))
-    return flush(0.5 * z * (1 + namespace(z).tanh(inner)))
+    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
+    return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
 
 
 @primitive
 def gelu_tanh_backward(z, v):
-    """B[σ, z](v) = ½ (1 + t + z (1 - t²) √(2/π) (1 + 3 · 0.044715 z²)) v, t the tanh above."""
-    t = namespace(z).tanh(TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
+    """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v, s the sigmoid above."""
+    s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
     slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
-    return flush(v * (0.5 * (1 + t + z * (1 - t * t) * slope)))
+    return flush(v * (s + 2 * z * s * (1 - s) * slope))
 
 
 @primitive

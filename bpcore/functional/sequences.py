@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from bpcore.backend import device, namespace
-from bpcore.functional.arithmetic import flush, smallest_normal
+from bpcore.functional.arithmetic import flush
+from bpcore.functional.dropout import dropout
 from bpcore.functional.linear import rows
 from bpcore.functional.primitive import primitive
 
@@ -73,49 +74,6 @@ def rotate(z, sign):
     return xp.reshape(xp.stack((a * cos - b * sin, a * sin + b * cos), axis=-1), z.shape)
 
 
-def visible(queries, keys, causal, padding, like):
-    """Where a query may look, 1 or 0 in the dtype of `like`, or None for everywhere: (n or 1, 1, queries, keys).
-
-    causal: not at later tokens. padding (n, keys), booleans: not at keys where it is False.
-    """
-    xp = namespace(like)
-    seen = None
-    if causal:
-        query, key = (xp.arange(m, device=device(like)) for m in (queries, keys))
-        seen = xp.astype(xp.expand_dims(key, axis=0) <= xp.expand_dims(query, axis=1), like.dtype)
-        seen = xp.reshape(seen, (1, 1, queries, keys))
-    if padding is not None:
-        kept = xp.reshape(xp.astype(padding, like.dtype), (padding.shape[0], 1, 1, keys))
-        seen = kept if seen is None else seen * kept
-    return seen
-
-
-@primitive
-def attention_weights(q, k, seen):
-    """A = softmax(q kᵀ / √d) over the keys that are seen; a query that sees none has zeros.        Vaswani et al., 2017
-
-    q (n, heads, queries, d), k (n, heads, keys, d), seen as `visible` makes it. Returns A (n, heads, queries, keys).
-    """
-    xp = namespace(q)
-    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ xp.matrix_transpose(k)
-    if seen is not None:
-        scores = scores - (1 - seen) * 1e9  # far below every score, so that the maximum is one that is seen
-    e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-    if seen is not None:
-        e = e * seen
-    total = xp.sum(e, axis=-1, keepdims=True)
-    return flush(e / xp.maximum(total, xp.full_like(total, smallest_normal(q))))
-
-
-@primitive
-def attention_weights_backward(A, q, k, v):
-    """B[A, (q, k)](v): softmax's Jacobian, then those of q kᵀ / √d. Returns dq and dk."""
-    xp = namespace(A)
-    d = A * (v - xp.sum(A * v, axis=-1, keepdims=True)) * (1 / math.sqrt(q.shape[-1]))
-    d = flush(d)
-    return d @ k, xp.matrix_transpose(d) @ q
-
-
 def split_heads(z, heads):
     """(n, tokens, heads · d) as (n, heads, tokens, d)."""
     xp = namespace(z)
@@ -128,3 +86,81 @@ def join_heads(z):
     xp = namespace(z)
     n, heads, tokens, d = z.shape
     return xp.reshape(xp.permute_dims(z, (0, 2, 1, 3)), (n, tokens, heads * d))
+
+
+def unpack(qkv, heads):
+    """Queries, keys and values, each (n, heads, tokens, d), from qkv (n, tokens, 3 · heads · d)."""
+    d = qkv.shape[-1] // 3
+    return tuple(split_heads(qkv[..., i * d : (i + 1) * d], heads) for i in range(3))
+
+
+def pack(*parts):
+    """The adjoint of `unpack`, and its inverse."""
+    return namespace(parts[0]).concat([join_heads(one) for one in parts], axis=-1)
+
+
+def rotate_heads(qkv, heads, sign):
+    """qkv with queries and keys turned by their positions, in each head; sign as in `rotate`."""
+    q, k, values = unpack(qkv, heads)
+    return pack(rotate(q, sign), rotate(k, sign), values)
+
+
+def visible(tokens, causal, padding, like):
+    """Where a query may look, 1 or 0 in the dtype of `like`, or None for everywhere: (n or 1, 1, queries, keys)."""
+    xp = namespace(like)
+    seen = None
+    if causal:
+        token = xp.arange(tokens, device=device(like))
+        seen = xp.astype(xp.expand_dims(token, axis=0) <= xp.expand_dims(token, axis=1), like.dtype)
+        seen = xp.reshape(seen, (1, 1, tokens, tokens))
+    if padding is not None:
+        kept = xp.reshape(xp.astype(padding, like.dtype), (padding.shape[0], 1, 1, tokens))
+        seen = kept if seen is None else seen * kept
+    return seen
+
+
+def attention_scores(q, k, seen):
+    """S = q kᵀ / √d (n, heads, queries, keys), far below all others where a key is not seen."""
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ namespace(q).matrix_transpose(k)
+    return scores if seen is None else scores - (1 - seen) * 1e9
+
+
+@primitive
+def attention(qkv, heads, causal, padding, keep, p):
+    """u = A v with A = softmax(q kᵀ / √d) over the keys that are seen, in each head.        Vaswani et al., 2017
+
+    qkv (n, tokens, 3 · heads · d): queries, keys and values side by side, each head after head. causal: no query sees later
+    keys. padding None or (n, tokens), booleans: no query sees keys where it is False; one that sees none has A = 0.
+    keep None or (n, heads, tokens, tokens), booleans: dropout of A with probability p.
+    Returns u (n, tokens, heads · d) and L = log Σ exp(q kᵀ / √d) over the keys that a query sees, 0 where it sees none,
+    (n, heads, tokens): what the backward pass needs to compute A = exp(q kᵀ / √d - L) again.        Dao et al., 2022
+    """
+    xp = namespace(qkv)
+    q, k, values = unpack(qkv, heads)
+    seen = visible(qkv.shape[1], causal, padding, qkv)
+    scores = attention_scores(q, k, seen)
+    largest = xp.max(scores, axis=-1, keepdims=True)  # exp would overflow
+    L = largest + xp.log(xp.sum(xp.exp(scores - largest), axis=-1, keepdims=True))
+    if padding is not None:
+        L = L * xp.max(seen, axis=-1, keepdims=True)
+    A = flush(xp.exp(scores - L))
+    A = A if keep is None else dropout(A, keep, p)
+    return join_heads(A @ values), L[..., 0]
+
+
+@primitive
+def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+    """B[attention, qkv](v) for v (n, tokens, heads · d), u and L as `attention` returned them. Returns dqkv, like qkv.
+
+    Softmax's Jacobian is A ⊙ (dA - Σ A dA), where Σ A dA over the keys is Σ u v over a head's features, with dropout too.
+    """
+    xp = namespace(qkv)
+    q, k, values = unpack(qkv, heads)
+    scores = attention_scores(q, k, visible(qkv.shape[1], causal, padding, qkv))
+    A = flush(xp.exp(scores - xp.expand_dims(L, axis=-1)))
+    mean = xp.sum(split_heads(u * v, heads), axis=-1, keepdims=True)
+    v = split_heads(v, heads)
+    dA = v @ xp.matrix_transpose(values)
+    dvalues = xp.matrix_transpose(A if keep is None else dropout(A, keep, p)) @ v
+    d = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
+    return pack(d @ k, xp.matrix_transpose(d) @ q, dvalues)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpcore.functional import activations, losses, updates
+from bpcore.functional import activations, losses, sequences, updates
 from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels.numpy_images import (  # noqa: F401  twins are found here by name
     avg_pool2d,
@@ -173,27 +173,51 @@ def scatter_add(v, index, out):
     out[index[starts]] = np.add.reduceat(v[order], starts, axis=0)
 
 
-def attention_weights(q, k, seen):
-    A = np.matmul(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
-    if seen is not None:
-        np.add(A, (seen - 1) * 1e9, out=A)
-    np.subtract(A, np.maximum.reduce(A, axis=-1, keepdims=True), out=A)
-    np.exp(A, out=A)
-    if seen is not None and not np.maximum.reduce(seen, axis=-1).all():  # a query that sees no key
-        np.multiply(A, seen, out=A)
+def attention_scores(q, k, seen):
+    scores = np.matmul(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
+    return scores if seen is None else np.add(scores, (seen - 1) * 1e9, out=scores)
+
+
+def attention(qkv, heads, causal, padding, keep, p):
+    q, k, values = sequences.unpack(qkv, heads)
+    seen = sequences.visible(qkv.shape[1], causal, padding, qkv)
+    A = attention_scores(q, k, seen)
+    largest = np.maximum.reduce(A, axis=-1, keepdims=True)
+    np.exp(np.subtract(A, largest, out=A), out=A)
     total = np.add.reduce(A, axis=-1, keepdims=True)
-    np.divide(A, np.maximum(total, smallest_normal(A), out=total), out=A)
-    return np.multiply(A, math.sqrt(smallest_normal(A)) <= A, out=A)
+    np.divide(A, total, out=A)
+    L = largest + np.log(total)
+    if padding is not None:
+        some = np.maximum.reduce(seen, axis=-1, keepdims=True)
+        np.multiply(L, some, out=L)
+        if not some.all():
+            np.multiply(A, some, out=A)
+    flush_in_place(A)
+    if keep is not None:
+        drop_in_place(A, keep, p)
+    return sequences.join_heads(np.matmul(A, values)), L[..., 0]
 
 
-def attention_weights_backward(A, q, k, v):
-    d = np.multiply(A, v)
-    total = np.add.reduce(d, axis=-1, keepdims=True)
-    np.subtract(v, total, out=d)
-    np.multiply(d, A, out=d)
-    np.multiply(d, 1 / math.sqrt(q.shape[-1]), out=d)
-    flush_in_place(d)
-    return np.matmul(d, k), np.matmul(d.swapaxes(-1, -2), q)
+def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+    q, k, values = sequences.unpack(qkv, heads)
+    A = attention_scores(q, k, sequences.visible(qkv.shape[1], causal, padding, qkv))
+    flush_in_place(np.exp(np.subtract(A, L[..., None], out=A), out=A))
+    mean = np.add.reduce(sequences.split_heads(u * v, heads), axis=-1, keepdims=True)
+    v = sequences.split_heads(v, heads)
+    d = np.matmul(v, values.swapaxes(-1, -2))
+    if keep is not None:
+        drop_in_place(d, keep, p)
+    np.multiply(np.subtract(d, mean, out=d), A, out=d)
+    flush_in_place(np.multiply(d, 1 / math.sqrt(q.shape[-1]), out=d))
+    if keep is not None:
+        drop_in_place(A, keep, p)
+    return sequences.pack(np.matmul(d, k), np.matmul(d.swapaxes(-1, -2), q), np.matmul(A.swapaxes(-1, -2), v))
+
+
+def drop_in_place(A, keep, p):
+    """Dropout, on an array that the caller made."""
+    np.multiply(A, keep, out=A)
+    np.multiply(A, 1 / (1 - p), out=A)
 
 
 def cross_entropy(t, y, weights, smoothing):

@@ -6,7 +6,6 @@ from typing import Any
 
 from bpcore.backend import kind, namespace
 from bpcore.functional import sequences as f
-from bpcore.functional.dropout import dropout as drop
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import GlorotUniform, Normal, Zeros
 from bpcore.module import Module, Parameter
@@ -162,34 +161,27 @@ class MultiHeadAttention(Module):
             if kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2]):
                 got = f"{tuple(mask.shape)} of {mask.dtype}"
                 raise ValueError(f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True is kept")
-        q, k, v = (f.split_heads(part, self.heads) for part in self.thirds(linear(z, theta.W, theta.b)))
+        qkv = linear(z, theta.W, theta.b)
         if self.rotary:
-            q, k = f.rotate(q, 1.0), f.rotate(k, 1.0)
-        tokens = z.shape[1]
-        A = f.attention_weights(q, k, f.visible(tokens, tokens, self.causal, padding[0] if padding else None, z))
-        keep = mode.keep(theta, A, self.dropout) if mode.training and self.dropout else None
-        mixed = f.join_heads((A if keep is None else drop(A, keep, self.dropout)) @ v)
-        return linear(mixed, theta.W_o, theta.b_o), (z, q, k, v, A, keep, mixed, len(padding))
+            qkv = f.rotate_heads(qkv, self.heads, 1.0)
+        keep = mode.keep(theta, self.weights_like(z), self.dropout) if mode.training and self.dropout else None
+        mask = padding[0] if padding else None
+        mixed, L = f.attention(qkv, self.heads, self.causal, mask, keep, self.dropout)
+        return linear(mixed, theta.W_o, theta.b_o), (z, qkv, mask, keep, mixed, L)
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        z, q, k, values, A, keep, mixed, masks = saved
-        xp = namespace(v)
-        v = f.split_heads(linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True), self.heads)
-        dA = v @ xp.matrix_transpose(values)
-        if keep is None:
-            dvalues = xp.matrix_transpose(A) @ v
-        else:
-            dvalues = xp.matrix_transpose(drop(A, keep, self.dropout)) @ v
-            dA = drop(dA, keep, self.dropout)
-        dq, dk = f.attention_weights_backward(A, q, k, dA)
+        z, qkv, mask, keep, mixed, L = saved
+        v = linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True)
+        dqkv = f.attention_backward(qkv, self.heads, self.causal, mask, keep, self.dropout, mixed, L, v)
         if self.rotary:
-            dq, dk = f.rotate(dq, -1.0), f.rotate(dk, -1.0)
-        d = xp.concat(tuple(f.join_heads(one) for one in (dq, dk, dvalues)), axis=-1)
-        dz = linear_backward(z, theta.W, d, gradient.W, gradient.b, need_dz)
-        return (dz, None) if masks else dz
+            dqkv = f.rotate_heads(dqkv, self.heads, -1.0)
+        dz = linear_backward(z, theta.W, dqkv, gradient.W, gradient.b, need_dz)
+        return dz if mask is None else (dz, None)
 
-    def thirds(self, z):
-        return [z[..., i * self.d : (i + 1) * self.d] for i in range(3)]
+    def weights_like(self, z):
+        """Something in the shape of A, (n, heads, tokens, tokens)."""
+        n, tokens, _ = z.shape
+        return namespace(z).broadcast_to(z[:, :1, :1, None], (n, self.heads, tokens, tokens))
 
 
 class TransformerBlock(Module):
