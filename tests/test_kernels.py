@@ -190,9 +190,15 @@ def windows(d: Draw) -> Iterator[tuple[np.ndarray, Any, int]]:
     """Images, small ones of a draw's rows and columns, a kernel's window, and groups."""
     n, c = min(d.rows, 13), min(d.columns, 6)
     Window = functional.convolution.Window
-    kinds = [Window((3, 2)), Window((3, 3), (2, 1), ((1, 1), (2, 1)), (1, 2)), Window((1, 1)), Window((2, 2), (2, 2))]
+    kinds = [
+        Window((3, 2)),
+        Window((3, 3), (2, 1), ((1, 1), (2, 1)), (1, 2)),
+        Window((2, 3), (1, 3), ((0, 1), (2, 0)), (3, 1)),
+        Window((1, 1)),
+        Window((2, 2), (2, 2)),
+    ]
     for window in kinds:
-        for groups in {1, c}:
+        for groups in {1, 2 if c % 2 == 0 else 1, c}:
             yield d.z(n, 5, 4, c), window, groups
 
 
@@ -356,6 +362,7 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "embedding": embedding,
     "embedding_backward": embedding_backward,
     "scatter_add": scatter_add,
+    "batch_statistics": lambda d: [(z,) for z, *_ in batch_norm(d) if z.size],
     "attention": attention,
     "attention_backward": attention_backward,
     "batch_norm": batch_norm,
@@ -383,6 +390,10 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "clip_norm": lambda d: [(d.vector(), d.square(), largest, d.vector()) for largest in (1e-3, 1e9)],
 }
 FLOAT32_ONLY = (
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "gelu",
     "gelu_backward",
     "gelu_tanh",

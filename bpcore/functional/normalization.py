@@ -68,12 +68,13 @@ def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
     return scale * (w - x * xp.mean(w * x, axis=-1, keepdims=True))
 
 
-def statistics(z):
-    """μ and the mean of (z - μ)² of each feature over the rows of z (n, m); of float16 in float32."""
-    xp = namespace(z)
-    z = xp.astype(z, xp.float32) if is_half(z) else z
-    mean = xp.mean(z, axis=0)
-    centred = z - mean
+@primitive
+def batch_statistics(z):
+    """μ and the mean of (z - μ)² of each feature of the last axis of z, over all the others; of float16 in float32."""
+    xp, flat = namespace(z), rows(z)
+    flat = xp.astype(flat, xp.float32) if is_half(z) else flat
+    mean = xp.mean(flat, axis=0)
+    centred = flat - mean
     return mean, xp.mean(centred * centred, axis=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore.functional.dropout import dropout
 from bpcore.functional.linear import rows
-from bpcore.functional.normalization import batch_norm, batch_norm_backward, group_norm, group_norm_backward, statistics
+from bpcore.functional.normalization import batch_norm, batch_norm_backward, batch_statistics, group_norm, group_norm_backward
 from bpcore.initializers import Constant, Zeros
 from bpcore.module import Module, Parameter
 from bpcore.modules.normalization import Dropout
@@ -35,12 +35,11 @@ class BatchNorm(Module):
         if not mode.training:
             u = batch_norm(z, theta.mean, theta.variance, theta.gamma, theta.beta, self.eps)
             return u, (z, theta.mean, theta.variance, False)
-        flat = rows(z)
-        count = flat.shape[0]
+        count = rows(z).shape[0]
         if count < 2:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected two numbers a feature at least in training, got {got}; use more rows")
-        mean, variance = statistics(flat)
+        mean, variance = batch_statistics(z)
         mode.track(theta.mean, mean, self.momentum)
         mode.track(theta.variance, variance * (count / (count - 1)), self.momentum)
         return batch_norm(z, mean, variance, theta.gamma, theta.beta, self.eps), (z, mean, variance, True)

@@ -25,6 +25,7 @@ from bpcore.kernels.fast.threads import compiled
 SMALL = 1 << 18  # products of that many multiplications or fewer: NumPy calls its BLAS, which stays in one thread there
 FLOAT32, CPU, IN_ORDER = 3, 1, 1  # dnnl_f32, dnnl_cpu, dnnl_stream_in_order
 SOURCE, WEIGHTS, BIAS, RESULT = 1, 33, 41, 17  # DNNL_ARG_SRC and so on
+GRADIENT = 128  # added to one of these: DNNL_ARG_DIFF_SRC and so on
 MAXIMUM = 12  # DNNL_MAX_NDIMS
 WHEEL = "onednn-cpu-gomp"
 
@@ -61,11 +62,16 @@ def call(name: str, *args: Any) -> None:
         raise OSError(f"oneDNN's {name} returned status {status}")
 
 
-def made(name: str, *args: Any) -> int:
-    """The handle that a function of the library makes."""
-    handle = ctypes.c_void_p()
+class Handle(ctypes.c_void_p):
+    """What a function of the library made. It is given back when this object goes."""
+
+
+def made(kind: str, name: str, *args: Any) -> Handle:
+    """What a function of the library makes, `dnnl_{kind}_destroy` giving it back."""
+    handle = Handle()
     call(name, ctypes.byref(handle), *args)
-    return handle.value or 0
+    weakref.finalize(handle, call, f"dnnl_{kind}_destroy", ctypes.c_void_p(handle.value)).atexit = False
+    return handle
 
 
 class Argument(ctypes.Structure):
@@ -75,49 +81,42 @@ class Argument(ctypes.Structure):
 
 
 @functools.cache
-def engine() -> ctypes.c_void_p:
+def engine() -> Handle:
     """The CPU."""
-    return ctypes.c_void_p(made("dnnl_engine_create", CPU, ctypes.c_size_t(0)))
+    return made("engine", "dnnl_engine_create", CPU, ctypes.c_size_t(0))
 
 
 @functools.cache
-def stream() -> ctypes.c_void_p:
+def stream() -> Handle:
     """Where primitives run, one after another."""
-    return ctypes.c_void_p(made("dnnl_stream_create", engine(), IN_ORDER))
+    return made("stream", "dnnl_stream_create", engine(), IN_ORDER)
 
 
-def description(shape: tuple[int, ...], strides: tuple[int, ...]) -> ctypes.c_void_p:
+def dims(*numbers: int) -> Any:
+    """dnnl_dims_t."""
+    return (ctypes.c_int64 * MAXIMUM)(*numbers)
+
+
+def description(shape: tuple[int, ...], strides: tuple[int, ...]) -> Handle:
     """A memory descriptor of float32 numbers; strides in numbers."""
-    dims = ctypes.c_int64 * MAXIMUM
-    handle = made("dnnl_memory_desc_create_with_strides", len(shape), dims(*shape), FLOAT32, dims(*strides))
-    return ctypes.c_void_p(handle)
+    name = "dnnl_memory_desc_create_with_strides"
+    return made("memory_desc", name, len(shape), dims(*shape), FLOAT32, dims(*strides))
 
 
 class Plan:
     """A primitive made ready: `numbers` are the addresses that `execute` needs.
 
-    arguments: the names of the primitive's arguments, with the descriptor of each.
+    arguments: the names of the primitive's arguments, with the descriptor of each; None for an argument that is not there.
     """
 
-    def __init__(self, primitive_description: ctypes.c_void_p, arguments: dict[int, ctypes.c_void_p]):
-        self.primitive = ctypes.c_void_p(made("dnnl_primitive_create", primitive_description))
-        none = ctypes.c_void_p(0)
-        self.memories = [ctypes.c_void_p(made("dnnl_memory_create", d, engine(), none)) for d in arguments.values()]
-        given = zip(arguments, self.memories, strict=True)
-        self.arguments = (Argument * len(arguments))(*(Argument(name, memory) for name, memory in given))
+    def __init__(self, primitive_description: Handle, arguments: dict[int, Any]):
+        self.primitive = made("primitive", "dnnl_primitive_create", primitive_description)
+        given, none = {name: d for name, d in arguments.items() if d is not None}, ctypes.c_void_p(0)
+        self.memories = [made("memory", "dnnl_memory_create", d, engine(), none) for d in given.values()]
+        pairs = zip(given, self.memories, strict=True)
+        self.arguments = (Argument * len(given))(*(Argument(name, memory) for name, memory in pairs))
         handles = [self.primitive, stream(), ctypes.c_void_p(ctypes.addressof(self.arguments)), *self.memories]
         self.numbers = np.array([handle.value for handle in handles], dtype=np.int64)
-        for d in (*arguments.values(), primitive_description):
-            call("dnnl_primitive_desc_destroy" if d is primitive_description else "dnnl_memory_desc_destroy", d)
-
-        weakref.finalize(self, destroy, self.primitive, self.memories).atexit = False
-
-
-def destroy(primitive: ctypes.c_void_p, memories: list[ctypes.c_void_p]) -> None:
-    """Give back what a plan held."""
-    for memory in memories:
-        call("dnnl_memory_destroy", memory)
-    call("dnnl_primitive_destroy", primitive)
 
 
 if LIBRARY is not None:
@@ -129,11 +128,12 @@ _execute: Any = types.ExternalFunction("dnnl_primitive_execute", types.int32(typ
 
 @compiled
 def execute(numbers, a, b, out, bias):
-    """Run a plan of three arguments, or of four where a bias is one; C-contiguous arrays. Returns the library's status."""
+    """Run a plan of its first two, three or four arguments; C-contiguous arrays. Returns the library's status."""
     n = len(numbers) - 3
     _set(numbers[3], a.ctypes.data)
     _set(numbers[4], b.ctypes.data)
-    _set(numbers[5], out.ctypes.data)
+    if n > 2:
+        _set(numbers[5], out.ctypes.data)
     if n > 3:
         _set(numbers[6], bias.ctypes.data)
     return _execute(numbers[0], numbers[1], n, numbers[2])
@@ -146,7 +146,7 @@ def batched_plan(a: Layout, b: Layout, out: Layout) -> Plan:
     """a @ b, matrices in the last two axes."""
     described = [description(*layout) for layout in (a, b, out)]
     create = "dnnl_matmul_primitive_desc_create"
-    primitive = ctypes.c_void_p(made(create, engine(), *described[:2], None, described[2], None))
+    primitive = made("primitive_desc", create, engine(), *described[:2], None, described[2], None)
     return Plan(primitive, dict(zip((SOURCE, WEIGHTS, RESULT), described, strict=True)))
 
 
@@ -156,8 +156,8 @@ def matmul_plan(n: int, k: int, m: int, a_transposed: bool, b_transposed: bool, 
     a = description((n, k), (1, n) if a_transposed else (k, 1))
     b = description((k, m), (1, k) if b_transposed else (m, 1))
     out, bias = description((n, m), (m, 1)), description((1, m), (m, 1)) if with_bias else None
-    primitive = ctypes.c_void_p(made("dnnl_matmul_primitive_desc_create", engine(), a, b, bias, out, None))
-    return Plan(primitive, {SOURCE: a, WEIGHTS: b, RESULT: out, **({BIAS: bias} if bias is not None else {})})
+    primitive = made("primitive_desc", "dnnl_matmul_primitive_desc_create", engine(), a, b, bias, out, None)
+    return Plan(primitive, {SOURCE: a, WEIGHTS: b, RESULT: out, BIAS: bias})
 
 
 def gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:

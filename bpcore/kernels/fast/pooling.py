@@ -1,0 +1,98 @@
+"""Pooling of images: for each entry of the kernel at each place, a loop over the channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpcore.functional.convolution import Window
+from bpcore.kernels import serves
+from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.threads import compiled, share, team
+
+MAX, MAX_BACKWARD, MEAN, MEAN_BACKWARD = range(4)
+
+
+def placement(window: Window) -> tuple[int, ...]:
+    """A window's kernel, stride, dilation and padding before, each vertical and horizontal."""
+    (top, _), (left, _) = window.padding
+    return (*window.kernel, *window.stride, *window.dilation, top, left)
+
+
+@compiled
+def _images(start, stop, what, place, z, u, first):
+    kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top, left = place
+    zero, share_of = z.dtype.type(0), z.dtype.type(1) / z.dtype.type(kernel_h * kernel_w)
+    for n in range(start, stop):
+        if what == MAX:
+            u[n] = -np.inf
+            first[n] = 0
+        elif what == MEAN:
+            u[n] = 0
+        else:
+            z[n] = 0
+        for y in range(u.shape[1]):
+            for x in range(u.shape[2]):
+                for i in range(kernel_h):
+                    row = y * stride_h + i * dilation_h - top
+                    if row < 0 or row >= z.shape[1]:
+                        continue
+                    for j in range(kernel_w):
+                        column = x * stride_w + j * dilation_w - left
+                        if column < 0 or column >= z.shape[2]:
+                            continue
+                        entry = np.int32(i * kernel_w + j)
+                        if what == MAX:
+                            for c in range(u.shape[3]):
+                                seen, best = z[n, row, column, c], u[n, y, x, c]
+                                more = (seen > best) | (seen != seen)  # a NaN stays one
+                                u[n, y, x, c] = seen if more else best
+                                first[n, y, x, c] = entry if more else first[n, y, x, c]
+                        elif what == MAX_BACKWARD:
+                            for c in range(u.shape[3]):
+                                z[n, row, column, c] += u[n, y, x, c] if first[n, y, x, c] == entry else zero
+                        elif what == MEAN:
+                            for c in range(u.shape[3]):
+                                u[n, y, x, c] += z[n, row, column, c] * share_of
+                        else:
+                            for c in range(u.shape[3]):
+                                z[n, row, column, c] += u[n, y, x, c] * share_of
+
+
+@compiled
+def pool(what, place, z, u, first):
+    """Forward, writes u, and first for MAX; backward, writes z, u and first being given."""
+    share(_images, z.shape[0], team(z, z.size), (what, place, z, u, first))
+
+
+def outputs(z, window):
+    """Where u and the first entry that has the maximum go."""
+    shape = (len(z), *window.outputs(*z.shape[1:3]), z.shape[3])
+    return np.empty(shape, z.dtype), np.empty(shape, np.int32)
+
+
+@serves(lambda z, window: dense(z))
+def max_pool2d(z, window):
+    u, first = outputs(z, window)
+    pool(MAX, placement(window), z, u, first)
+    return u, first
+
+
+@serves(lambda first, v, window, h, w: dense(v) and first.flags.carray and first.dtype.char == "i")
+def max_pool2d_backward(first, v, window, h, w):
+    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    pool(MAX_BACKWARD, placement(window), dz, v, first)
+    return dz
+
+
+@serves(lambda z, window: dense(z))
+def avg_pool2d(z, window):
+    u, unused = outputs(z, window)
+    pool(MEAN, placement(window), z, u, unused)
+    return u
+
+
+@serves(lambda v, window, h, w: dense(v))
+def avg_pool2d_backward(v, window, h, w):
+    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    pool(MEAN_BACKWARD, placement(window), dz, v, np.empty(v.shape, np.int32))
+    return dz
