@@ -17,115 +17,39 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training_step import machine
+import torch_engine
+from cells import CELLS, TOKENS
+from engines import Engine, bpcore, bpcore_module
+from process import environment
+from run import machine
 
 import bpcore as bp
 
-TOKENS, BATCH = 64, 32
-D, HEADS, BLOCKS = 128, 4, 4
-LR, DECAY, CLIP, WARM = 2e-3, 0.1, 1.0, 100
-TURN = 50  # steps
+CELL, ENGINES = CELLS["transformer"], ("bpcore", "torch")
+WARM, TURN = 100, 50  # steps
 LIMIT = 0.02  # between the validation losses at the end
 
-Step = Callable[[Any, Any], Any]  # a batch -> J
-Evaluate = Callable[[Any, Any], float]
+
+def engine_of(name: str, steps: int, seed: int) -> Engine:
+    """The benchmark's engine of that name, on bpcore's own initial θ."""
+    theta = bp.Network(bpcore_module(CELL), backend="numpy", seed=seed).parameters()
+    schedule = bp.schedules.WarmUp(WARM, bp.schedules.Cosine(max(1, steps - WARM), floor=0.1))
+    return {"bpcore": bpcore, "torch": torch_engine.build}[name](CELL, theta, schedule=schedule)
 
 
-def network(characters: int, seed: int) -> bp.Network:
-    """The network of both engines, with the θ that both begin at."""
-    embedding = bp.Embedding(characters, D)
-    blocks = [bp.TransformerBlock(D, HEADS, causal=True) for _ in range(BLOCKS)]
-    module = bp.Sequential(embedding, bp.PositionalEmbedding(TOKENS, D), *blocks, bp.LayerNorm(D), bp.Unembed(embedding))
-    return bp.Network(module, backend="numpy", seed=seed)
-
-
-def bpcore_engine(net: bp.Network, schedule: bp.schedules.Schedule) -> tuple[Step, Evaluate]:
-    trainer = bp.Trainer(net, bp.CrossEntropy(), bp.AdamW(LR, weight_decay=DECAY), schedule, clip_norm=CLIP)
-    return trainer.step, lambda X, y: trainer.evaluate((X, y), BATCH)["loss"]
-
-
-def torch_engine(net: bp.Network, schedule: bp.schedules.Schedule) -> tuple[Step, Evaluate]:
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.feed_norm = nn.LayerNorm(D), nn.LayerNorm(D)
-            self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
-            self.up, self.down = nn.Linear(D, 4 * D), nn.Linear(4 * D, D)
-
-        def forward(self, z: Any) -> Any:
-            n, tokens, _ = z.shape
-            q, k, v = self.qkv(self.norm(z)).view(n, tokens, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4)
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            z = z + self.out(mixed.transpose(1, 2).reshape(n, tokens, D))
-            return z + self.down(F.gelu(self.up(self.feed_norm(z))))
-
-    class Transformer(nn.Module):
-        def __init__(self, characters: int) -> None:
-            super().__init__()
-            self.embedding, self.positions = nn.Embedding(characters, D), nn.Embedding(TOKENS, D)
-            self.blocks, self.norm = nn.ModuleList(Block() for _ in range(BLOCKS)), nn.LayerNorm(D)
-
-        def forward(self, ids: Any) -> Any:
-            z = self.embedding(ids) + self.positions.weight[: ids.shape[1]]
-            for block in self.blocks:
-                z = block(z)
-            return self.norm(z) @ self.embedding.weight.T
-
-    theta = {path: torch.from_numpy(window.copy()) for path, window in net.parameters().items()}
-    model = Transformer(len(theta["0.W"]))
-    pairs = {"0.W": model.embedding.weight, "1.W": model.positions.weight}
-    pairs |= {f"{BLOCKS + 2}.gamma": model.norm.weight, f"{BLOCKS + 2}.beta": model.norm.bias}
-    for i, block in enumerate(model.blocks, 2):
-        for path, norm in (("norm", block.norm), ("feed.body.0", block.feed_norm)):
-            pairs |= {f"{i}.{path}.gamma": norm.weight, f"{i}.{path}.beta": norm.bias}
-        pairs |= {f"{i}.attention.W": block.qkv.weight, f"{i}.attention.b": block.qkv.bias}
-        pairs |= {f"{i}.attention.W_o": block.out.weight, f"{i}.attention.b_o": block.out.bias}
-        for path, linear in (("feed.body.1", block.up), ("feed.body.3", block.down)):
-            pairs |= {f"{i}.{path}.W": linear.weight, f"{i}.{path}.b": linear.bias}
-    assert set(pairs) == set(theta)
-    assert len(pairs) == len(list(model.parameters()))
-    transposed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
-    with torch.no_grad():
-        for path, parameter in pairs.items():
-            parameter.copy_(theta[path].T if id(parameter) in transposed else theta[path])
-    matrices = [p for p in model.parameters() if p.ndim > 1]  # bpcore decays these, and neither biases nor γ
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer, loss, taken = torch.optim.AdamW(groups, LR, fused=True), nn.CrossEntropyLoss(), 0
-
-    def step(X: Any, y: Any) -> Any:
-        nonlocal taken
-        for group in optimizer.param_groups:
-            group["lr"] = LR * schedule(taken)
-        optimizer.zero_grad()
-        J = loss(model(torch.from_numpy(X)).flatten(0, 1), torch.from_numpy(y).flatten())
-        J.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        taken += 1
-        return J.detach()
-
-    def evaluate(X: Any, y: Any) -> float:
-        total = 0.0
-        with torch.no_grad():
-            for i in range(0, len(X), BATCH):
-                t = model(torch.from_numpy(X[i : i + BATCH]))
-                total += len(t) * float(loss(t.flatten(0, 1), torch.from_numpy(y[i : i + BATCH]).flatten()))
-        return total / len(X)
-
-    return step, evaluate
-
-
-ENGINES = {"bpcore": bpcore_engine, "torch": torch_engine}
+def validation_loss(engine: Engine, X: Any, y: Any) -> float:
+    """The mean J of an evaluation, in float64."""
+    total = 0.0
+    for i in range(0, len(X), CELL.batch):
+        t = engine.host(engine.predict(engine.place(X[i : i + CELL.batch]))).astype("float64")
+        t -= t.max(-1, keepdims=True)
+        own = np.take_along_axis(t, y[i : i + CELL.batch, :, None], -1)[..., 0]
+        total += float((np.log(np.exp(t).sum(-1)) - own).mean(1).sum())
+    return total / len(X)
 
 
 def windows(ids: Any, starts: Any) -> tuple[Any, Any]:
@@ -134,30 +58,31 @@ def windows(ids: Any, starts: Any) -> tuple[Any, Any]:
     return ids[at], ids[at + 1]
 
 
-def work(engine: str, steps: int, seed: int) -> None:
+def work(name: str, steps: int, seed: int) -> None:
     """A worker: at each line on its input, TURN steps and an evaluation, reported as a line of JSON."""
     text = bp.datasets.tiny_shakespeare()
-    characters, ids = np.unique(np.array(list(text)), return_inverse=True)
+    ids = np.unique(np.array(list(text)), return_inverse=True)[1]
     cut = len(ids) * 9 // 10
-    starts = np.random.default_rng(seed).integers(0, cut - TOKENS, (steps, BATCH))
+    starts = np.random.default_rng(seed).integers(0, cut - TOKENS, (steps, CELL.batch))
     held_out = windows(ids[cut:], np.arange(0, len(ids) - cut - TOKENS, TOKENS))
-    schedule = bp.schedules.WarmUp(WARM, bp.schedules.Cosine(max(1, steps - WARM), floor=0.1))
-    step, evaluate = ENGINES[engine](network(len(characters), seed), schedule)
+    engine = engine_of(name, steps, seed)
     for turn, _ in enumerate(sys.stdin):
         losses, times = [], []
         for batch in starts[turn * TURN : (turn + 1) * TURN]:
-            X, y = windows(ids, batch)
+            X, y = (engine.place(x) for x in windows(ids, batch))
             began = time.perf_counter()
-            losses.append(float(step(X, y)))
+            losses.append(float(engine.host(engine.step(X, y))))
             times.append(time.perf_counter() - began)
-        report = {"steps": turn * TURN + len(times), "training": statistics.mean(losses), "validation": evaluate(*held_out)}
-        print(json.dumps({**report, "seconds": statistics.median(times)}), flush=True)
+        report = {"steps": turn * TURN + len(times), "training": statistics.mean(losses)}
+        report |= {"validation": validation_loss(engine, *held_out), "seconds": statistics.median(times)}
+        print(json.dumps(report), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of θ and of the batches")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -167,7 +92,8 @@ def main() -> None:
     workers = {}
     for engine in ENGINES:
         command = [sys.executable, __file__, "--worker", engine, "--steps", str(arguments.steps), "--seed", str(arguments.seed)]
-        workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe, its = subprocess.PIPE, environment(arguments.threads, tf32=False)
+        workers[engine] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=its)
     print(f"{'':5}  {'training loss':^17}  {'validation loss':^17}  {'ms a step':^15}")
     print(f"steps  {'bpcore':>8} {'torch':>8}  {'bpcore':>8} {'torch':>8}  {'bpcore':>7} {'torch':>7}  ratio")
     curves: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
@@ -192,7 +118,7 @@ def main() -> None:
     verdict = "within" if apart <= LIMIT else "NOT within"
     print(f"validation losses after {ours['steps']} steps: {apart:.5f} apart, {verdict} {LIMIT}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), **curves}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"machine": machine([]), **curves}, indent=1) + "\n")
     if not apart <= LIMIT:  # NaN is not within either
         raise SystemExit(1)
 

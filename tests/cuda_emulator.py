@@ -215,9 +215,18 @@ class RawKernel:
             raise ValueError(f"{self.name} cannot be launched with a grid of {grid} and blocks of {block}")
         if grid[0] >= 2**31 or any(n >= 2**16 for n in grid[1:]):
             raise ValueError(f"{self.name}'s grid {grid} is too large")
-        failure = self.launch(pointers, *sizes, next(_turns))
-        if failure:
-            raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
+
+        def work(kept: Any = values) -> None:  # what the pointers point to
+            failure = self.launch(pointers, *sizes, next(_turns))
+            if failure:
+                raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
+
+        enqueue(work, args)
+
+
+def enqueue(work: Any, args: tuple[Any, ...]) -> None:
+    """Run what a launch does. cuda_graphs, which knows of streams, has another."""
+    work()
 
 
 def argument(kernel: str, parameter: str, x: Any) -> Any:
@@ -317,14 +326,18 @@ def names(text: str) -> tuple[str, ...]:
 
 
 # What bpcore's kernels use of CuPy, and, for definitions, what array_api_compat.cupy adds.
-CUPY = names("asarray empty empty_like zeros zeros_like matmul add float16 float32 float64 int32 int64 bool_")
-STANDARD = names("""
-    abs all any arange argmax argsort asarray astype bool broadcast_to can_cast clip concat cos cumulative_sum empty empty_like
-    exp expand_dims expm1 finfo flip float16 float32 float64 full full_like iinfo inf int16 int32 int64 int8 isdtype isfinite
-    isnan linspace log log1p logical_and logical_not logical_or matmul matrix_transpose max maximum mean min minimum multiply nan
-    newaxis nonzero ones ones_like permute_dims pi pow prod reshape result_type round searchsorted sign sin sort sqrt square
-    squeeze stack sum take take_along_axis tanh tril triu uint16 uint32 uint64 uint8 unique_values var vecdot where zeros
+CUPY = names("""
+    add asarray ascontiguousarray bool_ broadcast_to empty empty_like float16 float32 float64 int32 int64 matmul zeros
     zeros_like
+""")
+STANDARD = names("""
+    abs all any arange argmax argmin argsort asarray astype bool broadcast_to can_cast ceil clip concat cos
+    cumulative_sum e empty empty_like equal exp expand_dims expm1 finfo flip float16 float32 float64 floor full
+    full_like greater_equal iinfo inf int16 int32 int64 int8 isdtype isfinite isnan less linspace log log1p log2
+    logical_and logical_not logical_or matmul matrix_transpose max maximum mean min minimum moveaxis multiply nan
+    newaxis nonzero not_equal ones ones_like permute_dims pi pow prod reshape result_type roll round searchsorted sign
+    sin sort sqrt square squeeze stack sum take take_along_axis tanh tril triu uint16 uint32 uint64 uint8 unique_values
+    var vecdot where zeros zeros_like
 """)
 
 

@@ -336,6 +336,7 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "log_softmax_backward": lambda d: [(np.log(d.phi()), -1, d.z())],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
+    "matmul": lambda d: [(d.z(), d.z(d.columns, 3)), (d.z(), d.z().T), (d.z(2, 1, 4, 3), d.z(5, d.columns, 3).mT)],
     "linear": linear,
     "linear_backward": linear_backward,
     "linear_relu": linear,
@@ -381,7 +382,14 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "squared_norm": lambda d: [(d.vector(),)],
     "clip_norm": lambda d: [(d.vector(), d.square(), largest, d.vector()) for largest in (1e-3, 1e9)],
 }
-FLOAT32_ONLY: tuple[str, ...] = ()  # twins that serve no other dtype
+FLOAT32_ONLY = (
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
+    "attention",
+    "attention_backward",
+)  # twins that serve no other dtype
 MEANS = ("squared_error", "huber", "logistic", "cross_entropy")  # of no rows they are not defined, nor are their gradients
 SHAPES = {
     "empty": (0, 5),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bpcore.backend import namespace
 from bpcore.functional.dropout import dropout
 from bpcore.functional.linear import rows
-from bpcore.functional.normalization import batch_norm, batch_norm_backward, group_norm, group_norm_backward
+from bpcore.functional.normalization import batch_norm, batch_norm_backward, group_norm, group_norm_backward, statistics
 from bpcore.initializers import Constant, Zeros
 from bpcore.module import Module, Parameter
 from bpcore.modules.normalization import Dropout
@@ -36,14 +35,12 @@ class BatchNorm(Module):
         if not mode.training:
             u = batch_norm(z, theta.mean, theta.variance, theta.gamma, theta.beta, self.eps)
             return u, (z, theta.mean, theta.variance, False)
-        xp, flat = namespace(z), rows(z)
+        flat = rows(z)
         count = flat.shape[0]
         if count < 2:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected two numbers a feature at least in training, got {got}; use more rows")
-        mean = xp.mean(flat, axis=0)
-        centred = flat - mean
-        variance = xp.mean(centred * centred, axis=0)
+        mean, variance = statistics(flat)
         mode.track(theta.mean, mean, self.momentum)
         mode.track(theta.variance, variance * (count / (count - 1)), self.momentum)
         return batch_norm(z, mean, variance, theta.gamma, theta.beta, self.eps), (z, mean, variance, True)

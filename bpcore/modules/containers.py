@@ -44,6 +44,7 @@ class Sequential(Module):
         for i, module in self.steps:
             z, for_backward = module.forward(theta.children[i], z, mode=mode)
             saved.append(for_backward if mode.saving else None)
+            for_backward = None  # let go, before the next module needs memory
         return z, saved
 
     def backward(self, theta, saved, v, gradient, need_dz=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from typing import Any
 
 from bpcore.module import Array
@@ -60,9 +61,10 @@ class Progress(Callback):
             title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
             start = trainer.position - 1
             self.bar = tqdm(total=trainer.steps_per_epoch, initial=start, desc=title, leave=False, disable=None, unit="step")
-        self.bar.update()
         if not self.bar.disable and trainer.steps % self.every == 0:
-            self.bar.set_postfix(loss=f"{float(trainer.network.backend.to_host(J)):.4f}")
+            loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
+            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar: ten times a second, and at the end
+        self.bar.update()
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         self.close()
@@ -76,6 +78,7 @@ class Progress(Callback):
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
+            self.bar.refresh()
             self.bar.close()
             self.bar = None
 
@@ -151,11 +154,25 @@ class Checkpoint(Callback):
 
 
 class HistoryLog(Callback):
-    """The history as a file, .csv or .jsonl, written anew at each epoch's end: a resumed run's log is whole too."""
+    """The history as a file, .csv or .jsonl, written anew at the ends of epochs: a resumed run's log is whole too.
+
+    Where epochs end more than ten times a second it is written so often, and once more when `fit` ends.
+    """
 
     def __init__(self, path: str | os.PathLike[str]):
         check_suffix(path)
         self.path = path
+        self.written, self.rows = -math.inf, 0  # when, and how much
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+        if time.monotonic() - self.written >= 0.1:
+            self.write(trainer)
+
+    def on_end(self, trainer: Any) -> None:
+        if len(trainer.history) != self.rows:
+            self.write(trainer)
+
+    def write(self, trainer: Any) -> None:
+        """Write all there is."""
         trainer.history.write(self.path)
+        self.written, self.rows = time.monotonic(), len(trainer.history)

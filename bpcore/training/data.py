@@ -158,7 +158,7 @@ def take(x: Any, rows: np.ndarray) -> Any:
         batch[along] = x[rows[along]]
         return batch
     if isinstance(x, np.ndarray):
-        return np.take(x, rows, axis=0) if type(x) is np.ndarray else np.asarray(x[rows])
+        return x.take(rows, axis=0) if type(x) is np.ndarray else np.asarray(x[rows])
     backend: Backend = backend_of(x)
     return backend.xp.take(x, backend.asarray(rows), axis=0)
 

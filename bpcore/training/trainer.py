@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from bpcore.backend import host_data
+from bpcore.backend import computing_in, host_data
 from bpcore.checkpoint import check_place
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm, squared_norm
@@ -28,7 +28,9 @@ from bpcore.training.evaluation import check_data, evaluate
 from bpcore.training.guard import Guard
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
-from bpcore.training.reading import Augment, batches
+from bpcore.training.reading import Augment, Placing, batches
+from bpcore.training.replay import Replay, replay_for
+from bpcore.training.scaling import Scaling
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 
@@ -39,7 +41,9 @@ class Trainer:
     network: on any backend. schedule: the factor on the optimiser's learning rate, see bpcore.schedules; any function of
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
     accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole batch. seed: of the order
-    of the data and of dropout's masks, the same on every backend.
+    of the data and of dropout's masks, the same on every backend. replay: on a GPU, launch a step as one recorded graph, with
+    the same results bit for bit: quicker for small networks. Where that cannot be, steps run as they do without, and a
+    warning says why; see bpcore.training.replay.
 
     Counters: `steps` and `epoch`, done so far, and `position`, the steps done in the epoch under way.
     """
@@ -55,6 +59,7 @@ class Trainer:
         accumulate: int = 1,
         callbacks: Any = (),
         seed: int = 0,
+        replay: bool = False,
     ):
         for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
@@ -79,11 +84,13 @@ class Trainer:
         self.steps = self.epoch = self.position = 0
         self.epochs = 0
         self.steps_per_epoch: int | None = None
+        self.outputs = 1  # of an example, in the last step
         self.history = History()
         self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
         self.interrupted = False
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the epoch under way
         self._bind()
+        self._replay: Replay | None = replay_for(self) if replay else None
 
     def _bind(self) -> None:
         net = self.network
@@ -92,6 +99,10 @@ class Trainer:
         self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
         self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
         self.moments = self.optimizer.start(self._trained)
+        self.scaling = Scaling(net.backend) if net.compute_dtype == "float16" else None
+        self.vectors = {"theta": net.theta, **self.moments}  # all that a step writes
+        if self.scaling is not None:
+            self.vectors["scaling"] = self.scaling.state
         self.guard = Guard(self)
 
     def check_bound(self) -> None:
@@ -105,26 +116,50 @@ class Trainer:
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
         values, where J or ∇J is not finite: see Guard.
         """
+        return self._step(*self._place(X, y, weights))
+
+    def _place(self, X: Any, y: Any, weights: Any) -> tuple[Batch, Any]:
+        """A batch on the device, and its labels on the host where they are there, to be looked at."""
         self.check_bound()
         net = self.network
-        inputs, labels, y = net.inputs(X), host_data(y), net.place(y)
-        weights, look = net.place_weights(weights), not net.backend.asynchronous
+        return (net.inputs(X), net.place(y), net.place_weights(weights)), host_data(y)
+
+    def _step(self, batch: Batch, labels: Any) -> Array:
+        """One step on a batch that is on the device."""
+        J = None if self._replay is None else self._replay.step(batch, labels)
+        if J is None:
+            J = self.arithmetic(batch, labels, self.steps, self.lr, self.guard.look)
+        self.steps += 1
+        if self._replay is not None:
+            self._replay.tell()
+        return J
+
+    def arithmetic(self, batch: Batch, labels: Any, step: Any, lr: Any, look: Callable[..., None]) -> Array:
+        """A step on arrays already here: J and ∇J, look(J, ‖∇J‖², *batch, mode), clip, update. Returns J.
+
+        step, lr: numbers, or scalars on the device, int64 and float64. labels: y on the host, None where it is not there.
+        """
+        net, seen = self.network, not self.network.backend.asynchronous
+        inputs, y, weights = batch
         if self.accumulate == 1:
-            modes = [Mode(True, self.seed, self.steps, look=look)]
+            modes = [Mode(True, self.seed, step, look=seen)]
             evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
-            J, gradient = evaluation.J, net.backward(evaluation, self.gradient)
+            self.outputs = evaluation.outputs
+            J, gradient = evaluation.J, net.backward(evaluation, self.gradient, 1.0 if self.scaling is None else self.scaling.S)
         else:
             parts = range(min(self.accumulate, y.shape[0]))
-            modes = [Mode(True, self.seed, self.steps, k, look) for k in parts]
-            J, gradient = self._accumulated(inputs, y, weights, modes, labels)
-        square = squared_norm(gradient) if look or self.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
-        self.guard.look(J, square, inputs, y, weights, modes[0])
+            modes = [Mode(True, self.seed, step, k, seen) for k in parts]
+            with computing_in(net.compute_dtype):  # infinities of float16 may meet
+                J, gradient = self._accumulated(inputs, y, weights, modes, labels)
+        if self.scaling is not None:
+            self.scaling.unscale(gradient)
+        square = squared_norm(gradient) if seen or self.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
+        look(J, square, *batch, modes[0])
         if self.clip_norm is not None:
             clip_norm(gradient, square, self.clip_norm, gradient)
-        self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, self.lr, net.layout.decayed)
+        self.optimizer.update(self._trained, gradient, self.moments, step + 1, lr, net.layout.decayed)
         for mode in modes:
             mode.commit()
-        self.steps += 1
         return J
 
     @property
@@ -148,13 +183,13 @@ class Trainer:
             rows = slice(k * n // parts, (k + 1) * n // parts)
             w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
             evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
-            share = self.loss.total_weight(y[rows, ...], w)
+            share, self.outputs = self.loss.total_weight(y[rows, ...], w), evaluation.outputs
             J = J + evaluation.J * share
+            v = share / total if self.scaling is None else self.scaling.S * (share / total)
             if k == 0:
-                net.backward(evaluation, gradient, share)
+                net.backward(evaluation, gradient, v)
             else:
-                gradient[...] = gradient + net.backward(evaluation, self._micro, share)
-        gradient[...] = gradient / total
+                gradient[...] = gradient + net.backward(evaluation, self._micro, v)
         return J / total, gradient
 
     def fit(
@@ -180,7 +215,8 @@ class Trainer:
         augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
         array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
         function of (seed, epoch, number of the batch). Memmaps are shuffled in runs of neighbouring rows, which a disk
-        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment.
+        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment; on a GPU
+        it moves them there too, beside the steps.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
@@ -211,7 +247,9 @@ class Trainer:
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
                     counters = self.seed, self.epoch, self.position
-                    with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
+                    side = self.network.backend.side if read_ahead else None
+                    shuffled = batches(examples, batch_size, *counters, augment, self._place, read_ahead, side)
+                    with closing(shuffled):
                         self._epoch(shuffled, measured, held_out, evaluation_batch_size)
             finally:
                 for callback in self.callbacks:
@@ -229,11 +267,11 @@ class Trainer:
             if path is not None:
                 check_place(path)
 
-    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any, batch_size: int) -> None:
+    def _epoch(self, shuffled: Placing, measured: Any, held_out: Any, batch_size: int) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
-        for inputs, y, weights in shuffled:
-            J = self.step(inputs, y, weights)
+        for batch, labels in shuffled:
+            J = self._step(batch, labels)
             self.position += 1
             if self.guard.candidate is not None:
                 self.guard.look_back()

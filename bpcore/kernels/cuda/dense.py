@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cupy
+import numpy as np
 
 from bpcore.kernels import serves
 from bpcore.kernels.cuda.activations import relu_backward
@@ -22,6 +23,12 @@ def add_rows(u: Any, b: Any, relu: bool = False) -> None:
     """Adds b, (n,) or None, to each row of u, in place, and then takes the maximum with 0 where `relu`."""
     if b is not None or relu:
         each("sums", "add_rows", u.dtype.char, u.size, u.shape[-1], given(b), int(relu), u)
+
+
+@serves(lambda a, b: min(a.ndim, b.ndim) >= 2 and a.dtype.char == b.dtype.char and a.dtype.char in "efd")
+def matmul(a, b):
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return gemm(a, b, cupy.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype))
 
 
 def product(z: Any, W: Any) -> Any:

@@ -9,27 +9,92 @@ except ImportError as _error:
 
 import numpy as np
 
-from bpcore.kernels.fast import onednn, threads
+from bpcore.kernels.fast import memory, onednn, threads
+from bpcore.kernels.fast.activations import (
+    elu,
+    elu_backward,
+    gelu,
+    gelu_backward,
+    gelu_tanh,
+    gelu_tanh_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softplus,
+    softplus_backward,
+    tanh,
+    tanh_backward,
+)
 from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.kernels.fast.heads import attention, attention_backward
 from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
+from bpcore.kernels.fast.masks import dropout, keep_mask
+from bpcore.kernels.fast.rows import (
+    layer_norm,
+    layer_norm_backward,
+    log_softmax,
+    log_softmax_backward,
+    rms_norm,
+    rms_norm_backward,
+    softmax,
+    softmax_backward,
+)
+from bpcore.kernels.fast.scatter import scatter_add
 from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
+memory.keep()
 
 __all__ = [
     "adagrad",
     "adam",
+    "attention",
+    "attention_backward",
     "clip_norm",
     "cross_entropy",
     "cross_entropy_backward",
+    "dropout",
+    "elu",
+    "elu_backward",
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
+    "keep_mask",
+    "layer_norm",
+    "layer_norm_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "linear",
     "linear_backward",
     "linear_relu",
     "linear_relu_backward",
     "lion",
+    "log_softmax",
+    "log_softmax_backward",
+    "relu",
+    "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "rmsprop",
+    "scatter_add",
     "sgd",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "softplus",
+    "softplus_backward",
     "squared_norm",
+    "tanh",
+    "tanh_backward",
 ]
 
 

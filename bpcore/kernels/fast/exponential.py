@@ -30,7 +30,7 @@ def _cast(source: Any, target: Any, llvm_type: Any) -> Any:
     return cast
 
 
-_bits, _number = _cast(types.float32, types.int32, ir.IntType(32)), _cast(types.int32, types.float32, ir.FloatType())
+bits, number = _cast(types.float32, types.int32, ir.IntType(32)), _cast(types.int32, types.float32, ir.FloatType())
 
 
 @numba.njit(error_model="numpy", fastmath={"contract"})  # not "reassoc", nor the caller's: it would undo the rounding
@@ -45,9 +45,9 @@ def _exp32(x):
     p = p * r + C[4]
     p = p * r + C[5]
     p = p * r * r + r + np.float32(1)
-    n = _bits(shifted) - ROUND_BITS
+    n = bits(shifted) - ROUND_BITS
     half = n >> np.int32(1)  # 2ⁿ in two factors, either of them a normal number
-    u = p * _number((half + np.int32(127)) << np.int32(23)) * _number((n - half + np.int32(127)) << np.int32(23))
+    u = p * number((half + np.int32(127)) << np.int32(23)) * number((n - half + np.int32(127)) << np.int32(23))
     u = np.float32(0) if x < SMALLEST else u
     return np.float32(np.inf) if x > LARGEST else u
 

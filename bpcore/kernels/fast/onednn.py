@@ -139,6 +139,26 @@ def execute(numbers, a, b, out, bias):
     return _execute(numbers[0], numbers[1], n, numbers[2])
 
 
+@compiled
+def execute_at(numbers, a, b, out):
+    """Run a plan of three arguments, which lie at these addresses. Returns the library's status."""
+    _set(numbers[3], a)
+    _set(numbers[4], b)
+    _set(numbers[5], out)
+    return _execute(numbers[0], numbers[1], 3, numbers[2])
+
+
+Layout = tuple[tuple[int, ...], tuple[int, ...]]  # a shape, and its strides in numbers
+
+
+def batched_plan(a: Layout, b: Layout, out: Layout) -> Plan:
+    """a @ b, matrices in the last two axes, for `execute_at`."""
+    described = [description(*layout) for layout in (a, b, out)]
+    create = "dnnl_matmul_primitive_desc_create"
+    primitive = ctypes.c_void_p(made(create, engine(), *described[:2], None, described[2], None))
+    return Plan(primitive, dict(zip((SOURCE, WEIGHTS, RESULT), described, strict=True)))
+
+
 @functools.lru_cache(maxsize=1024)
 def matmul_plan(n: int, k: int, m: int, a_transposed: bool, b_transposed: bool, with_bias: bool) -> Plan:
     """(n, k) @ (k, m), plus a row of m where `with_bias`; a transposed operand lies in memory as (k, n), or (m, k)."""

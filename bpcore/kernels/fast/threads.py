@@ -60,7 +60,15 @@ def _share(typing_context, body, n, threads, args):
             function = context.declare_function(builder.module, result.fndesc)
             context.call_conv.call_function(builder, function, types.none, body_signature.args, [start, stop, *items])
 
-        items = cgutils.unpack_tuple(builder, packed, len(args.types))
+        def uncounted(of, item):
+            """An array without its count of references, which the threads would fight for: who calls `share` holds it."""
+            if not isinstance(of, types.Array):
+                return item
+            array = cgutils.create_struct_proxy(of)(context, builder, value=item)
+            array.meminfo = cgutils.get_null_value(array.meminfo.type)
+            return array._getvalue()
+
+        items = list(map(uncounted, args.types, cgutils.unpack_tuple(builder, packed, len(args.types))))
         if LIBRARY is None:
             call(builder, size(0), n, items)
             return context.get_dummy_value()

@@ -1,0 +1,157 @@
+"""What is made of the figures: ratios round by round, the table, and what must hold."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from engines import ENGINES
+
+Results = dict[str, Any]
+EAGER = {False: "torch", True: "torch-cuda"}  # by whether the engine runs on a GPU
+PEERS = {False: ("torch", "torch-compile", "jax"), True: ("torch-cuda", "torch-cuda-compile", "jax-cuda")}
+BARE = {"bpcore-plain": "gemms-plain", "bpcore": "gemms"}
+
+
+class Spread(NamedTuple):
+    """The median of rounds, and their range."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} {f'({self.low:.2f}-{self.high:.2f})':>14}"
+
+    def __format__(self, form: str) -> str:
+        return format(str(self), form)
+
+
+def ratio(times: list[float], reference: list[float]) -> Spread:
+    """Of each round's figure to that of the same round."""
+    ratios = [a / b for a, b in zip(times, reference, strict=True)]
+    return Spread(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def best(figures: dict[str, list[float]], among: tuple[str, ...]) -> str | None:
+    """The engine of the lowest median, None where none was measured."""
+    there = [name for name in among if figures.get(name)]
+    return min(there, key=lambda name: statistics.median(figures[name]), default=None)
+
+
+def against(figures: dict[str, list[float]], engine: str, among: tuple[str, ...]) -> Spread | None:
+    """The ratio to the best of those, None where one of the two was not measured."""
+    reference = best(figures, among)
+    return ratio(figures[engine], figures[reference]) if reference and figures.get(engine) else None
+
+
+class Limit(NamedTuple):
+    """At most `limit` of the best of `among`, in a measure of a cell."""
+
+    number: int
+    measure: str
+    cell: str
+    engine: str
+    among: tuple[str, ...]
+    limit: float
+
+
+CELLS = ("tiny", "small", "medium", "wide32", "large", "deep")
+LIMITS = [
+    *(Limit(1, "step", cell, "bpcore", PEERS[False], 0.9) for cell in ("tiny", "small", "deep")),
+    *(Limit(1, "step", cell, "bpcore", PEERS[False], 1.05) for cell in ("medium", "wide32", "large")),
+    *(
+        Limit(1, "step", cell, "bpcore-plain", ("torch",), limit)
+        for cell, limit in zip(CELLS, (0.4, 0.9, 1.5, 2.6, 1.5, 1.5), strict=True)
+    ),
+    Limit(2, "step", "large", "bpcore", ("gemms",), 1.1),
+    Limit(3, "step", "cnn", "bpcore", ("torch", "torch-cl"), 1.2),
+    Limit(3, "step", "transformer", "bpcore", ("torch",), 1.0),
+    *(Limit(4, "memory", cell, "bpcore", ("torch",), 1.0) for cell in (*CELLS, "transformer")),
+    Limit(4, "memory", "cnn", "bpcore", ("torch", "torch-cl"), 1.0),
+    *(Limit(6, "step", cell, "bpcore-cupy", ("torch-cuda",), 0.7) for cell in ("tiny", "small", "medium")),
+    Limit(6, "step", "gpu-large", "bpcore-cupy", ("torch-cuda",), 1.0),
+    *(
+        Limit(6, "step", cell, "bpcore-cupy-graph", ("torch-cuda-reduce-overhead",), 1.1)
+        for cell in ("tiny", "small", "medium", "gpu-large")
+    ),
+]
+FIT = 1.3  # of the bare steps and an evaluation
+LINEAR = 0.99  # R², more than
+
+
+def figures_of(results: Results, cell: str, measure: str) -> dict[str, list[float]]:
+    """Engine to its rounds' figures."""
+    return {engine: found[measure] for engine, found in results["cells"].get(cell, {}).items() if found.get(measure)}
+
+
+def verdicts(results: Results) -> list[tuple[bool | None, str]]:
+    """(whether it holds, a line) of each thing that must hold, in order; None where it was not measured."""
+    found: list[tuple[bool | None, str]] = []
+
+    def note(what: str, got: Any, holds: Any) -> None:
+        found.append(
+            (None, what) if got is None else (bool(holds), f"{what}: {got:.4f}" if isinstance(got, float) else f"{what}: {got}")
+        )
+
+    for number, measure, cell, engine, among, limit in LIMITS:
+        rounds = figures_of(results, cell, measure)
+        got = against(rounds, engine, among)
+        reference = best(rounds, among) or " or ".join(among)
+        note(f"{number}. {measure}, {cell}: {engine} at most {limit} of {reference}", got, got and got.median <= limit)
+    for panel in ("batch", "width squared", "depth"):
+        r2 = results.get("linear", {}).get(panel, {}).get("r2")
+        note(f"4. a step's time against {panel} fits a line, R² above {LINEAR}", r2, r2 and r2 > LINEAR)
+    epoch = results.get("epoch", {}).get("bpcore")
+    got = ratio(epoch["fit"], epoch["bare"]) if epoch else None
+    note(f"5. an epoch of fit, tiny: at most {FIT} of its bare steps and an evaluation", got, got and got.median <= FIT)
+    return sorted(found, key=lambda one: one[1][:2])
+
+
+def cell_lines(cell: str, found: dict[str, Any]) -> Iterator[str]:
+    """A row for each engine."""
+    for engine, its in found.items():
+        line = f"{cell:11} {engine:26}"
+        gpu = ENGINES[engine].gpu
+        for measure in ("step", "inference"):
+            rounds = {name: other[measure] for name, other in found.items()}
+            line += f" {statistics.median(rounds[engine]) * 1e3:9.3f} {against(rounds, engine, (EAGER[gpu],)) or '':>19}"
+            if measure == "step":
+                bare = against(rounds, engine, (BARE[engine],)) if engine in BARE else None
+                line += f" {against(rounds, engine, PEERS[gpu]) or '':>19} {f'{bare.median:.2f}' if bare else '':>6}"
+        memory = f"{its['memory'][0]:.0f}" if its["memory"] else ""
+        yield f"{line} {memory:>7} {its['first']:7.2f}"
+
+
+def table(results: Results) -> Iterator[str]:
+    """All that was measured, line by line."""
+    if results["cells"]:
+        step, evaluation = "a training step", "an evaluation"
+        yield f"{'':38} {step:^56} {evaluation:^29} {'peak':>7} {'first':>7}"
+        step, evaluation = f"{'ms':>9} {'/torch':>19} {'/best peer':>19} {'/GEMMs':>6}", f"{'ms':>9} {'/torch':>19}"
+        yield f"{'cell':11} {'engine':26} {step} {evaluation} {'MB':>7} {'step, s':>7}"
+    for cell, found in results["cells"].items():
+        yield from cell_lines(cell, found)
+        for gpu, peers in PEERS.items():
+            name = best(figures_of(results, cell, "step"), peers)
+            if name:
+                yield f"{cell:11} the best peer on a {'GPU' if gpu else 'CPU'} is {name}"
+    for engine, rounds in results.get("accuracy", {}).items():
+        reached = [one for one in rounds if one["epochs"] is not None]
+        middle = {name: statistics.median(one[name] for one in reached) if reached else math.nan for name in ("seconds", "first")}
+        epochs = ", ".join(str(one["epochs"] or "never") for one in rounds)
+        what = f"{rounds[0]['accuracy']:.1%} of {rounds[0]['data']}"
+        seconds = f"{middle['seconds']:7.2f} s, {middle['first']:.2f} s of it to the first step"
+        yield f"{what:15} {engine:26} {seconds}; epochs by seed: {epochs}"
+    for engine, its in results.get("epoch", {}).items():
+        ms = statistics.median(its["fit"]) * 1e3
+        yield f"an epoch of fit {engine:26} {ms:7.2f} ms, of its bare steps and an evaluation {ratio(its['fit'], its['bare'])}"
+    for name, its in results.get("import", {}).items():
+        share = f", of torch's {ratio(its, results['import']['torch'])}" if "torch" in results["import"] else ""
+        yield f"{'import':15} {name:26} {statistics.median(its) * 1e3:7.0f} ms{share}"
+    for name, size in results.get("install", {}).items():
+        yield f"{'installed size':15} {name:26} {size / 1e6:7.1f} MB with all it needs"
+    for panel, fit in results.get("linear", {}).items():
+        yield f"{'linear cost':15} {'against ' + panel:26} {fit['r2']:7.4f} R² of a line through {len(fit['x'])} points"

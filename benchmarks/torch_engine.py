@@ -1,0 +1,170 @@
+"""PyTorch: eager, compiled, on a GPU."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from cells import BLOCKS, CHARACTERS, HEADS, TOKENS, Cell, D, Theta
+from engines import GPU_BLOCK, Engine, Unable
+
+
+def mlp(cell: Cell) -> Any:
+    """Layers by bpcore's indices."""
+    from torch import nn
+
+    parts = [part for n, m in pairwise(cell.sizes) for part in (nn.Linear(n, m), nn.ReLU())]
+    return nn.Sequential(*parts[:-1])
+
+
+def cnn(cell: Cell) -> Any:
+    """Layers by bpcore's indices, on (n, channels, height, width)."""
+    from torch import nn
+
+    def convolution(c_in: int, c_out: int, kernel: int, **options: Any) -> Any:
+        return nn.Conv2d(c_in, c_out, kernel, bias=False, **options), nn.BatchNorm2d(c_out), nn.ReLU()
+
+    first, second = convolution(1, 24, 5, stride=2, padding=2), convolution(24, 48, 3)
+    last = nn.Flatten(), nn.Dropout(cell.dropout), nn.Linear(96 * 4 * 4, 10)
+    return nn.Sequential(*first, *second, nn.MaxPool2d(2), *convolution(48, 96, 3), *last)
+
+
+def transformer(cell: Cell) -> Any:
+    """Layers by bpcore's indices; the last shares the first's weight."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(TOKENS, D))
+
+        def forward(self, z: Any) -> Any:
+            return z + self.weight[: z.shape[1]]
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+
+        def forward(self, z: Any) -> Any:
+            n, tokens, _ = z.shape
+            q, k, v = self.qkv(z).view(n, tokens, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.out(mixed.transpose(1, 2).reshape(n, tokens, D))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention = nn.LayerNorm(D), Attention()
+            self.feed = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
+
+        def forward(self, z: Any) -> Any:
+            z = z + self.attention(self.norm(z))
+            return z + self.feed(z)
+
+    class Unembed(nn.Module):
+        def __init__(self, embedding: Any) -> None:
+            super().__init__()
+            self.embedding = embedding
+
+        def forward(self, z: Any) -> Any:
+            return z @ self.embedding.weight.T
+
+    embedding = nn.Embedding(CHARACTERS, D)
+    blocks = (Block() for _ in range(BLOCKS))
+    return nn.Sequential(embedding, Positions(), *blocks, nn.LayerNorm(D), Unembed(embedding))
+
+
+NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
+
+
+def load(model: Any, theta: Theta) -> None:
+    """Copy θ into the model: each parameter of both once."""
+    import torch
+
+    named, modules = dict(model.named_parameters()), dict(model.named_modules())
+    for path, value in theta.items():
+        head, _, last = path.replace(".body", "").rpartition(".")
+        if head.endswith("attention"):
+            head += ".out" if last.endswith("_o") else ".qkv"
+        module, x = modules[head], torch.from_numpy(value)
+        if isinstance(module, torch.nn.Conv2d):
+            x = x.permute(3, 2, 0, 1)
+        elif isinstance(module, torch.nn.Linear) and x.ndim > 1:
+            if any(isinstance(part, torch.nn.Flatten) for part in model):
+                x = x.view(4, 4, 96, -1).permute(2, 0, 1, 3).flatten(0, 2)  # channels come first here
+            x = x.T
+        with torch.no_grad():
+            named.pop(f"{head}.{NAMES[last.removesuffix('_o')]}").copy_(x)
+    if named:
+        raise ValueError(f"θ says nothing of {', '.join(named)}")
+
+
+def build(
+    cell: Cell,
+    theta: Theta,
+    device: str = "cpu",
+    mode: str | None = None,
+    channels_last: bool = False,
+    schedule: Any = None,
+) -> Engine:
+    """A model with its fused optimiser; mode: torch.compile's, None for eager; schedule: step -> factor on lr."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unable("PyTorch finds no CUDA GPU")
+    model = {"mlp": mlp, "cnn": cnn, "transformer": transformer}[cell.kind](cell)
+    load(model, theta)
+    model.to(device, memory_format=torch.channels_last) if channels_last else model.to(device)
+
+    def loss_of(X: Any, y: Any) -> Any:
+        return F.cross_entropy(model(X).flatten(0, -2), y.flatten())
+
+    objective = loss_of if mode is None else torch.compile(loss_of, mode=mode, dynamic=False)
+    forward = model if mode is None else torch.compile(model, mode=mode, dynamic=False)
+    if cell.decay:  # of matrices, and neither of biases nor of γ, as in bpcore
+        matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) is many] for many in (True, False))
+        groups = [{"params": matrices, "weight_decay": cell.decay}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer: Any = torch.optim.AdamW(groups, cell.lr, fused=True)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), cell.lr, fused=True)
+    taken = 0
+
+    def step(X: Any, y: Any) -> Any:
+        nonlocal taken
+        if schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = cell.lr * schedule(taken)
+            taken += 1
+        optimizer.zero_grad()
+        J = objective(X, y)
+        J.backward()
+        if cell.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), cell.clip)
+        optimizer.step()
+        return J
+
+    @torch.no_grad()
+    def predict(X: Any) -> Any:
+        return forward(X)
+
+    def place(x: Any) -> Any:
+        x = torch.from_numpy(x)
+        if x.ndim == 4:  # (n, h, w, 1): either way the numbers lie as they lay
+            x = x.permute(0, 3, 1, 2) if channels_last else x.reshape(len(x), 1, *x.shape[1:3])
+        return x if device == "cpu" else x.to(device)
+
+    wait = (lambda result: torch.cuda.synchronize()) if device == "cuda" else (lambda result: None)
+    host = lambda x: x.detach().cpu().numpy()  # noqa: E731
+    return Engine(step, predict, place, wait, host, model.train, GPU_BLOCK if device == "cuda" else 1)
+
+
+def set_precision(tf32: bool) -> None:
+    """Whether float32 products may round to TF32 on a GPU: cuDNN's may by default."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

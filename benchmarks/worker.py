@@ -1,0 +1,140 @@
+"""A process with one engine in one cell: it measures what each line of JSON on its input asks for, and answers in one line.
+
+python worker.py ENGINE CELL THREADS TF32
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cells import CELLS, Cell, theta
+from engines import ENGINES, Engine, Unable, build
+
+LEAST = 3  # figures in a round
+EPOCHS = 30  # at most, to an accuracy
+
+
+def timed(call: Callable[..., Any], engine: Engine, ring: Any, seconds: float) -> float:
+    """The median time of a call over about `seconds`; ring: its arguments, in turn. A device is waited for once a block."""
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < LEAST:
+        arguments = list(itertools.islice(ring, engine.block))
+        start = time.perf_counter()
+        for one in arguments:
+            result = call(*one)
+        engine.wait(result)
+        times.append((time.perf_counter() - start) / engine.block)
+    return statistics.median(times)
+
+
+def peak_memory() -> float | None:
+    """The most memory this process had, MB, on Linux. Not getrusage's, which a process inherits from its parent."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def examples() -> tuple[str, float, tuple[Any, Any], tuple[Any, Any]]:
+    """(cell, accuracy to reach, train, test): MNIST where BPCORE_DATA names a folder, else scikit-learn's digits."""
+    import bpcore as bp
+
+    if os.environ.get("BPCORE_DATA"):
+        train, test = bp.datasets.mnist()
+        return "small", 0.975, (train[0].reshape(-1, 784), train[1]), (test[0].reshape(-1, 784), test[1])
+    X, y = bp.datasets.bundled("digits")
+    order = np.random.default_rng(0).permutation(len(X))
+    X, y = X[order] / 16, y[order]
+    return "tiny", 0.96, (X[:1347], y[:1347]), (X[1347:], y[1347:])
+
+
+def to_accuracy(name: str, seed: int) -> dict[str, Any]:
+    """Epochs, and seconds with building, compiling and evaluating, until the test accuracy is reached; θ and order by seed."""
+    cell_name, threshold, (X, y), (X_test, y_test) = examples()
+    cell = CELLS[cell_name]
+    drawn = theta(cell, seed)
+    started = time.perf_counter()
+    engine = build(name, cell, drawn)
+    first, curve = None, []
+    while len(curve) < EPOCHS and (not curve or curve[-1] < threshold):
+        order = np.random.default_rng([seed, len(curve)]).permutation(len(X))
+        engine.training(True)
+        for i in range(0, len(X) - cell.batch + 1, cell.batch):
+            rows = order[i : i + cell.batch]
+            J = engine.step(engine.place(X[rows]), engine.place(y[rows]))
+            if first is None:
+                engine.wait(J)
+                first = time.perf_counter() - started
+        engine.training(False)
+        t = engine.host(engine.predict(engine.place(X_test)))
+        curve.append(float((t.argmax(1) == y_test).mean()))
+    reached = curve[-1] >= threshold
+    found = {"data": "mnist" if X.shape[1] == 784 else "digits", "accuracy": threshold, "first": first, "curve": curve}
+    return found | {"epochs": len(curve) if reached else None, "seconds": time.perf_counter() - started if reached else None}
+
+
+class Worker:
+    """An engine at work in a cell."""
+
+    def __init__(self, name: str, cell: Cell):
+        self.name, self.cell = name, cell
+        started = time.perf_counter()
+        self.engine = build(name, cell, theta(cell))
+        self.ring = self.engine.ring(cell)
+        self.engine.wait(self.engine.step(*next(self.ring)))
+        self.first = time.perf_counter() - started
+        if ENGINES[name].environment.get("BPCORE_KERNELS") == "plain" and "bpcore.kernels.fast" in sys.modules:
+            raise RuntimeError(f"{name} ran the compiled kernels: BPCORE_KERNELS=plain was not heeded")
+
+    def answer(self, measure: str, seconds: float = 0.0, seed: int = 0) -> Any:
+        """What was asked for."""
+        if measure == "step":
+            self.engine.training(True)
+            return timed(self.engine.step, self.engine, self.ring, seconds)
+        if measure == "inference":
+            self.engine.training(False)
+            return timed(self.engine.predict, self.engine, ((X,) for X, _ in self.ring), seconds)
+        if measure == "memory":
+            return peak_memory()
+        return import_module("fit_epoch").measured(self.cell)
+
+
+def main() -> None:
+    name, cell, threads, tf32 = sys.argv[1:]
+    if hasattr(os, "sched_setaffinity"):  # what an engine's own setting of threads does not reach
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
+    answers = os.fdopen(os.dup(1), "w")  # whatever a library prints goes elsewhere
+
+    def say(answer: Any) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    module = import_module(ENGINES[name].build.split(":")[0])
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            import_module(ENGINES[name].library)  # an import has a figure of its own
+            if ENGINES[name].gpu and hasattr(module, "set_precision"):
+                module.set_precision(tf32 == "on")
+            if cell == "accuracy":
+                say({})
+                say(to_accuracy(name, json.loads(sys.stdin.readline())["seed"]))
+                return
+            worker = Worker(name, CELLS[cell])
+            say({"first": worker.first})
+            for line in sys.stdin:
+                say(worker.answer(**json.loads(line)))
+        except (ImportError, Unable) as error:
+            say({"skipped": str(error)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Dropout: its mask by Philox4x64-10 in all threads, with the bits of NumPy's generator, and its arithmetic."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from bpcore.kernels import serves
+from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.threads import LEAST, compiled, share, team
+
+MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
+STEPS_OF_KEY = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
+LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+COST = 8  # a number of a mask is worth that many of a plain pass
+
+
+@intrinsic
+def _multiply_high(typing_context, a, b):
+    """The upper 64 bits of the product of two 64-bit words."""
+
+    def generate(context, builder, signature, values):
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(value, wide) for value in values))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+_high: Any = _multiply_high
+
+
+@compiled
+def _blocks(start, stop, seed, step, micro, use, bound, kept):
+    for block in range(start, stop):
+        a, b, c, d = np.uint64(block + 1), step, micro, use  # NumPy counts before it draws
+        key, other = seed, np.uint64(0)
+        for _ in range(10):
+            high, low = _high(MULTIPLIERS[0], a), MULTIPLIERS[0] * a
+            other_high, other_low = _high(MULTIPLIERS[1], c), MULTIPLIERS[1] * c
+            a, b, c, d = other_high ^ b ^ key, other_low, high ^ d ^ other, low
+            key, other = key + STEPS_OF_KEY[0], other + STEPS_OF_KEY[1]
+        at = 8 * block
+        for word in (a, b, c, d):
+            for half in (word & LOW, word >> HALF):
+                if at < kept.shape[0]:
+                    kept[at] = half >= bound
+                at += 1
+
+
+@compiled
+def _keep_mask(seed, step, micro, use, bound, kept, threads):
+    share(_blocks, (kept.shape[0] + 7) // 8, threads, (seed, step, micro, use, bound, kept))
+
+
+@serves(lambda like, p, key: like.size > 0)
+def keep_mask(like, p, key):
+    kept = np.empty(prod(like.shape), np.bool_)
+    threads = 0 if like.itemsize == 4 and COST * kept.size >= LEAST else 1  # as in `team`
+    _keep_mask(*map(np.uint64, key), np.uint64(min(round(p * 2**32), 2**32 - 1)), kept, threads)
+    return kept.reshape(like.shape)
+
+
+@compiled
+def _drop(start, stop, z, keep, factor, u):
+    z, keep, u = z[start:stop], keep[start:stop], u[start:stop]
+    for i in range(u.shape[0]):
+        u[i] = z[i] * (factor if keep[i] else z.dtype.type(0))
+
+
+@compiled
+def _dropout(z, keep, factor, u):
+    share(_drop, u.shape[0], team(u, u.size), (z, keep, factor, u))
+
+
+@serves(lambda z, keep, p: dense(z) and keep.shape == z.shape and keep.flags.carray)
+def dropout(z, keep, p):
+    u = np.empty_like(z)
+    _dropout(z.reshape(-1), keep.reshape(-1), z.dtype.type(1 / (1 - p)), u.reshape(-1))
+    return u

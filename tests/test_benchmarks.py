@@ -1,0 +1,183 @@
+"""The benchmark runs, its engines do the same job, and its arithmetic is right. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bpcore as bp
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import cells  # noqa: E402
+import engines  # noqa: E402
+import figures  # noqa: E402
+import library  # noqa: E402
+import linear_cost  # noqa: E402
+
+TWO = ("--quick", "--measures", "cells", "--engines", "mygrad", "gemms-plain")
+
+
+def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0) -> tuple[str, str]:
+    """What the command prints, and complains of; path: where it looks for modules first."""
+    command = [sys.executable, str(BENCHMARKS / "run.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def test_the_command(tmp_path):
+    """A smoke run: a row for each engine, JSON with each round's figures, and the same table from the file."""
+    path = tmp_path / "quick.json"
+    chosen = ["--quick", "--measures", "cells", "epoch", "--engines", "gemms-plain", "bpcore-plain", "--json", str(path)]
+    printed, _ = run(*chosen)
+    results = json.loads(path.read_text())
+    assert {"machine", "settings", "skipped", "cells", "epoch"} == set(results)
+    assert {"cpu", "gpu", "python", "versions", "date"} <= set(results["machine"])
+    its = results["cells"]["tiny"]["bpcore-plain"]
+    assert len(its["step"]) == len(its["inference"]) == results["settings"]["rounds"] == 2
+    assert all(seconds > 0 for seconds in (*its["step"], *its["inference"], its["first"]))
+    assert len(results["epoch"]["bpcore-plain"]["fit"]) == 2
+    (row,) = (line for line in printed.splitlines() if line.startswith("tiny") and " bpcore-plain " in line)
+    assert f"{1e3 * np.median(its['step']):.3f}" in row.split()
+    assert f"{figures.ratio(its['step'], results['cells']['tiny']['gemms-plain']['step']).median:.2f}" in row.split()
+    assert row in run("--show", str(path))[0]
+    checked, _ = run("--show", str(path), "--check", code=1)  # a check of nothing does not pass
+    assert "not measured 1. step, tiny: bpcore at most 0.9" in checked
+
+
+def test_an_engine_that_is_not_there_is_left_out_with_the_reason(tmp_path):
+    (tmp_path / "mygrad.py").write_text("raise ImportError('MyGrad is not here')")
+    printed, _ = run(*TWO, path=tmp_path)
+    assert "left out of tiny: mygrad: MyGrad is not here" in printed
+    assert "tiny        gemms-plain" in printed
+
+
+def test_an_engine_that_fails_is_left_out_and_fails_the_run(tmp_path):
+    (tmp_path / "mygrad.py").write_text("raise ZeroDivisionError('a fault')")
+    printed, complaints = run(*TWO, path=tmp_path, code=1)
+    assert "left out of tiny: mygrad: its process ended with status 1" in printed
+    assert "ZeroDivisionError: a fault" in complaints
+    assert "tiny        gemms-plain" in printed
+
+
+def test_ratios_are_of_the_same_round():
+    assert figures.ratio([1.0, 2.0, 9.0], [2.0, 2.0, 3.0]) == (1.0, 0.5, 3.0)
+    rounds = {"torch": [2.0, 2.0, 8.0], "jax": [1.0, 4.0, 4.0], "bpcore": [1.0, 1.0, 1.0], "gemms": []}
+    assert figures.best(rounds, ("torch", "jax", "torch-compile")) == "torch"
+    assert figures.best(rounds, ("gemms",)) is None
+    assert figures.against(rounds, "bpcore", ("torch", "jax")) == (0.5, 0.125, 0.5)
+    assert figures.against(rounds, "gemms", ("torch",)) is None
+
+
+def results(bpcore: float, fit: float, r2: float, memory: float) -> dict:
+    """Figures of one cell, PyTorch's being 1."""
+    step = {"bpcore": [bpcore] * 3, "torch": [1.0] * 3, "jax": [2.0] * 3}
+    found = {name: {"step": its, "memory": [memory if name == "bpcore" else 1.0]} for name, its in step.items()}
+    return {
+        "cells": {"tiny": found},
+        "epoch": {"bpcore": {"fit": [fit] * 3, "bare": [1.0] * 3}},
+        "linear": {"batch": {"r2": r2}},
+    }
+
+
+@pytest.mark.parametrize(("got", "holds"), [((0.9, 1.3, 0.991, 1.0), True), ((0.91, 1.31, 0.99, 1.01), False)])
+def test_what_must_hold(got, holds):
+    """At the limit, and beyond it; what was not measured is neither."""
+    measured = {line: verdict for verdict, line in figures.verdicts(results(*got)) if verdict is not None}
+    assert [line[:2] for line in measured] == ["1.", "4.", "4.", "5."]
+    assert set(measured.values()) == {holds}
+
+
+def test_r2_of_a_line():
+    fit = linear_cost.line([1, 2, 3, 4], [3, 5, 7, 9])
+    np.testing.assert_allclose([fit["slope"], fit["intercept"], fit["r2"]], [2, 1, 1])
+    x, y = np.arange(6.0), np.array([0.0, 3.0, 1.0, 5.0, 4.0, 9.0])
+    assert linear_cost.line(x, y)["r2"] == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2)
+    assert all(len(points) >= 6 for points in linear_cost.PANELS.values())
+
+
+@pytest.mark.parametrize("name", ["small", "deep", "cnn", "transformer"])
+def test_gemms_are_those_of_the_step(name):
+    """They are nearly all of the operations that bpcore counts forward, and it needs twice as many backward."""
+    cell = replace(cells.CELLS[name], batch=2)
+    counted = bp.cost(engines.bpcore_module(cell), next(cells.batches(cell))[0])
+    products = cells.products(cell)
+    assert 0.9 < 2 * sum(p.stack * p.n * p.k * p.m for p in products) / counted.forward < 1
+    assert [p.need_left for p in products] == [name == "transformer", *[True] * (len(products) - 1)]  # embeddings have θ before
+
+
+def test_bare_gemms_compute_products():
+    cell = replace(cells.CELLS["small"], batch=2)
+    engine = engines.bare_gemms(cell, {}, plain=True)
+    first = engine.predict(None).copy()
+    engine.step(None, None)
+    assert np.all(first)
+    np.testing.assert_array_equal(engine.predict(None), first)  # a step writes no operand of the forward pass
+
+
+def test_sizes_on_disk():
+    """NumPy alone, and what needs it."""
+    alone = sum(map(library.size, library.closure("numpy")))
+    assert 1e7 < alone < sum(map(library.size, library.closure("safetensors[numpy]"))) < 1e9
+    with pytest.raises(library.PackageNotFoundError, match="no extra nonsense"):
+        list(library.closure("numpy[nonsense]"))
+
+
+KINDS = {
+    "mlp": cells.CELLS["tiny"],
+    "cnn": replace(cells.CELLS["cnn"], batch=8, dropout=0.0),  # masks differ
+    "transformer": replace(cells.CELLS["transformer"], batch=2),
+}
+STEPS = """
+import contextlib, json, sys
+import test_benchmarks as test
+with contextlib.redirect_stdout(sys.stderr):
+    found = test.losses(sys.argv[1], sys.argv[2])
+print(json.dumps(found))
+"""
+
+
+def losses(name: str, kind: str) -> list[float]:
+    """J of some steps, and the mean of what the network then answers."""
+    cell = KINDS[kind]
+    engine = engines.build(name, cell, cells.theta(cell))
+    ring = [(engine.place(X), engine.place(labels[0])) for X, labels in islice(cells.batches(cell), 4)]
+    found = [float(engine.host(engine.step(X, y))) for _ in range(4) for X, y in ring]
+    engine.training(False)
+    return [*found, float(np.square(engine.host(engine.predict(ring[0][0]))).mean())]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("torch", kind) for kind in KINDS),
+        *(("jax", kind) for kind in KINDS),
+        ("torch-cl", "cnn"),
+        *((name, "mlp") for name in ("mygrad", "sklearn", "thinc")),
+    ],
+)
+def test_engines_do_the_same_job(name, kind):
+    """From one θ, on the same batches, they have the losses that bpcore has, and they fall."""
+    root = engines.ENGINES[name].library.partition(".")[0]
+    if find_spec(root) is None:
+        pytest.skip(f"{root} is not installed")
+    environment = os.environ | engines.ENGINES[name].environment | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", STEPS, name, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    got, expected = json.loads(done.stdout), losses("bpcore-plain", kind)
+    probabilities = name in ("sklearn", "thinc")  # they have no logits
+    np.testing.assert_allclose(got[: -1 if probabilities else None], expected[: -1 if probabilities else None], rtol=2e-3)
+    assert sum(got[12:16]) < sum(got[:4])
