@@ -94,6 +94,23 @@ static unsigned count(unsigned from, unsigned to, State state)
     return n;
 }
 
+// Run a warp as far as it comes, while the others stand still; whether it came anywhere.
+static bool run_warp(unsigned from, unsigned to, unsigned turn)
+{
+    bool ran = false;
+    for (;;) {
+        const unsigned ready = count(from, to, READY), waiting = count(from, to, AT_SHUFFLE);
+        for (unsigned k = 0; ready && k < to - from; k++) {
+            unsigned i = from + ((turn % 2 ? to - from - 1 - k : k) + turn) % (to - from);
+            if (fibers[i]->state == READY) resume(i), ran = true;
+        }
+        if (ready) continue;
+        if (waiting == 32) release(from, to, AT_SHUFFLE);
+        else if (waiting) return failure = "a warp shuffle that not all 32 threads of the warp come to", false;
+        else return ran;
+    }
+}
+
 static bool run_block(unsigned turn)
 {
     if (__start_shared_variables) memset(__start_shared_variables, 0xff, __stop_shared_variables - __start_shared_variables);
@@ -102,22 +119,16 @@ static bool run_block(unsigned turn)
         fibers[i]->state = READY;
         fibers[i]->shuffles = 0;
     }
+    const unsigned warps = (threads + 31) / 32;
     for (;; turn++) {
         bool ran = false;
-        for (unsigned k = 0; k < threads; k++) {  // forwards, then backwards, and from another start each time
-            unsigned i = (turn % 2 ? threads - 1 - k : k);
-            i = (i + turn * 37) % threads;
-            if (fibers[i]->state == READY) resume(i), ran = true;
+        for (unsigned k = 0; k < warps; k++) {  // forwards, then backwards, and from another start each time
+            unsigned w = ((turn % 2 ? warps - 1 - k : k) + turn * 37) % warps;
+            ran |= run_warp(32 * w, min(threads, 32 * w + 32), turn);
+            if (failure) return false;
         }
-        for (unsigned w = 0; w < threads; w += 32) {
-            unsigned to = min(threads, w + 32), waiting = count(w, to, AT_SHUFFLE);
-            if (waiting == 32) release(w, to, AT_SHUFFLE), ran = true;
-            else if (waiting && waiting + count(w, to, READY) != to - w && !count(w, to, AT_BARRIER))
-                return failure = "a warp shuffle that not all 32 threads of the warp come to", false;
-        }
-        unsigned done = count(0, threads, DONE), waiting = count(0, threads, AT_BARRIER);
-        if (done == threads) return true;
-        if (waiting == threads) release(0, threads, AT_BARRIER), ran = true;
+        if (count(0, threads, DONE) == threads) return true;
+        if (count(0, threads, AT_BARRIER) == threads) release(0, threads, AT_BARRIER), ran = true;
         if (!ran) return failure = "a barrier or shuffle that not all threads of the block come to", false;
     }
 }

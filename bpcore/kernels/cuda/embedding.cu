@@ -38,7 +38,6 @@ extern "C" __global__ void scatter(Int rows, Int d, Int n, Int share, const T *v
         __syncthreads();
         if (j < d)
             for (int k = 0; k < count; k++) sums[row_of[k]][thread] += A(v[(start + listed[k]) * d + j]);
-        __syncthreads();  // the list has been read
     }
     for (int r = 0; r < share && from + r < n; r++)
         if (j < d) out[(from + r) * d + j] = T(sums[r][thread]);
