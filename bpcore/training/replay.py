@@ -18,6 +18,7 @@ from bpcore.functional.primitive import SETTING
 from bpcore.module import Array, Mode
 from bpcore.optimizers import Optimizer
 from bpcore.training.data import Batch
+from bpcore.training.step import take_step
 
 if TYPE_CHECKING:
     from bpcore.training.trainer import Trainer
@@ -80,7 +81,7 @@ class Recording:
             trainer.loss.check_labels(labels, self.outputs)
         for here, x in zip(flat(self.batch), flat(batch), strict=True):
             here[...] = x
-        whole = lambda: trainer.arithmetic(self.batch, labels, number, lr, lambda *_: None)  # noqa: E731  a name for a thunk
+        whole = lambda: take_step(trainer, self.batch, labels, number, lr, lambda *_: None)  # noqa: E731  a name for a thunk
         if self.J is None and not self.graph.settled and self.runs < RUNS:
             self.runs += 1
             return self.copied(self.graph.run(whole))

@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from bpcore.backend import computing_in, host_data
+from bpcore.backend import host_data
 from bpcore.checkpoint import check_place
-from bpcore.functional.losses import total as total_of
-from bpcore.functional.updates import clip_norm, squared_norm
 from bpcore.layout import check_seed
-from bpcore.module import Array, Mode
+from bpcore.module import Array
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer, at_least
 from bpcore.schedules import Constant, Schedule, monitored, whole
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Batch, check_lengths, data
+from bpcore.training.data import Batch, data
 from bpcore.training.evaluation import check_data, evaluate
 from bpcore.training.guard import Guard
 from bpcore.training.history import History
@@ -31,6 +29,7 @@ from bpcore.training.metrics import Metric, metric
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
+from bpcore.training.step import take_step
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 
@@ -95,10 +94,10 @@ class Trainer:
     def _bind(self) -> None:
         net = self.network
         self._theta = net.theta
-        self._trained = net.theta[: net.n_parameters]
+        self.trained = net.theta[: net.n_parameters]
         self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
-        self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
-        self.moments = self.optimizer.start(self._trained)
+        self.micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
+        self.moments = self.optimizer.start(self.trained)
         self.scaling = Scaling(net.backend) if net.compute_dtype == "float16" else None
         self.vectors = {"theta": net.theta, **self.moments}  # all that a step writes
         if self.scaling is not None:
@@ -128,38 +127,10 @@ class Trainer:
         """One step on a batch that is on the device."""
         J = None if self._replay is None else self._replay.step(batch, labels)
         if J is None:
-            J = self.arithmetic(batch, labels, self.steps, self.lr, self.guard.look)
+            J = take_step(self, batch, labels, self.steps, self.lr, self.guard.look)
         self.steps += 1
         if self._replay is not None:
             self._replay.tell()
-        return J
-
-    def arithmetic(self, batch: Batch, labels: Any, step: Any, lr: Any, look: Callable[..., None]) -> Array:
-        """A step on arrays already here: J and ∇J, look(J, ‖∇J‖², *batch, mode), clip, update. Returns J.
-
-        step, lr: numbers, or scalars on the device, int64 and float64. labels: y on the host, None where it is not there.
-        """
-        net, seen = self.network, not self.network.backend.asynchronous
-        inputs, y, weights = batch
-        if self.accumulate == 1:
-            modes = [Mode(True, self.seed, step, look=seen)]
-            evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
-            self.outputs = evaluation.outputs
-            J, gradient = evaluation.J, net.backward(evaluation, self.gradient, 1.0 if self.scaling is None else self.scaling.S)
-        else:
-            parts = range(min(self.accumulate, y.shape[0]))
-            modes = [Mode(True, self.seed, step, k, seen) for k in parts]
-            with computing_in(net.compute_dtype):  # infinities of float16 may meet
-                J, gradient = self._accumulated(inputs, y, weights, modes, labels)
-        if self.scaling is not None:
-            self.scaling.unscale(gradient)
-        square = squared_norm(gradient) if seen or self.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
-        look(J, square, *batch, modes[0])
-        if self.clip_norm is not None:
-            clip_norm(gradient, square, self.clip_norm, gradient)
-        self.optimizer.update(self._trained, gradient, self.moments, step + 1, lr, net.layout.decayed)
-        for mode in modes:
-            mode.commit()
         return J
 
     @property
@@ -169,28 +140,6 @@ class Trainer:
         if not math.isfinite(lr):
             raise ValueError(f"the schedule gave a learning rate of {lr} at step {self.steps}; it must be finite")
         return lr
-
-    def _accumulated(
-        self, inputs: tuple[Array, ...], y: Array, weights: Array | None, modes: list[Mode], labels: Any
-    ) -> tuple[Array, Array]:
-        """J and ∇J of a batch in micro-batches, put together by their Σ w."""
-        net, n, parts = self.network, check_lengths("a batch", inputs, y, weights), len(modes)
-        if n == 0:
-            raise ValueError("a batch is empty: X has 0 rows; give at least one example")
-        total = self.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
-        J, gradient = 0.0, self.gradient
-        for k, mode in enumerate(modes):
-            rows = slice(k * n // parts, (k + 1) * n // parts)
-            w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
-            evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
-            share, self.outputs = self.loss.total_weight(y[rows, ...], w), evaluation.outputs
-            J = J + evaluation.J * share
-            v = share / total if self.scaling is None else self.scaling.S * (share / total)
-            if k == 0:
-                net.backward(evaluation, gradient, v)
-            else:
-                gradient[...] = gradient + net.backward(evaluation, self._micro, v)
-        return J / total, gradient
 
     def fit(
         self,
