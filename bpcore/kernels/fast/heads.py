@@ -33,6 +33,7 @@ class Plans(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def plans(n: int, heads: int, tokens: int, d: int) -> Plans:
+    """For queries, keys and values packed as they come, one for each shape."""
     features, square = (n, heads, tokens, d), ((n, heads, tokens, tokens), (heads * tokens**2, tokens**2, tokens, 1))
     packed, joined = ((features, (tokens * parts * heads * d, d, parts * heads * d, 1)) for parts in (3, 1))
 
@@ -51,7 +52,7 @@ def plans(n: int, heads: int, tokens: int, d: int) -> Plans:
 
 @compiled
 def _hide(row, i, causal, padding, n):
-    """Writes -∞ to the scores of query i at keys that it does not see. Returns how many numbers of the row are to be computed."""
+    """Writes -∞ to the scores of query i at keys that it does not see. Returns how many of them are to be looked at."""
     width = row.shape[0]
     if causal:
         start = i // WIDTH * WIDTH
@@ -79,20 +80,20 @@ def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, kept, lea
     tokens = A.shape[1]
     for r in range(start, stop):
         width = _hide(A[r], r % tokens, causal, padding, r // (heads * tokens))
-        A[r, width:] = 0
-        row = A[r, :width]
-        largest, total = maximum(row), A.dtype.type(0)
-        if largest == -np.inf:
-            row[:] = 0
-            L[r] = 0
-            continue
+        row, rest, total = A[r, :width], A[r, width:], A.dtype.type(0)
+        largest = maximum(row)
+        some = largest > -np.inf
+        largest = largest if some else total
         for j in range(width):
             e = exp((row[j] - largest) * scale)
             row[j] = e
             total += e
-        L[r] = largest * scale + math.log(total)
+        L[r] = largest * scale + math.log(total) if some else A.dtype.type(0)
+        total = total if some else A.dtype.type(1)
         for j in range(width):
             row[j] = flushed(row[j] / total, least)
+        for j in range(rest.shape[0]):
+            rest[j] = 0
         _drop(row, keep, r, kept)
 
 
@@ -107,8 +108,9 @@ def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale,
     for r in range(start, stop):
         n, head, i = r // (heads * tokens), r // tokens % heads, r % tokens
         width = _hide(A[r], i, causal, padding, n)
-        A[r, width:] = 0
-        d[r, width:] = 0
+        for rest in (A[r, width:], d[r, width:]):
+            for j in range(rest.shape[0]):
+                rest[j] = 0
         a, row, mean, log, of_head = A[r, :width], d[r, :width], A.dtype.type(0), L[r], (n * tokens + i) * heads + head
         mixed, up = u[of_head], v[of_head]
         for j in range(mixed.shape[0]):

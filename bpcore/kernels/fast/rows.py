@@ -177,8 +177,6 @@ def _norm_backward(start, stop, z, mean, scale, gamma, v, centred, need_dz, sums
     n, zero = z.dtype.type(z.shape[1]), z.dtype.type(0)
     for part in range(start, stop):
         dgamma, dbeta = sums[0, part], sums[1, part]
-        dgamma[:] = 0
-        dbeta[:] = 0
         for i in range(part * z.shape[0] // sums.shape[1], (part + 1) * z.shape[0] // sums.shape[1]):
             row, up, m, s = z[i], v[i], mean[i], scale[i]
             mean_w, mean_wx = zero, zero
@@ -205,7 +203,7 @@ def _run_norm_backward(z, mean, scale, gamma, v, centred, need_dz, sums, dz):
 def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
     """Writes dγ and dβ; returns dz, or None unless need_dz."""
     n = z.shape[-1]
-    sums = np.empty((2, min(PARTS, z.size // n), n), z.dtype)
+    sums = np.zeros((2, min(PARTS, z.size // n), n), z.dtype)
     dz = np.empty_like(z) if need_dz else None
     flat = rows(z), mean.reshape(-1), scale.reshape(-1), gamma, rows(v)
     _run_norm_backward(*flat, centred, need_dz, sums, rows(z if dz is None else dz))

@@ -11,12 +11,11 @@ from bpcore.kernels.fast.threads import compiled, share, team
 
 @compiled
 def _scatter_add(start, stop, v, index, out):
-    for i in range(out.shape[0]):
-        out[i, start:stop] = 0
     for k in range(v.shape[0]):
-        if 0 <= index[k] < out.shape[0]:
-            row, total = v[k, start:stop], out[index[k], start:stop]
-            for j in range(total.shape[0]):
+        i = index[k]
+        if 0 <= i < out.shape[0]:
+            row, total = v[k], out[i]
+            for j in range(start, stop):
                 total[j] += row[j]
 
 
@@ -27,4 +26,5 @@ def _run_scatter_add(v, index, out):
 
 @serves(lambda v, index, out: dense(v, out) and index.flags.carray and index.dtype == np.int64)
 def scatter_add(v, index, out):
+    out[...] = 0
     _run_scatter_add(v, index, out)
