@@ -5,14 +5,17 @@ Everything above asks an array for its namespace (`namespace(z)`) and writes Arr
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
+
+from bpcore.streams import SideStream
 
 NAMES = ("numpy", "cupy", "torch", "array_api_strict", "auto")
 
@@ -56,6 +59,17 @@ def kind(array: Any) -> str:
 def is_floating(array: Any) -> bool:
     """Whether the dtype of `array` is a real floating one."""
     return kind(array) == "real floating"
+
+
+# Whether this thread records what it launches, to launch it again later: then nothing may come from the host, nor go there.
+recording: ContextVar[bool] = ContextVar("bpcore_recording", default=False)
+
+HALF = np.dtype("float16")  # CuPy's too; no other backend computes in it
+
+
+def is_half(array: Any) -> bool:
+    """Whether `array` holds float16."""
+    return array.dtype is HALF
 
 
 def is_array(value: Any) -> bool:
@@ -123,6 +137,8 @@ class Backend:
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
             return host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
+        if recording.get():
+            raise RuntimeError("data of the host go to the device in each step, which a recorded step cannot do")
         host = found if dtype is None else np.asarray(found, dtype=str(dtype))
         if self.xp is np:
             return host
@@ -137,6 +153,8 @@ class Backend:
         """`array` as a NumPy array. On a GPU this waits for it: the one door through which values leave a device."""
         if isinstance(array, (np.ndarray, np.generic)):
             return np.asarray(array)
+        if recording.get():
+            raise RuntimeError("a value of the device is looked at in each step, which a recorded step cannot do")
         if self.name == "cupy":
             return array.get()
         if self.name == "torch":
@@ -155,6 +173,11 @@ class Backend:
         """Wait until the device has done what was asked of it. Nothing to wait for on a CPU."""
         if self.name == "cupy":
             self.device.synchronize()
+
+    @functools.cached_property
+    def side(self) -> SideStream | None:
+        """A stream for transfers that go on beside the steps; None where the host does not run ahead of the device."""
+        return SideStream(importlib.import_module("cupy").cuda) if self.name == "cupy" else None
 
 
 def _numpy(index: str) -> Backend:
@@ -253,6 +276,20 @@ def use_backend(name: str | Backend) -> Iterator[Backend]:
         yield backend
     finally:
         _chosen.reset(token)
+
+
+tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether products of float32 may be in TF32
+
+
+@contextmanager
+def computing_in(dtype: str) -> Iterator[None]:
+    """Within, kernels find `tf32` set where dtype is "tf32"; where it is "float16", an overflow is infinity and no warning."""
+    token = tf32.set(dtype == "tf32")
+    try:
+        with np.errstate(over="ignore", invalid="ignore") if dtype == "float16" else nullcontext():
+            yield
+    finally:
+        tf32.reset(token)
 
 
 def backend_of(array: Any) -> Backend:

@@ -79,23 +79,25 @@ class Layout:
         children = {name: self._walk(child, join(path, name), numbers) for name, child in module.children.items()}
         return Plan(path, number, names, children)
 
-    def windows(self, vector: Array, spare: Array | None = None) -> Windows:
-        """The windows of `vector`, of θ's length or, for a gradient, of the trained part's (its buffers are None).
+    def windows(self, vector: Array, spare: Array | None = None, theta: Array | None = None) -> Windows:
+        """The windows of `vector`, of θ's length or of the trained part's: then buffers are those of `theta`, else None.
 
         With `spare`, later uses of a parameter get their windows there; else all uses see their home.
         """
-        return self._windows(self._plan, vector, spare, vector.shape[0])
+        return self._windows(self._plan, vector, spare, theta)
 
-    def _windows(self, plan: Plan, vector: Array, spare: Array | None, length: int) -> Windows:
+    def _windows(self, plan: Plan, vector: Array, spare: Array | None, theta: Array | None) -> Windows:
         arrays: dict[str, Array] = {}
         for name, use in plan.uses.items():
-            if use is None or use.start + use.size > length:
+            if use is None:
                 arrays[name] = None
+            elif use.start + use.size > vector.shape[0]:
+                arrays[name] = None if theta is None else window(theta, use.start, use)
             elif use.spare is None or spare is None:
                 arrays[name] = window(vector, use.start, use)
             else:
                 arrays[name] = window(spare, use.spare, use)
-        children = {name: self._windows(child, vector, spare, length) for name, child in plan.children.items()}
+        children = {name: self._windows(child, vector, spare, theta) for name, child in plan.children.items()}
         return Windows(plan.path, plan.number, arrays, children)
 
     def add_home(self, gradient: Array, spare: Array) -> None:
@@ -135,9 +137,31 @@ def check_seed(seed: Any) -> int:
 
 def check_dtype(dtype: Any) -> str:
     """The name of dtype, or a ValueError unless it is float32 or float64."""
-    name = str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).removeprefix("torch.")
+    name = dtype_name(dtype)
     if name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return name
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype that is given as a name, or as any library's object."""
+    return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).removeprefix("torch.")
+
+
+def check_compute(compute_dtype: Any, dtype: str, backend: Backend) -> str:
+    """The name of compute_dtype, None being dtype, or a ValueError where a network of dtype cannot compute in it on backend."""
+    name = dtype if compute_dtype is None else dtype_name(compute_dtype)
+    if name == dtype:
+        return name
+    if name not in ("float16", "tf32"):
+        raise ValueError(f"compute_dtype must be 'float16', 'tf32' or dtype's own {dtype!r}, got {compute_dtype!r}")
+    if dtype != "float32":
+        raise ValueError(f"compute_dtype={name!r} needs a θ of dtype='float32', got {dtype!r}; leave one of them out")
+    if name == "tf32" and backend.name != "cupy":
+        raise ValueError(f"compute_dtype='tf32' is a way of CUDA GPUs, got backend {backend.name!r}; leave it out")
+    if backend.name not in ("numpy", "cupy"):
+        why = "has no float16 in the Array API" if backend.name.startswith("array_api_strict") else "is here for checks alone"
+        raise ValueError(f"compute_dtype='float16' needs backend 'cupy' or 'numpy': {backend.name!r} {why}; choose one of these")
     return name
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from bpcore.backend import backend_of, is_floating, keep_mask
+from bpcore.backend import backend_of, is_floating
+from bpcore.functional.dropout import keep_mask
 
 Array = Any  # an array of any namespace
 

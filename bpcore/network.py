@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from bpcore import checkpoint
-from bpcore.backend import Backend, get_backend, host_data, is_floating
+from bpcore.backend import Backend, computing_in, get_backend, host_data, is_floating
 from bpcore.cost import Cost, cost
-from bpcore.layout import Layout, check_dtype, check_seed
+from bpcore.layout import Layout, check_compute, check_dtype, check_seed
 from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
@@ -19,21 +19,38 @@ class Network:
 
     module: what it evaluates. backend: a name, see `get_backend`; None takes the chosen one, "auto" a GPU that works.
     dtype: "float32" or "float64". seed: of the initial values, the same on every backend.
+
+    compute_dtype: what the module computes in, θ and ∇J staying float32; dtype unless given. "float16": from a copy of θ,
+    inputs being cast to it and outputs back, so that a loss is float32; buffers, such as running statistics, stay float32. On
+    NumPy it gives the same numbers, slowly: no CPU of NumPy's computes in it. A Trainer scales the loss (see
+    bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J below 6e-8 become zero. "tf32": a GPU multiplies
+    matrices of float32 with 10 bits after the point (those that bpcore has a kernel for; CuPy's own where CUPY_TF32=1).
     """
 
-    def __init__(self, module: Module, backend: str | Backend | None = None, dtype: Any = "float32", seed: int = 0):
+    def __init__(
+        self,
+        module: Module,
+        backend: str | Backend | None = None,
+        dtype: Any = "float32",
+        seed: int = 0,
+        compute_dtype: Any = None,
+    ):
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
         self.module, self.layout = module, Layout(module)
         self.backend, self.dtype = get_backend(backend), check_dtype(dtype)
+        self.compute_dtype = check_compute(compute_dtype, self.dtype, self.backend)
         self._bind(self.layout.draw(check_seed(seed)))
 
     def _bind(self, host: Any) -> None:
         theta = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
-        self._theta, self._windows = theta, self.layout.windows(theta)
-        self._gradient: tuple[Any, Any, Any] = (None, None, None)  # out, its windows, the spare tail: kept while out stays
-        self._dtype = theta.dtype
+        self._theta, self._windows, self._dtype = theta, self.layout.windows(theta), theta.dtype
+        half = self.compute_dtype == "float16"
+        self._half = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part, a copy
+        self._computed = self.layout.windows(self._half, theta=theta) if half else self._windows
+        # out, what backward writes (out itself, or the float16 of it), its windows, the spare tail: kept while out stays
+        self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
     @property
     def theta(self) -> Array:
@@ -54,18 +71,18 @@ class Network:
         """How many trained numbers θ has: the length of ∇J."""
         return self.layout.trained
 
-    def place(self, x: Any, floating: bool = False) -> Array:
-        """x (host data, or an array already there) on this backend; floating numbers in this network's dtype.
+    def place(self, x: Any, floating: bool = False, half: bool = False) -> Array:
+        """x (host data, or an array already there) on this backend; floating numbers in this network's dtype, or in float16.
 
         Integers stay integers, unless `floating`. Raises TypeError for an array of another backend or device.
         """
-        if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None:
+        if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None and not half:
             return x
-        host = host_data(x)
+        host, dtype = host_data(x), "float16" if half else self.dtype
         if host is None:
             x = self.backend.asarray(x)
-            return self.backend.asarray(x, self.dtype) if floating or is_floating(x) else x
-        return self.backend.asarray(host, self.dtype if floating or host.dtype.kind == "f" else None)
+            return self.backend.asarray(x, dtype) if floating or is_floating(x) else x
+        return self.backend.asarray(host, dtype if floating or host.dtype.kind == "f" else None)
 
     def place_weights(self, weights: Any) -> Array | None:
         """weights, placed, in this network's dtype. A ValueError where one is negative and can be seen without waiting."""
@@ -78,12 +95,24 @@ class Network:
         return placed
 
     def inputs(self, X: Any) -> tuple[Array, ...]:
-        """The inputs of X, placed: a tuple X is several."""
-        return tuple(self.place(x) for x in X) if isinstance(X, tuple) else (self.place(X),)
+        """The inputs of X, placed, floating numbers as the module computes: a tuple X is several."""
+        half = self._half is not None
+        return tuple(self.place(x, half=half) for x in X) if isinstance(X, tuple) else (self.place(X, half=half),)
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
-        return self.module.forward(self._windows, *self.inputs(X), mode=mode or Mode(look=True, saving=False))[0]
+        return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
+
+    def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
+        """(u, saved): the module in compute_dtype at θ as it is; u in θ's dtype."""
+        if self.compute_dtype == self.dtype:
+            return module.forward(self._windows, *X, mode=mode)
+        with computing_in(self.compute_dtype):
+            if self._half is not None:
+                self._half[...] = self._theta[: self.layout.trained]
+            u, saved = module.forward(self._computed, *X, mode=mode)
+        cast = lambda one: self.backend.asarray(one, self.dtype)  # noqa: E731  a name for a thunk
+        return (tuple(map(cast, u)) if isinstance(u, tuple) else cast(u)), saved
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
@@ -106,31 +135,39 @@ class Network:
         self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, labels: Any = None
     ) -> Evaluation:
         """The forward pass of Algorithm 3 on arrays already here; labels: y on the host, whose values are looked at."""
-        u, saved = self.module.forward(self._windows, *X, mode=mode)
+        u, saved = self._run(self.module, X, mode)
         if isinstance(u, tuple):
             raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
         if labels is not None:
             loss.expect(EMPTY, u, y, weights)
             loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
-        return Evaluation(loss, J, saved, of_loss)
+        return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: Any = 1.0) -> Array:
         """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. Once for each evaluation."""
-        kept, windows, spare = self._gradient
+        kept, written, windows, spare = self._gradient
         if out is None or out is not kept:
-            vector = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
-            spare = self.backend.zeros(self.layout.spare, self.dtype) if self.layout.spare else None
-            windows = self.layout.windows(vector, spare)
-            if out is not None:
-                self._gradient = (out, windows, spare)
-            out = vector
+            given, out = out, self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
+            dtype = self.dtype if self._half is None else "float16"
+            written = out if self._half is None else self.backend.zeros(self.layout.trained, dtype)
+            spare = self.backend.zeros(self.layout.spare, dtype) if self.layout.spare else None
+            windows = self.layout.windows(written, spare)
+            if given is not None:
+                self._gradient = (out, written, windows, spare)
         of_loss, evaluation.of_loss = evaluation.of_loss, None
         dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # let go of what the loss saved
-        self.module.backward(self._windows, evaluation.saved, dz, windows, False)
+        if self.compute_dtype == self.dtype:
+            self.module.backward(self._windows, evaluation.saved, dz, windows, False)
+        else:
+            with computing_in(self.compute_dtype):
+                dz = dz if self._half is None else self.backend.asarray(dz, "float16")
+                self.module.backward(self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
-            self.layout.add_home(out, spare)
+            self.layout.add_home(written, spare)
+        if written is not out:
+            out[...] = written
         return out
 
     def first_not_finite(self, X: Any, mode: Mode) -> str | None:
@@ -144,13 +181,14 @@ class Network:
                     found.append(module.name(theta))
             return u, saved
 
-        Observed(self.module, around).forward(self._windows, *self.inputs(X), mode=mode)
+        self._run(Observed(self.module, around), self.inputs(X), mode)
         return found[0] if found else None
 
     def to(self, backend: str | Backend) -> Network:
         """Move θ to another backend, in place; returns this network."""
-        host = self.backend.to_host(self._theta)
-        self.backend = get_backend(backend)
+        host, backend = self.backend.to_host(self._theta), get_backend(backend)
+        check_compute(self.compute_dtype, self.dtype, backend)
+        self.backend = backend
         self._bind(host)
         return self
 
@@ -172,8 +210,14 @@ class Network:
         checkpoint.write(path, *self.state())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], module: Module | None = None, backend: str | Backend | None = None) -> Network:
-        """The network in a checkpoint of `save`, or of `Trainer.save`, on any backend.
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        module: Module | None = None,
+        backend: str | Backend | None = None,
+        compute_dtype: Any = None,
+    ) -> Network:
+        """The network in a checkpoint of `save`, or of `Trainer.save`, on any backend, to compute in any compute_dtype.
 
         module: needed where the structure has modules or initialisers that are not bpcore's own. Raises CheckpointError
         where the file is damaged, of a newer format, or does not fit the module.
@@ -187,6 +231,7 @@ class Network:
         net = cls.__new__(cls)
         net.module = module if module is not None else rebuild(described.get("structure"), path)
         net.layout, net.backend, net.dtype = Layout(net.module), get_backend(backend), described["dtype"]
+        net.compute_dtype = check_compute(compute_dtype, net.dtype, net.backend)
         net._bind(net.check_state(path, tensors, header))
         return net
 
@@ -195,13 +240,15 @@ class Network:
         return cost(self.module, *input_shapes, dtype=self.dtype)
 
     def __repr__(self) -> str:
-        return f"Network({self.module!r}, backend={self.backend.name!r}, dtype={self.dtype!r}, n_parameters={self.n_parameters})"
+        compute = "" if self.compute_dtype == self.dtype else f"compute_dtype={self.compute_dtype!r}, "
+        dtypes = f"backend={self.backend.name!r}, dtype={self.dtype!r}, {compute}"
+        return f"Network({self.module!r}, {dtypes}n_parameters={self.n_parameters})"
 
 
 class Evaluation:
-    """A forward pass that a backward pass can follow: J, and what was saved."""
+    """A forward pass that a backward pass can follow: J, and what was saved; and how many outputs an example has."""
 
-    __slots__ = ("J", "loss", "of_loss", "saved")
+    __slots__ = ("J", "loss", "of_loss", "outputs", "saved")
 
-    def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any):
-        self.loss, self.J, self.saved, self.of_loss = loss, J, saved, of_loss
+    def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any, outputs: int):
+        self.loss, self.J, self.saved, self.of_loss, self.outputs = loss, J, saved, of_loss, outputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -70,9 +71,14 @@ class BackendUnderTest:
         return guards.get(self.name, contextlib.nullcontext)()
 
 
-def no_synchronization() -> Any:
-    """CuPy's own guard."""
-    return importlib.import_module("cupyx").allow_synchronize(False)
+@contextlib.contextmanager
+def no_synchronization() -> Iterator[None]:
+    """CuPy's own guard, which warns that it does not see every look."""
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stack.enter_context(importlib.import_module("cupyx").allow_synchronize(False))
+        yield
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ def trainer(
     *,
     backend: Any = "numpy",
     dtype: str = "float64",
+    compute_dtype: str | None = None,
     dropout: float = 0.0,
     loss: bp.Loss | None = None,
     optimizer: bp.Optimizer | None = None,
@@ -33,7 +34,7 @@ def trainer(
 ) -> bp.Trainer:
     """A trainer of a small MLP on a backend, with Adam unless told otherwise."""
     module = module or bp.MLP([FEATURES, 8, CLASSES], dropout=dropout)
-    net = bp.Network(module, backend=backend, dtype=dtype, seed=1)
+    net = bp.Network(module, backend=backend, dtype=dtype, seed=1, compute_dtype=compute_dtype)
     return bp.Trainer(net, loss or bp.CrossEntropy(), optimizer or bp.Adam(lr=0.01), **options)
 
 
@@ -51,6 +52,7 @@ def become(trainer: bp.Trainer) -> dict[str, Any]:
         **{f"moment {name}": to_host(vector).copy() for name, vector in trainer.moments.items()},
         "counters": (trainer.steps, trainer.epoch, trainer.position, trainer.seed, trainer.finished),
         "position of": trainer.position_of if trainer.position else None,
+        "scaling": None if trainer.scaling is None else to_host(trainer.scaling.state).copy(),
         "schedule": schedule.state() if isinstance(schedule, bp.schedules.Schedule) else None,
         "callbacks": [callback.state(trainer) for callback in trainer.callbacks],
         "history": records(trainer),

@@ -341,6 +341,8 @@ TABLE: dict[str, Callable[[Draw], list[tuple]]] = {
     "log_softmax": with_constant(-1, unary),
     "log_softmax_backward": lambda d: [(np.log(d.phi()), -1, d.z())],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
+    "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
+    "matmul": lambda d: [(d.z(), d.z(d.columns, 3)), (d.z(), d.z().T), (d.z(2, 1, 4, 3), d.z(5, d.columns, 3).mT)],
     "linear": linear,
     "linear_backward": linear_backward,
     "linear_relu": linear,

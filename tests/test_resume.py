@@ -58,6 +58,11 @@ COMBINATIONS = {
     },
     "Lion, accumulate": lambda: {"optimizer": bp.Lion(0.01), "accumulate": 3, "dropout": 0.3, "dtype": "float32"},
     "buffers, accumulate": lambda: {"module": running(), "accumulate": 2},
+    "float16": lambda: {
+        "module": bp.Sequential(bp.Linear(FEATURES, 8), bp.BatchNorm(8), bp.ReLU(), bp.Dropout(0.3), bp.Linear(8, CLASSES)),
+        "dtype": "float32",
+        "compute_dtype": "float16",
+    },
     "early stopping": lambda: {
         "optimizer": bp.Adam(0.5),
         "dropout": 0.3,
@@ -82,7 +87,10 @@ def build(name: str, what: object = None, seed: int = 0, **more: object) -> bp.T
     """A run of the table, and last in it a callback that calls `what` after each step."""
     options = COMBINATIONS[name]()
     options["callbacks"] = [*options.get("callbacks", []), Call(what or (lambda trainer, J: None))]
-    return trainer(seed=seed, **{**options, **more})
+    run = trainer(seed=seed, **{**options, **more})
+    if run.scaling is not None:
+        run.scaling.S[...] = 2.0**24  # so that the first steps overflow
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +107,9 @@ def test_the_table_does_what_it_says(unbroken):
         if "plateau" in name:
             assert state["schedule"]["current"] < 1
     assert unbroken["early stopping"]["counters"][-1] is not None
+    S, good = unbroken["float16"]["scaling"]
+    assert 0 < good < EPOCHS * STEPS
+    assert S < 2.0**24
     assert np.all(unbroken["buffers, accumulate"]["theta"][-FEATURES - 8 :] != 0)
 
 

@@ -9,7 +9,7 @@ import math
 
 from bpcore.backend import device, namespace
 from bpcore.functional.arithmetic import flush
-from bpcore.functional.primitive import primitive
+from bpcore.functional.primitive import in_float32, primitive
 
 
 @primitive
@@ -108,6 +108,7 @@ def silu_backward(z, v):
 
 
 @primitive
+@in_float32
 def gelu(z):
     """z Φ(z) = max(z, 0) - |z| Φ(-|z|), Φ the standard normal distribution function.        Hendrycks and Gimpel, 2016"""
     xp = namespace(z)
@@ -116,6 +117,7 @@ def gelu(z):
 
 
 @primitive
+@in_float32
 def gelu_backward(z, v):
     """B[GELU, z](v) = (Φ(z) + z φ(z)) v, φ the standard normal density."""
     xp = namespace(v)
@@ -128,12 +130,14 @@ TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
 @primitive
+@in_float32
 def gelu_tanh(z):
     """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
     return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
 
 
 @primitive
+@in_float32
 def gelu_tanh_backward(z, v):
     """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v, s the sigmoid above."""
     s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
@@ -142,6 +146,7 @@ def gelu_tanh_backward(z, v):
 
 
 @primitive
+@in_float32
 def softmax(z, axis):
     """eᶻ / Σ eᶻ along axis."""
     xp = namespace(z)
@@ -150,6 +155,7 @@ def softmax(z, axis):
 
 
 @primitive
+@in_float32
 def softmax_backward(u, axis, v):
     """B[softmax, z](v) = u ⊙ (v - Σ u v), the Jacobian diag(u) - u uᵀ applied to v."""
     xp = namespace(u)
@@ -157,6 +163,7 @@ def softmax_backward(u, axis, v):
 
 
 @primitive
+@in_float32
 def log_softmax(z, axis):
     """z - log Σ eᶻ along axis."""
     xp = namespace(z)
@@ -165,6 +172,7 @@ def log_softmax(z, axis):
 
 
 @primitive
+@in_float32
 def log_softmax_backward(u, axis, v):
     """B[log softmax, z](v) = v - eᵘ Σ v."""
     xp = namespace(u)
@@ -193,6 +201,7 @@ def polynomial(coefficients, x):
 
 
 @primitive
+@in_float32
 def erf(z):
     """The error function 2/√π ∫₀ᶻ e^(-t²) dt, which the Array API lacks.        Cody, 1969"""
     xp = namespace(z)

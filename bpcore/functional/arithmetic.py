@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bpcore.backend import namespace
+from bpcore.backend import is_half, namespace
+from bpcore.functional.primitive import in_float32, primitive
 
 _smallest: dict[tuple[type, Any], float] = {}
 
@@ -22,10 +23,19 @@ def smallest_normal(z):
 def flush(z):
     """z with everything below the square root of the smallest normal number set to zero.
 
-    Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower.
+    Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower. float16 is
+    let be: that root is 0.008, and hardware that computes in float16 has no such trouble.
     """
+    if is_half(z):
+        return z
     xp = namespace(z)
     return z * xp.astype(xp.abs(z) >= math.sqrt(smallest_normal(z)), z.dtype)
+
+
+def sum_over(x, axis):
+    """Σ x over an axis or some; float16 is added up in float32, and the sum is float32."""
+    xp = namespace(x)
+    return xp.sum(x, axis=axis, dtype=xp.float32) if is_half(x) else xp.sum(x, axis=axis)
 
 
 def unbroadcast(v, shape):
@@ -35,7 +45,7 @@ def unbroadcast(v, shape):
     xp = namespace(v)
     extra = v.ndim - len(shape)
     stretched = [i + extra for i, n in enumerate(shape) if n == 1 and v.shape[i + extra] != 1]
-    return xp.reshape(xp.sum(v, axis=(*range(extra), *stretched)), tuple(shape))
+    return xp.reshape(xp.astype(sum_over(v, (*range(extra), *stretched)), v.dtype, copy=False), tuple(shape))
 
 
 def add(a, b):
@@ -79,6 +89,7 @@ def divide_backward(shape_a, b, u, v):
     return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
 
 
+@primitive
 def matmul(a, b):
     """a @ b: matrices in the last two axes, leading axes broadcast."""
     return a @ b
@@ -87,7 +98,8 @@ def matmul(a, b):
 def matmul_backward(a, b, v):
     """B[@, (a, b)](v) = (v bᵀ, aᵀ v).        (7.63), (7.65)"""
     xp = namespace(a)
-    return unbroadcast(v @ xp.matrix_transpose(b), a.shape), unbroadcast(xp.matrix_transpose(a) @ v, b.shape)
+    da, db = matmul(v, xp.matrix_transpose(b)), matmul(xp.matrix_transpose(a), v)
+    return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
 
 
 def exp(z):
@@ -131,6 +143,7 @@ def binary_power_backward(a, b, u, v):
     return unbroadcast(v * b * a ** (b - 1), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
 
 
+@in_float32
 def summation(z, axis, keepdims):
     """Σ z over an axis, a tuple of them, or all (None)."""
     return namespace(z).sum(z, axis=axis, keepdims=keepdims)

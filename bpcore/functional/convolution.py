@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bpcore.backend import device, namespace
+from bpcore.functional.arithmetic import matmul, sum_over
 from bpcore.functional.primitive import primitive
 
 CHUNK = 1 << 20  # numbers that are gathered together: more would leave the cache, fewer would starve the GEMM
@@ -135,7 +136,7 @@ def conv2d(z, W, b, window, groups):
     for part in chunks(n, out_h * out_w * window.size * c):
         seen = columns(z[part, ...], window)
         flat = xp.reshape(seen, (-1, window.size, c))
-        product = from_groups(by_group(flat, groups) @ kernel)
+        product = from_groups(matmul(by_group(flat, groups), kernel))
         u[part, ...] = xp.reshape(product if b is None else product + b, (*seen.shape[:2], W.shape[3]))
     return xp.reshape(u, (n, out_h, out_w, W.shape[3]))
 
@@ -155,14 +156,14 @@ def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
     for part in chunks(n, places * window.size * c):
         seen = by_group(xp.reshape(columns(z[part, ...], window), (-1, window.size, c)), groups)
         v_part = by_group(xp.reshape(v[part, ...], (-1, 1, out)), groups)  # (groups, rows, c' / groups)
-        total = total + xp.matrix_transpose(seen) @ v_part
+        total = total + matmul(xp.matrix_transpose(seen), v_part)
         if dz is not None:
-            d = xp.reshape(v_part @ kernel, (groups, -1, window.size, c // groups))
+            d = xp.reshape(matmul(v_part, kernel), (groups, -1, window.size, c // groups))
             d = xp.reshape(xp.permute_dims(d, (1, 2, 0, 3)), (-1, places, window.size, c))
             dz[part, ...] = spread(d, window, h, w)
     dW[...] = xp.reshape(xp.permute_dims(total, (1, 0, 2)), W.shape)
     if db is not None:
-        db[...] = xp.sum(v, axis=(0, 1, 2))
+        db[...] = sum_over(v, (0, 1, 2))
     return dz
 
 
@@ -178,7 +179,7 @@ def conv_transpose2d(z, W, b, window, h, w):
     kernel = xp.matrix_transpose(xp.reshape(W, (window.size * out, c)))
     u = xp.zeros((n, h, w, out), dtype=z.dtype, device=device(z))
     for part in chunks(n, places * window.size * out):
-        d = xp.reshape(z[part, ...], (-1, c)) @ kernel
+        d = matmul(xp.reshape(z[part, ...], (-1, c)), kernel)
         u[part, ...] = spread(xp.reshape(d, (-1, places, window.size, out)), window, h, w)
     return u if b is None else u + b
 
@@ -194,12 +195,12 @@ def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
     dz = xp.zeros(z.shape, dtype=z.dtype, device=device(z)) if need_dz else None
     for part in chunks(n, places * window.size * out):
         seen = xp.reshape(columns(v[part, ...], window), (-1, window.size * out))
-        total = total + seen.T @ xp.reshape(z[part, ...], (-1, c))
+        total = total + matmul(seen.T, xp.reshape(z[part, ...], (-1, c)))
         if dz is not None:
-            dz[part, ...] = xp.reshape(seen @ kernel, (-1, *z.shape[1:]))
+            dz[part, ...] = xp.reshape(matmul(seen, kernel), (-1, *z.shape[1:]))
     dW[...] = xp.reshape(total, W.shape)
     if db is not None:
-        db[...] = xp.sum(v, axis=(0, 1, 2))
+        db[...] = sum_over(v, (0, 1, 2))
     return dz
 
 

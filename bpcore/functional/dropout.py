@@ -1,9 +1,21 @@
-"""Dropout's arithmetic; the mask itself comes from the mode."""
+"""Dropout: its mask, a function of a key, and its arithmetic."""
 
 from __future__ import annotations
 
+from bpcore import backend
 from bpcore.backend import namespace
 from bpcore.functional.primitive import primitive
+
+
+@primitive
+def keep_mask(like, p, key):
+    """Booleans shaped and placed like `like`, each False with probability p, drawn on the host: see `backend.keep_mask`.
+
+    key: (seed, step, micro-batch, use), whole numbers; the step may be an int64 on the device, which is looked at here.
+    """
+    seed, step, *rest = key
+    step = int(backend.backend_of(step).to_host(step)) if backend.is_array(step) else step
+    return backend.keep_mask(like, p, (seed, step, *rest))
 
 
 @primitive

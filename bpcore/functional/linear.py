@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bpcore.backend import namespace
 from bpcore.functional.activations import relu, relu_backward
+from bpcore.functional.arithmetic import sum_over
 from bpcore.functional.primitive import primitive
 
 
@@ -36,7 +37,7 @@ def linear_backward(z, W, v, dW, db, need_dz):
     v_rows = rows(v)
     dW[...] = rows(z).T @ v_rows
     if db is not None:
-        db[...] = xp.sum(v_rows, axis=0)
+        db[...] = sum_over(v_rows, 0)
     return xp.reshape(v_rows @ W.T, z.shape) if need_dz else None
 
 

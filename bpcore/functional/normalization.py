@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from math import prod
 
-from bpcore.backend import namespace
+from bpcore.backend import is_half, namespace
 from bpcore.functional.linear import rows
-from bpcore.functional.primitive import primitive
+from bpcore.functional.primitive import in_float32, primitive
 
 
 @primitive
+@in_float32
 def layer_norm(z, gamma, beta, eps):
     """γ ⊙ (z - μ) / √(s² + ε) + β, μ and s² the mean and variance of each row.        Ba et al., 2016
 
@@ -23,6 +24,7 @@ def layer_norm(z, gamma, beta, eps):
 
 
 @primitive
+@in_float32
 def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     """B[LN, ·](v). With x = (z - μ) / √(s² + ε) and w = γ ⊙ v: dz = (w - mean(w) - x mean(w x)) / √(s² + ε).
 
@@ -39,6 +41,7 @@ def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
 
 
 @primitive
+@in_float32
 def rms_norm(z, gamma, eps):
     """γ ⊙ z / √(mean(z²) + ε).        Zhang and Sennrich, 2019
 
@@ -50,6 +53,7 @@ def rms_norm(z, gamma, eps):
 
 
 @primitive
+@in_float32
 def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
     """B[RMSNorm, ·](v). With x = z / √(mean(z²) + ε) and w = γ ⊙ v: dz = (w - x mean(w x)) / √(mean(z²) + ε).
 
@@ -66,20 +70,23 @@ def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
 
 @primitive
 def batch_statistics(z):
-    """The mean and variance of each feature of the last axis of z, over all the others."""
+    """μ and the mean of (z - μ)² of each feature of the last axis of z, over all the others; of float16 in float32."""
     xp, flat = namespace(z), rows(z)
+    flat = xp.astype(flat, xp.float32) if is_half(z) else flat
     mean = xp.mean(flat, axis=0)
     centred = flat - mean
     return mean, xp.mean(centred * centred, axis=0)
 
 
 @primitive
+@in_float32
 def batch_norm(z, mean, variance, gamma, beta, eps):
     """γ ⊙ (z - μ) / √(s² + ε) + β with μ and s² given for each feature of the last axis.        Ioffe and Szegedy, 2015"""
     return (z - mean) * (gamma / namespace(z).sqrt(variance + eps)) + beta
 
 
 @primitive
+@in_float32
 def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     """B[BN, ·](v). of_batch: μ and s² are z's own, so that the gradient goes through them; else they are constants.
 
@@ -88,14 +95,14 @@ def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbet
     xp = namespace(z)
     scale = 1 / xp.sqrt(variance + eps)
     x, v_rows = rows((z - mean) * scale), rows(v)
-    dgamma[...] = xp.sum(v_rows * x, axis=0)
-    dbeta[...] = xp.sum(v_rows, axis=0)
+    vx, v_sum = xp.sum(v_rows * x, axis=0), xp.sum(v_rows, axis=0)
+    dgamma[...], dbeta[...] = vx, v_sum
     if not need_dz:
         return None
     if not of_batch:
         return v * (gamma * scale)
     n = x.shape[0]
-    return xp.reshape((v_rows - dbeta / n - x * (dgamma / n)) * (gamma * scale), z.shape)
+    return xp.reshape((v_rows - v_sum / n - x * (vx / n)) * (gamma * scale), z.shape)
 
 
 def grouped_shape(z, groups):
@@ -104,6 +111,7 @@ def grouped_shape(z, groups):
 
 
 @primitive
+@in_float32
 def group_norm(z, gamma, beta, groups, eps):
     """LN over the axes between and the channels of each of `groups` groups, then γ and β a channel.        Wu and He, 2018
 
@@ -118,6 +126,7 @@ def group_norm(z, gamma, beta, groups, eps):
 
 
 @primitive
+@in_float32
 def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     """B[GN, ·](v): as B[LN, ·], the means being those of each group. Writes dgamma and dbeta."""
     xp = namespace(z)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
+
+from bpcore.backend import is_array, is_half, namespace
 
 SETTINGS = ("on", "plain", "off", "verify")
 SETTING = os.environ.get("BPCORE_KERNELS", "on")
@@ -36,6 +39,29 @@ def primitive(definition: Callable[..., Any]) -> Any:
 
     call.definition = definition  # type: ignore[attr-defined]  # twins fall back on it, and are held against it
     PRIMITIVES[definition.__name__] = call
+    return call
+
+
+def in_float32(definition: Callable[..., Any]) -> Callable[..., Any]:
+    """`definition`, which for float16 computes in float32: its sums or powers would overflow there, or lose too much.
+
+    The dtype is that of the first argument. What is returned is float16 again, but what a forward function returns beside u,
+    for its backward function, stays float32. Arrays that are written, d... and `out`, stay as they are: writing to them casts.
+    """
+    read = [not (name == "out" or (name[0] == "d" and name[1:])) for name in inspect.signature(definition).parameters]
+    narrow = None if definition.__name__.endswith("_backward") else 1  # how many of the results
+
+    @functools.wraps(definition)
+    def call(*args: Any) -> Any:
+        if not is_half(args[0]):
+            return definition(*args)
+        xp = namespace(args[0])
+        wide = (xp.astype(x, xp.float32) if r and is_array(x) and is_half(x) else x for x, r in zip(args, read, strict=True))
+        results = definition(*wide)
+        several = isinstance(results, tuple)
+        first = [u if u is None else xp.astype(u, xp.float16) for u in (results[:narrow] if several else (results,))]
+        return (*first, *results[len(first) :]) if several else first[0]
+
     return call
 
 

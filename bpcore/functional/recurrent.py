@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid, tanh
-from bpcore.functional.arithmetic import flush
+from bpcore.functional.arithmetic import flush, matmul, sum_over
 from bpcore.functional.linear import linear, linear_backward, rows
 from bpcore.functional.primitive import primitive
 
@@ -38,7 +38,7 @@ def lstm(z, W, U, b):
     h = c = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
     hs, gates, cs = [], [], []
     for t in range(z.shape[1]):
-        i, f, g, o = parts(of_z[:, t, :] + h @ U, k)
+        i, f, g, o = parts(of_z[:, t, :] + matmul(h, U), k)
         i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
         c = f * c + i * g
         h = o * xp.tanh(c)
@@ -66,9 +66,9 @@ def lstm_backward(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
         da = flush(xp.concat(da, axis=-1))
         das.append(da)
         dc = flush(dc * f)
-        dh = da @ xp.matrix_transpose(U)
+        dh = matmul(da, xp.matrix_transpose(U))
     da = xp.stack(das[::-1], axis=1)  # (n, tokens, 4 k)
-    dU[...] = rows(shifted(h)).T @ rows(da)
+    dU[...] = matmul(rows(shifted(h)).T, rows(da))
     return linear_backward(z, W, da, dW, db, need_dz)
 
 
@@ -85,7 +85,7 @@ def gru(z, W, U, b, d):
     h = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
     hs, gates = [], []
     for t in range(z.shape[1]):
-        (zr, zs, zg), (hr, hu, hg) = parts(of_z[:, t, :], k), parts(h @ U + d, k)
+        (zr, zs, zg), (hr, hu, hg) = parts(of_z[:, t, :], k), parts(matmul(h, U) + d, k)
         r, s = sigmoid(zr + hr), sigmoid(zs + hu)
         g = tanh(zg + r * hg)
         h = (1 - s) * g + s * h
@@ -110,8 +110,8 @@ def gru_backward(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
         dr = dg * hg * r * (1 - r)
         of_z.append(flush(xp.concat((dr, ds, dg), axis=-1)))
         of_h.append(flush(xp.concat((dr, ds, dg * r), axis=-1)))
-        dh = dh * s + of_h[-1] @ xp.matrix_transpose(U)
+        dh = dh * s + matmul(of_h[-1], xp.matrix_transpose(U))
     dz_gates, dh_gates = xp.stack(of_z[::-1], axis=1), rows(xp.stack(of_h[::-1], axis=1))
-    dU[...] = rows(before).T @ dh_gates
-    dd[...] = xp.sum(dh_gates, axis=0)
+    dU[...] = matmul(rows(before).T, dh_gates)
+    dd[...] = sum_over(dh_gates, 0)
     return linear_backward(z, W, dz_gates, dW, db, need_dz)

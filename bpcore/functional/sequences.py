@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from bpcore.backend import device, namespace
+from bpcore.backend import device, is_half, namespace
 from bpcore.functional.arithmetic import flush
 from bpcore.functional.dropout import dropout
 from bpcore.functional.linear import rows
-from bpcore.functional.primitive import primitive
+from bpcore.functional.primitive import in_float32, primitive
 
 
 @primitive
@@ -31,6 +31,7 @@ def indices(ids):
 
 
 @primitive
+@in_float32
 def scatter_add(v, index, out):
     """Writes to out (n, d) zeros plus, for each k, v[k] added to row index[k]; right where an index comes twice.
 
@@ -50,17 +51,19 @@ def sinusoids(tokens, d, like):
     xp = namespace(like)
     angle = angles(tokens, d, like)
     pair = xp.stack((xp.sin(angle), xp.cos(angle)), axis=-1)  # (tokens, d / 2, 2)
-    return xp.reshape(pair, (tokens, d))
+    return xp.astype(xp.reshape(pair, (tokens, d)), like.dtype, copy=False)
 
 
 def angles(tokens, d, like):
-    """t · 10000^(-2 i / d): (tokens, d / 2), in the dtype of `like`."""
+    """t · 10000^(-2 i / d): (tokens, d / 2), in the dtype of `like`; for float16 in float32."""
     xp = namespace(like)
-    rate = xp.exp(xp.arange(d // 2, dtype=like.dtype, device=device(like)) * (-2 * math.log(10000.0) / d))
-    token = xp.arange(tokens, dtype=like.dtype, device=device(like))
+    dtype = xp.float32 if is_half(like) else like.dtype
+    rate = xp.exp(xp.arange(d // 2, dtype=dtype, device=device(like)) * (-2 * math.log(10000.0) / d))
+    token = xp.arange(tokens, dtype=dtype, device=device(like))
     return xp.expand_dims(token, axis=1) * xp.expand_dims(rate, axis=0)
 
 
+@in_float32
 def rotate(z, sign):
     """Each pair (z_2i, z_2i+1) of z (..., tokens, d) turned by its token's angle.        Su et al., 2021
 
@@ -126,6 +129,7 @@ def attention_scores(q, k, seen):
 
 
 @primitive
+@in_float32
 def attention(qkv, heads, causal, padding, keep, p):
     """u = A v with A = softmax(q kᵀ / √d) over the keys that are seen, in each head.        Vaswani et al., 2017
 
@@ -149,6 +153,7 @@ def attention(qkv, heads, causal, padding, keep, p):
 
 
 @primitive
+@in_float32
 def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
     """B[attention, qkv](v) for v (n, tokens, heads · d), u and L as `attention` returned them. Returns dqkv, like qkv.
 

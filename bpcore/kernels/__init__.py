@@ -68,7 +68,7 @@ def verified(twin: Twin, definition: Callable[..., Any]) -> Callable[..., Any]:
         for i, (one, other) in enumerate(pairs):
             if is_array(other) and is_floating(other):
                 apart = difference(one, other)
-                if not apart <= TOLERANCE[str(other.dtype).rpartition(".")[2]]:
+                if not apart <= max(TOLERANCE[str(x.dtype).rpartition(".")[2]] for x in (one, other)):
                     what = f"result {i}" if i < len(listed(got)) else f"argument {i - len(listed(got))}"
                     raise ArithmeticError(
                         f"the twin of {definition.__name__} in kernels/{twin.of} differs from its definition in {what} by "

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bpcore.backend import is_half
 from bpcore.functional.convolution import chunks, pad
 from bpcore.kernels import serves
 
@@ -43,7 +44,11 @@ def unpadded(dz, window, h, w):
     return np.ascontiguousarray(dz[:, top : top + h, left : left + w])
 
 
-@serves(lambda z, W, b, window, groups: groups == 1 and window.size > 1 and z.size > 0)
+def _serves_conv2d(z, window, groups):
+    return groups == 1 and window.size > 1 and z.size > 0 and not is_half(z)
+
+
+@serves(lambda z, W, b, window, groups: _serves_conv2d(z, window, groups))
 def conv2d(z, W, b, window, groups):
     u = np.empty((len(z), *window.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
     for part, columns in gathered(z, window):
@@ -52,7 +57,7 @@ def conv2d(z, W, b, window, groups):
 
 
 def _serves_conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
-    return groups == 1 and window.size > 1 and z.size > 0 and dW.flags.c_contiguous
+    return _serves_conv2d(z, window, groups) and dW.flags.c_contiguous
 
 
 @serves(_serves_conv2d_backward)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bpcore.backend import is_half
 from bpcore.functional import activations, losses, sequences, updates
 from bpcore.functional.arithmetic import smallest_normal
+from bpcore.kernels import serves
 from bpcore.kernels.numpy_images import (  # noqa: F401  twins are found here by name
     avg_pool2d,
     avg_pool2d_backward,
@@ -27,14 +29,18 @@ def report():
     return {"products": f"NumPy's BLAS, {blas.get('name')} {blas.get('version')}, with threads of its own"}
 
 
+def wide(first, *others):
+    """Whether the first array is not float16, in which NumPy adds up too coarsely: definitions go over float32."""
+    return not is_half(first)
+
+
 BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
 FLUSH_EVERY = 16  # steps: from the threshold, a moment takes longer than that to become subnormal
 
 
 def flush_in_place(x):
     """`flush`, on an array that the caller made."""
-    np.multiply(x, np.abs(x) >= math.sqrt(smallest_normal(x)), out=x)
-    return x
+    return x if is_half(x) else np.multiply(x, np.abs(x) >= math.sqrt(smallest_normal(x)), out=x)
 
 
 def linear(z, W, b):
@@ -50,7 +56,7 @@ def linear_backward(z, W, v, dW, db, need_dz):
         z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
     np.matmul(z.T, v, out=dW)
     if db is not None:
-        np.add.reduce(v, axis=0, out=db)
+        np.add.reduce(v, axis=0, dtype=np.float32 if is_half(v) else None, out=db)
     if not need_dz:
         return None
     dz = np.matmul(v, W.T)
@@ -134,6 +140,7 @@ gelu = elementwise(gelu_block, activations.gelu.definition)
 gelu_backward = elementwise(gelu_backward_block, activations.gelu_backward.definition)
 
 
+@serves(wide)
 def layer_norm(z, gamma, beta, eps):
     n = z.shape[-1]
     mean = np.add.reduce(z, axis=-1, keepdims=True)
@@ -149,6 +156,7 @@ def layer_norm(z, gamma, beta, eps):
     return np.add(u, beta, out=u), mean, scale
 
 
+@serves(wide)
 def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     n = z.shape[-1]
     x = np.subtract(z, mean)
@@ -165,6 +173,7 @@ def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     return np.multiply(w, scale, out=w)
 
 
+@serves(wide)
 def scatter_add(v, index, out):
     order = np.argsort(index, kind="stable")
     index = index[order]
@@ -178,6 +187,7 @@ def attention_scores(q, k, seen):
     return scores if seen is None else np.add(scores, (seen - 1) * 1e9, out=scores)
 
 
+@serves(wide)
 def attention(qkv, heads, causal, padding, keep, p):
     q, k, values = sequences.unpack(qkv, heads)
     seen = sequences.visible(qkv.shape[1], causal, padding, qkv)
@@ -198,6 +208,7 @@ def attention(qkv, heads, causal, padding, keep, p):
     return sequences.join_heads(np.matmul(A, values)), L[..., 0]
 
 
+@serves(wide)
 def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
     q, k, values = sequences.unpack(qkv, heads)
     A = attention_scores(q, k, sequences.visible(qkv.shape[1], causal, padding, qkv))

@@ -6,6 +6,7 @@ from typing import Any
 
 from bpcore.backend import kind, namespace
 from bpcore.functional import sequences as f
+from bpcore.functional.arithmetic import sum_over
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import GlorotUniform, Normal, Zeros
 from bpcore.module import Module, Parameter
@@ -79,8 +80,8 @@ class PositionalEmbedding(Module):
         return z + theta.W[: z.shape[-2], :], z.shape
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        xp, tokens = namespace(v), saved[-2]
-        gradient.W[:tokens, :] = xp.sum(xp.reshape(v, (-1, tokens, self.d)), axis=0)
+        tokens = saved[-2]
+        gradient.W[:tokens, :] = sum_over(namespace(v).reshape(v, (-1, tokens, self.d)), 0)
         gradient.W[tokens:, :] = 0.0
         return v
 

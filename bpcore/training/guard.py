@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bpcore.module import Mode
+from bpcore.training.scaling import LEAST
 
 if TYPE_CHECKING:
     from bpcore.training.trainer import Trainer
@@ -38,24 +39,34 @@ class Guard:
         self.candidate: Kept | None = None  # kept too, but its J was not looked at yet
         self.last: tuple[Any, ...] | None = None  # J and the batch of the last step
 
-    def look(self, J: Any, square: Any, inputs: Any, y: Any, weights: Any, mode: Mode) -> None:
-        """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite."""
+    def look(self, J: Any, square: Any, inputs: Any, y: Any, weights: Any, mode: Mode, before: Any = None) -> None:
+        """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite.
+
+        before: the `copies` that were made, where the update was made in one go with J.
+        """
         if not self.trainer.network.backend.asynchronous:
             if not math.isfinite(J):
                 self.fail_at(float(J), inputs, mode)
             if not math.isfinite(square):
                 self.look_at_gradient(float(J))
-        if (self.kept or self.candidate) is None or self.trainer.steps % KEEP_EVERY == 0:
-            self.keep(J)
+            self.look_at_scaling(float(J))
+        if self.due():
+            self.keep(J, before)
         self.last = (J, inputs, y, weights, mode)
 
-    def keep(self, J: Any = 0.0) -> None:
-        """Keep θ, the optimiser's vectors and the counters aside; J is θ's."""
+    def due(self) -> bool:
+        """Whether the step under way is one before which θ is kept aside."""
+        return (self.kept or self.candidate) is None or self.trainer.steps % KEEP_EVERY == 0
+
+    def copies(self) -> dict[str, Any]:
+        """Copies of all that a step writes."""
+        xp = self.trainer.network.backend.xp
+        return {name: xp.asarray(vector, copy=True) for name, vector in self.trainer.vectors.items()}
+
+    def keep(self, J: Any = 0.0, copies: dict[str, Any] | None = None) -> None:
+        """Keep θ, the optimiser's vectors and the counters aside, as they are or as these `copies` were; J is θ's."""
         trainer = self.trainer
-        xp = trainer.network.backend.xp
-        vectors = {"theta": trainer.network.theta, **trainer.moments}
-        copies = {name: xp.asarray(vector, copy=True) for name, vector in vectors.items()}
-        self.candidate = Kept(J, copies, (trainer.steps, trainer.epoch, trainer.position))
+        self.candidate = Kept(J, copies or self.copies(), (trainer.steps, trainer.epoch, trainer.position))
         if isinstance(J, float) or not trainer.network.backend.asynchronous:
             self.kept, self.candidate = self.candidate, None
 
@@ -67,6 +78,12 @@ class Guard:
         bad = [path for path, g in windows.items() if not bool(to_host(xp.all(xp.isfinite(g))))]
         if bad:
             raise NonFiniteLoss(self.story(J, f"the gradient of {bad[0]} is not finite"))
+
+    def look_at_scaling(self, J: float) -> None:
+        """J is finite, and a step whose scaled gradient is not does no harm; but raise where no scale of the loss will do."""
+        scaling = self.trainer.scaling
+        if scaling is not None and scaling.exhausted():
+            raise NonFiniteLoss(self.story(J, f"its gradient is not finite in float16, be the loss scaled by {2 * LEAST:.0e}"))
 
     def fail_at(self, J: float, inputs: Any, mode: Mode) -> None:
         """J is not finite: say where that begins, go back unless the batch alone is to blame, and raise."""
@@ -93,7 +110,7 @@ class Guard:
         """Put θ, the optimiser's vectors and the counters back to what was kept."""
         trainer, kept = self.trainer, self.kept or self.candidate
         if kept is not None:
-            for name, vector in {"theta": trainer.network.theta, **trainer.moments}.items():
+            for name, vector in trainer.vectors.items():
                 vector[...] = kept.vectors[name]
             trainer.steps, trainer.epoch, trainer.position = kept.counters
         self.last = self.candidate = None
@@ -108,6 +125,7 @@ class Guard:
             self.kept, self.candidate = self.candidate, None
         if not math.isfinite(to_host(J)):
             self.fail_at(float(to_host(J)), inputs, mode)
+        self.look_at_scaling(float(to_host(J)))
 
     def expect_good(self, J: float) -> None:
         """Raise NonFiniteLoss where J, or an entry of θ, is not finite: before it gets into a history or a file."""

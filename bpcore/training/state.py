@@ -24,6 +24,8 @@ def save(trainer: Trainer, path: Any) -> None:
     tensors, header = trainer.network.state()
     backend = trainer.network.backend
     tensors.update({f"optimizer.{name}": backend.to_host(vector) for name, vector in trainer.moments.items()})
+    if trainer.scaling is not None:
+        tensors["scaling"] = backend.to_host(trainer.scaling.state)
     callbacks = []
     for i, callback in enumerate(trainer.callbacks):
         numbers, arrays = callback.state(trainer)
@@ -67,6 +69,9 @@ def resume(trainer: Trainer, path: Any) -> None:
     checkpoint.expect(path, "the optimiser's vectors", sorted(trainer.moments), vectors)
     size = net.n_parameters
     moments = {n: checkpoint.tensor(path, tensors, f"optimizer.{n}", size, net.dtype) for n in trainer.moments}
+    scaled = lambda yes: "float16, its loss scaled" if yes else "its own dtype"  # noqa: E731  a name for a thunk
+    checkpoint.expect(path, "computing in", scaled(trainer.scaling is not None), scaled("scaling" in tensors))
+    scaling = checkpoint.tensor(path, tensors, "scaling", 2, "float32") if trainer.scaling is not None else None
     classes = [type(callback).__name__ for callback in trainer.callbacks]
     checkpoint.expect(path, "callbacks", classes, [name for name, _ in callbacks])
     for name in tensors:
@@ -79,6 +84,8 @@ def resume(trainer: Trainer, path: Any) -> None:
     net.theta[...] = net.backend.asarray(theta)
     for name, vector in moments.items():
         trainer.moments[name][...] = net.backend.asarray(vector)
+    if trainer.scaling is not None:
+        trainer.scaling.state[...] = net.backend.asarray(scaling)
     trainer.steps, trainer.epoch, trainer.position, trainer.position_of = steps, epoch, position, position_of
     trainer.seed, trainer.finished, trainer.history = seed, finished, history
     trainer.guard = Guard(trainer)

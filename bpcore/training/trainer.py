@@ -13,22 +13,23 @@ from typing import Any
 
 from bpcore.backend import host_data
 from bpcore.checkpoint import check_place
-from bpcore.functional.losses import total as total_of
-from bpcore.functional.updates import clip_norm, squared_norm
 from bpcore.layout import check_seed
-from bpcore.module import Array, Mode
+from bpcore.module import Array
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer, at_least
 from bpcore.schedules import Constant, Schedule, monitored, whole
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Batch, check_lengths, data
+from bpcore.training.data import Batch, data
 from bpcore.training.evaluation import check_data, evaluate
 from bpcore.training.guard import Guard
 from bpcore.training.history import History
 from bpcore.training.metrics import Metric, metric
-from bpcore.training.reading import Augment, batches
+from bpcore.training.reading import Augment, Placing, batches
+from bpcore.training.replay import Replay, replay_for
+from bpcore.training.scaling import Scaling
+from bpcore.training.step import take_step
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 
@@ -39,7 +40,9 @@ class Trainer:
     network: on any backend. schedule: the factor on the optimiser's learning rate, see bpcore.schedules; any function of
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
     accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole batch. seed: of the order
-    of the data and of dropout's masks, the same on every backend.
+    of the data and of dropout's masks, the same on every backend. replay: on a GPU, launch a step as one recorded graph, with
+    the same results bit for bit: quicker for small networks. Where that cannot be, steps run as they do without, and a
+    warning says why; see bpcore.training.replay.
 
     Counters: `steps` and `epoch`, done so far, and `position`, the steps done in the epoch under way.
     """
@@ -55,6 +58,7 @@ class Trainer:
         accumulate: int = 1,
         callbacks: Any = (),
         seed: int = 0,
+        replay: bool = False,
     ):
         for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
@@ -79,19 +83,25 @@ class Trainer:
         self.steps = self.epoch = self.position = 0
         self.epochs = 0
         self.steps_per_epoch: int | None = None
+        self.outputs = 1  # of an example, in the last step
         self.history = History()
         self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
         self.interrupted = False
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the epoch under way
         self._bind()
+        self._replay: Replay | None = replay_for(self) if replay else None
 
     def _bind(self) -> None:
         net = self.network
         self._theta = net.theta
-        self._trained = net.theta[: net.n_parameters]
+        self.trained = net.theta[: net.n_parameters]
         self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
-        self._micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
-        self.moments = self.optimizer.start(self._trained)
+        self.micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
+        self.moments = self.optimizer.start(self.trained)
+        self.scaling = Scaling(net.backend) if net.compute_dtype == "float16" else None
+        self.vectors = {"theta": net.theta, **self.moments}  # all that a step writes
+        if self.scaling is not None:
+            self.vectors["scaling"] = self.scaling.state
         self.guard = Guard(self)
 
     def check_bound(self) -> None:
@@ -105,26 +115,22 @@ class Trainer:
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
         values, where J or ∇J is not finite: see Guard.
         """
+        return self._step(*self._place(X, y, weights))
+
+    def _place(self, X: Any, y: Any, weights: Any) -> tuple[Batch, Any]:
+        """A batch on the device, and its labels on the host where they are there, to be looked at."""
         self.check_bound()
         net = self.network
-        inputs, labels, y = net.inputs(X), host_data(y), net.place(y)
-        weights, look = net.place_weights(weights), not net.backend.asynchronous
-        if self.accumulate == 1:
-            modes = [Mode(True, self.seed, self.steps, look=look)]
-            evaluation = net.forward(self.loss, inputs, y, weights, modes[0], labels)
-            J, gradient = evaluation.J, net.backward(evaluation, self.gradient)
-        else:
-            parts = range(min(self.accumulate, y.shape[0]))
-            modes = [Mode(True, self.seed, self.steps, k, look) for k in parts]
-            J, gradient = self._accumulated(inputs, y, weights, modes, labels)
-        square = squared_norm(gradient) if look or self.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
-        self.guard.look(J, square, inputs, y, weights, modes[0])
-        if self.clip_norm is not None:
-            clip_norm(gradient, square, self.clip_norm, gradient)
-        self.optimizer.update(self._trained, gradient, self.moments, self.steps + 1, self.lr, net.layout.decayed)
-        for mode in modes:
-            mode.commit()
+        return (net.inputs(X), net.place(y), net.place_weights(weights)), host_data(y)
+
+    def _step(self, batch: Batch, labels: Any) -> Array:
+        """One step on a batch that is on the device."""
+        J = None if self._replay is None else self._replay.step(batch, labels)
+        if J is None:
+            J = take_step(self, batch, labels, self.steps, self.lr, self.guard.look)
         self.steps += 1
+        if self._replay is not None:
+            self._replay.tell()
         return J
 
     @property
@@ -134,28 +140,6 @@ class Trainer:
         if not math.isfinite(lr):
             raise ValueError(f"the schedule gave a learning rate of {lr} at step {self.steps}; it must be finite")
         return lr
-
-    def _accumulated(
-        self, inputs: tuple[Array, ...], y: Array, weights: Array | None, modes: list[Mode], labels: Any
-    ) -> tuple[Array, Array]:
-        """J and ∇J of a batch in micro-batches, put together by their Σ w."""
-        net, n, parts = self.network, check_lengths("a batch", inputs, y, weights), len(modes)
-        if n == 0:
-            raise ValueError("a batch is empty: X has 0 rows; give at least one example")
-        total = self.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
-        J, gradient = 0.0, self.gradient
-        for k, mode in enumerate(modes):
-            rows = slice(k * n // parts, (k + 1) * n // parts)
-            w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
-            evaluation = net.forward(self.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
-            share = self.loss.total_weight(y[rows, ...], w)
-            J = J + evaluation.J * share
-            if k == 0:
-                net.backward(evaluation, gradient, share)
-            else:
-                gradient[...] = gradient + net.backward(evaluation, self._micro, share)
-        gradient[...] = gradient / total
-        return J / total, gradient
 
     def fit(
         self,
@@ -180,7 +164,8 @@ class Trainer:
         augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
         array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
         function of (seed, epoch, number of the batch). Memmaps are shuffled in runs of neighbouring rows, which a disk
-        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment.
+        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment; on a GPU
+        it moves them there too, beside the steps.
         """
         whole("epochs", epochs)
         whole("batch_size", batch_size)
@@ -211,7 +196,9 @@ class Trainer:
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
                     counters = self.seed, self.epoch, self.position
-                    with closing(batches(examples, batch_size, *counters, augment, read_ahead)) as shuffled:
+                    side = self.network.backend.side if read_ahead else None
+                    shuffled = batches(examples, batch_size, *counters, augment, self._place, read_ahead, side)
+                    with closing(shuffled):
                         self._epoch(shuffled, measured, held_out, evaluation_batch_size)
             finally:
                 for callback in self.callbacks:
@@ -229,11 +216,11 @@ class Trainer:
             if path is not None:
                 check_place(path)
 
-    def _epoch(self, shuffled: Iterator[Batch], measured: Any, held_out: Any, batch_size: int) -> None:
+    def _epoch(self, shuffled: Placing, measured: Any, held_out: Any, batch_size: int) -> None:
         """The rest of the epoch under way, and its measurements."""
         started = time.perf_counter()
-        for inputs, y, weights in shuffled:
-            J = self.step(inputs, y, weights)
+        for batch, labels in shuffled:
+            J = self._step(batch, labels)
             self.position += 1
             if self.guard.candidate is not None:
                 self.guard.look_back()

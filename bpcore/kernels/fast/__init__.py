@@ -9,106 +9,28 @@ except ImportError as _error:
 
 import numpy as np
 
-from bpcore.kernels.fast import memory, onednn, threads
-from bpcore.kernels.fast.activations import (
-    elu,
-    elu_backward,
-    gelu,
-    gelu_backward,
-    gelu_tanh,
-    gelu_tanh_backward,
-    leaky_relu,
-    leaky_relu_backward,
-    relu,
-    relu_backward,
-    sigmoid,
-    sigmoid_backward,
-    silu,
-    silu_backward,
-    softplus,
-    softplus_backward,
-    tanh,
-    tanh_backward,
+from bpcore.kernels.fast import (
+    activations,
+    batch,
+    convolution,
+    dense,
+    heads,
+    losses,
+    masks,
+    memory,
+    onednn,
+    pooling,
+    rows,
+    scatter,
+    threads,
+    updates,
 )
-from bpcore.kernels.fast.batch import batch_norm, batch_norm_backward, batch_statistics, group_norm, group_norm_backward
-from bpcore.kernels.fast.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
-from bpcore.kernels.fast.dense import linear, linear_backward, linear_relu, linear_relu_backward
-from bpcore.kernels.fast.heads import attention, attention_backward
-from bpcore.kernels.fast.losses import cross_entropy, cross_entropy_backward
-from bpcore.kernels.fast.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.fast.rows import (
-    layer_norm,
-    layer_norm_backward,
-    log_softmax,
-    log_softmax_backward,
-    rms_norm,
-    rms_norm_backward,
-    softmax,
-    softmax_backward,
-)
-from bpcore.kernels.fast.scatter import scatter_add
-from bpcore.kernels.fast.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 
 ARRAY = np.ndarray
-memory.keep()
 
-__all__ = [
-    "adagrad",
-    "adam",
-    "attention",
-    "attention_backward",
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "batch_norm",
-    "batch_norm_backward",
-    "batch_statistics",
-    "clip_norm",
-    "conv2d",
-    "conv2d_backward",
-    "conv_transpose2d",
-    "conv_transpose2d_backward",
-    "cross_entropy",
-    "cross_entropy_backward",
-    "elu",
-    "elu_backward",
-    "gelu",
-    "gelu_backward",
-    "gelu_tanh",
-    "gelu_tanh_backward",
-    "group_norm",
-    "group_norm_backward",
-    "layer_norm",
-    "layer_norm_backward",
-    "leaky_relu",
-    "leaky_relu_backward",
-    "linear",
-    "linear_backward",
-    "linear_relu",
-    "linear_relu_backward",
-    "lion",
-    "log_softmax",
-    "log_softmax_backward",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "relu",
-    "relu_backward",
-    "rms_norm",
-    "rms_norm_backward",
-    "rmsprop",
-    "scatter_add",
-    "sgd",
-    "sigmoid",
-    "sigmoid_backward",
-    "silu",
-    "silu_backward",
-    "softmax",
-    "softmax_backward",
-    "softplus",
-    "softplus_backward",
-    "squared_norm",
-    "tanh",
-    "tanh_backward",
-]
+for _family in (activations, batch, convolution, dense, heads, losses, masks, pooling, rows, scatter, updates):
+    globals().update({name: one for name, one in vars(_family).items() if hasattr(one, "serves")})  # a twin has a condition
+memory.keep()
 
 
 def report() -> dict[str, str]:

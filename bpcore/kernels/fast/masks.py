@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -20,7 +21,7 @@ COST = 8  # a number of a mask is worth that many of a plain pass
 
 
 @intrinsic
-def _high(typing_context, a, b):
+def _multiply_high(typing_context, a, b):
     """The upper 64 bits of the product of two 64-bit words."""
 
     def generate(context, builder, signature, values):
@@ -29,6 +30,9 @@ def _high(typing_context, a, b):
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return types.uint64(types.uint64, types.uint64), generate
+
+
+_high: Any = _multiply_high
 
 
 @compiled

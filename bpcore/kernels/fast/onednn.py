@@ -139,20 +139,11 @@ def execute(numbers, a, b, out, bias):
     return _execute(numbers[0], numbers[1], n, numbers[2])
 
 
-@compiled
-def execute_at(numbers, a, b, out):
-    """Run a plan of three arguments, which lie at these addresses. Returns the library's status."""
-    _set(numbers[3], a)
-    _set(numbers[4], b)
-    _set(numbers[5], out)
-    return _execute(numbers[0], numbers[1], 3, numbers[2])
-
-
 Layout = tuple[tuple[int, ...], tuple[int, ...]]  # a shape, and its strides in numbers
 
 
 def batched_plan(a: Layout, b: Layout, out: Layout) -> Plan:
-    """a @ b, matrices in the last two axes, for `execute_at`."""
+    """a @ b, matrices in the last two axes."""
     described = [description(*layout) for layout in (a, b, out)]
     create = "dnnl_matmul_primitive_desc_create"
     primitive = made("primitive_desc", create, engine(), *described[:2], None, described[2], None)

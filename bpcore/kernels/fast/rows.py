@@ -198,22 +198,19 @@ def _norm_backward(start, stop, z, mean, scale, gamma, v, centred, need_dz, sums
 
 
 @compiled
-def _run_norm_backward(z, mean, scale, gamma, v, centred, need_dz, sums, dz, dgamma, dbeta):
+def _run_norm_backward(z, mean, scale, gamma, v, centred, need_dz, sums, dz):
     share(_norm_backward, sums.shape[1], team(z, COST * z.size), (z, mean, scale, gamma, v, centred, need_dz, sums, dz))
-    for d, parts in ((dgamma, sums[0]), (dbeta, sums[1])):
-        d[:] = 0
-        for part in parts:
-            for j in range(d.shape[0]):
-                d[j] += part[j]
 
 
 def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
     """Writes dγ and dβ; returns dz, or None unless need_dz."""
     n = z.shape[-1]
-    sums = np.empty((2, max(1, min(PARTS, z.size // n)), n), z.dtype)
+    sums = np.empty((2, min(PARTS, z.size // n), n), z.dtype)
     dz = np.empty_like(z) if need_dz else None
     flat = rows(z), mean.reshape(-1), scale.reshape(-1), gamma, rows(v)
-    _run_norm_backward(*flat, centred, need_dz, sums, rows(z if dz is None else dz), dgamma, dbeta)
+    _run_norm_backward(*flat, centred, need_dz, sums, rows(z if dz is None else dz))
+    for d, parts in ((dgamma, sums[0]), (dbeta, sums[1])):
+        np.add.reduce(parts, axis=0, out=d)
     return dz
 
 

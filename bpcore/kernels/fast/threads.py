@@ -13,7 +13,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils, compiler, cpu, types
 from numba.extending import intrinsic
 
 REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinities stay what they are
@@ -48,13 +48,14 @@ def _share(typing_context, body, n, threads, args):
     body: a compiled function that returns nothing; args: a tuple.
     """
     body_args = (types.intp, types.intp, *args.types)
-    body_signature = body.get_call_type(typing_context, body_args, {})
+    body_signature = types.void(*body_args)
 
     def generate(context, builder, signature, values):
         _, n, threads, packed = values
         size, int32, pointer = context.get_value_type(types.intp), ir.IntType(32), ir.IntType(8).as_pointer()
-        result = body.dispatcher.get_compile_result(body_signature)
-        context.active_code_library.add_linking_library(result.library)
+        flags: Any = compiler.Flags()
+        flags.error_model, flags.fastmath, flags.nrt = "numpy", cpu.FastMathOptions(REASSOCIATE), False
+        result = context.compile_subroutine(builder, body.dispatcher.py_func, body_signature, flags=flags)
 
         def call(builder, start, stop, items):
             function = context.declare_function(builder.module, result.fndesc)

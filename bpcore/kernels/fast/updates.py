@@ -146,8 +146,7 @@ def _squares(start, stop, g, sums):
 
 
 @compiled
-def _squared_norm(g):
-    sums = np.empty((g.shape[0] + BLOCK - 1) // BLOCK, g.dtype)
+def _squared_norm(g, sums):
     share(_squares, sums.shape[0], team(g, g.size), (g, sums))
     total = g.dtype.type(0)
     for k in range(sums.shape[0]):
@@ -157,7 +156,7 @@ def _squared_norm(g):
 
 @serves(dense)
 def squared_norm(g):
-    return g.dtype.type(_squared_norm(g))
+    return g.dtype.type(_squared_norm(g, np.empty(-(-g.size // BLOCK), g.dtype)))
 
 
 @compiled

@@ -1,0 +1,58 @@
+// Activations: each formula once, for one entry of each array.
+
+#define FAR 38  // Phi(-38) is below the smallest normal double
+#define TANH_SCALE A(0.7978845608028654)  // sqrt(2 / pi)
+#define TANH_CUBE A(0.044715)
+
+#define UNARY(name, formula) \
+    extern "C" __global__ void name(Int n, const T *z_, T *u_) \
+    { EACH(i, n) { const A z = A(z_[i]); u_[i] = T(formula); } }
+#define BINARY(name, x, formula) \
+    extern "C" __global__ void name(Int n, const T *x_, const T *v_, T *u_) \
+    { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]); u_[i] = T(formula); } }
+#define UNARY_WITH(name, constant, formula) \
+    extern "C" __global__ void name(Int n, const T *z_, double constant##_, T *u_) \
+    { EACH(i, n) { const A z = A(z_[i]), constant = A(constant##_); u_[i] = T(formula); } }
+#define BINARY_WITH(name, x, constant, formula) \
+    extern "C" __global__ void name(Int n, const T *x_, double constant##_, const T *v_, T *u_) \
+    { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]), constant = A(constant##_); u_[i] = T(formula); } }
+
+__device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays
+
+__device__ inline A logistic(A z)
+{
+    const A e = exp(-fabs(z));
+    return flush((z >= 0 ? A(1) : e) / (1 + e));
+}
+
+__device__ inline A least(A z) { return fabs(z) > FAR ? A(FAR) : fabs(z); }
+
+// Phi(-a), a >= 0, and Phi(-a) - a phi(a)
+__device__ inline A tail(A a) { return A(0.5) * erfc(a * A(0.7071067811865476)); }
+
+__device__ inline A tail_slope(A a) { return tail(a) - a * (exp(A(-0.5) * a * a) * A(0.3989422804014327)); }
+
+// of the approximation by tanh, which is sigmoid(2 x): that, and the derivative
+__device__ inline A share(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))); }
+
+__device__ inline A share_slope(A z, A s) { return s + 2 * z * s * (1 - s) * (TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))); }
+
+UNARY(relu, positive(z))
+BINARY(relu_backward, u, v * (u > 0 ? A(1) : A(0)))
+UNARY_WITH(leaky_relu, slope, z > 0 ? z : slope * z)
+BINARY_WITH(leaky_relu_backward, u, slope, v * (u > 0 ? A(1) : slope))
+UNARY_WITH(elu, alpha, z > 0 ? z : alpha * expm1(z))
+BINARY_WITH(elu_backward, u, alpha, flush(v * (u > 0 ? A(1) : u + alpha)))
+UNARY(sigmoid, logistic(z))
+BINARY(sigmoid_backward, u, flush(v * u * (1 - u)))
+UNARY(tanh_, flush(tanh(z)))
+BINARY(tanh_backward, u, flush(v * (1 - u * u)))
+UNARY(softplus, flush(positive(z) + log1p(exp(-fabs(z)))))
+BINARY(softplus_backward, z, flush(logistic(z) * v))
+UNARY(silu, flush(z * logistic(z)))
+BINARY(silu_backward, z, flush(v * logistic(z) * (1 + z * (1 - logistic(z)))))
+UNARY(gelu, flush(positive(z) - least(z) * tail(least(z))))
+BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(least(z)) : 1 - tail_slope(least(z)))))
+UNARY(gelu_tanh, flush(z * share(z)))
+BINARY(gelu_tanh_backward, z, flush(v * share_slope(z, share(z))))
+UNARY(erf_, erf(z))

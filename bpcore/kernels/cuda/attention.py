@@ -1,0 +1,63 @@
+"""Attention for heads of up to 128 features, without a matrix of scores."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cupy
+
+from bpcore.kernels import serves
+from bpcore.kernels.cuda.launch import dense, given, kernel
+from bpcore.kernels.cuda.sums import scratch
+
+HEADS = (16, 32, 64, 128)  # features of a head that there are kernels for; fewer are filled up with zeros
+
+
+def constants(D: int, char: str) -> dict[str, int]:
+    """What the kernels are compiled for: two tiles of rows take 32 KB of shared memory at most."""
+    return {"D": D, "TILE": min(32, 16384 // (D * (8 if char == "d" else 4)))}
+
+
+def launch(name: str, lanes: int, D: int, qkv: Any, heads: int, causal: bool, p: float, *arrays: Any) -> None:
+    """Launch a kernel, `lanes` threads a row of a query or a key."""
+    n, tokens, width = qkv.shape
+    size = width // (3 * heads)
+    rows = min(128, -(-tokens * lanes // 32) * 32) // lanes
+    tiles = -(-tokens // rows)
+    sizes = tiles, tokens, heads, size, int(causal), 1 / math.sqrt(size), 1 / (1 - p)
+    run = kernel("attention", name, qkv.dtype.char, **constants(D, qkv.dtype.char))
+    run((tiles * n * heads,), (lanes, rows), (*sizes, qkv, *arrays))
+
+
+def head(qkv: Any, heads: int) -> int:
+    """The features of a head that the kernels are compiled for; 0 where there are too many."""
+    return next((D for D in HEADS if D * heads * 3 >= qkv.shape[-1]), 0)
+
+
+def _serves(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float, *more: Any) -> bool:
+    masks = (x.dtype.char == "?" and x.flags.c_contiguous for x in (padding, keep) if x is not None)
+    return qkv.size > 0 and dense(qkv) and head(qkv, heads) > 0 and all(masks)
+
+
+@serves(_serves)
+def attention(qkv, heads, causal, padding, keep, p):
+    n, tokens, width = qkv.shape
+    D = head(qkv, heads)
+    u, L = cupy.empty((n, tokens, width // 3), qkv.dtype), scratch((n, heads, tokens), qkv.dtype.char)
+    launch("attention", max(1, D // 32), D, qkv, heads, causal, p, given(padding), given(keep), u, L)
+    return u, L
+
+
+def _serves_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+    of_sums = L.flags.c_contiguous and L.dtype.char == ("d" if qkv.dtype.char == "d" else "f")
+    return _serves(qkv, heads, causal, padding, keep, p) and dense(qkv, u, v) and of_sums
+
+
+@serves(_serves_backward)
+def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+    D = head(qkv, heads)
+    dqkv, means, masks = cupy.empty_like(qkv), cupy.empty_like(L), (given(padding), given(keep))
+    launch("backward_queries", D // 16, D, qkv, heads, causal, p, *masks, u, L, v, means, dqkv)
+    launch("backward_keys", D // 16, D, qkv, heads, causal, p, *masks, L, v, means, dqkv)
+    return dqkv

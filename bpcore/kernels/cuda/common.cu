@@ -1,0 +1,60 @@
+// T is the arrays' number, A what is computed in (float for half). Index arithmetic is in long long; blocks are of 32 n threads.
+
+typedef long long Int;
+
+#define INFINITE A(__int_as_float(0x7f800000))
+
+#define EACH(i, n) for (Int i = blockIdx.x * (Int)blockDim.x + threadIdx.x; i < n; i += (Int)gridDim.x * blockDim.x)
+
+__device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
+
+__device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
+
+// y[i] of an integer dtype that `kind` tells: its bytes, negative where it is unsigned.
+__device__ inline Int index_at(const void *y, Int kind, Int i)
+{
+    switch (kind) {
+    case 1: return ((const signed char *)y)[i];
+    case -1: return ((const unsigned char *)y)[i];
+    case 2: return ((const short *)y)[i];
+    case -2: return ((const unsigned short *)y)[i];
+    case 4: return ((const int *)y)[i];
+    case -4: return ((const unsigned *)y)[i];
+    default: return ((const Int *)y)[i];
+    }
+}
+
+// Sum and maximum over the blockDim.x threads that share a row, the same to each of them; all threads of the block call.
+// blockDim.x is a power of two; above 32, the block has one row.
+__device__ inline A team_sum(A x)
+{
+    __shared__ A part[32];
+    for (int k = min((int)blockDim.x, 32) / 2; k > 0; k /= 2) x += __shfl_xor_sync(0xffffffffu, x, k);
+    if (blockDim.x > 32) {
+        __syncthreads();  // the parts of the sum before have been read
+        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+        __syncthreads();
+        x = part[0];
+        for (int k = 1; k < (int)blockDim.x / 32; k++) x += part[k];
+    }
+    return x;
+}
+
+__device__ inline A team_max(A x)
+{
+    __shared__ A part[32];
+    for (int k = min((int)blockDim.x, 32) / 2; k > 0; k /= 2) x = fmax(x, __shfl_xor_sync(0xffffffffu, x, k));
+    if (blockDim.x > 32) {
+        __syncthreads();
+        if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+        __syncthreads();
+        x = part[0];
+        for (int k = 1; k < (int)blockDim.x / 32; k++) x = fmax(x, part[k]);
+    }
+    return x;
+}
+
+// The row of this thread's team, and a loop of the team over n entries of it.
+__device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadIdx.y; }
+
+#define TEAM(j, n) for (Int j = threadIdx.x; j < n; j += blockDim.x)

@@ -1,0 +1,92 @@
+"""cuBLAS through a handle of our own: CuPy's calls refuse to be captured in a CUDA graph.
+
+Each stream has its handle, with a workspace that stays: nothing is allocated while a graph is captured, and results do not
+depend on what other streams are doing (cuBLAS: "Results reproducibility", "CUDA Graphs Support").
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import threading
+from typing import Any
+
+import cupy
+
+WORKSPACE = 32 << 20  # bytes: NVIDIA's advice for Hopper and Blackwell; other GPUs need less
+DEFAULT, FLOAT32_REDUCTIONS = -1, 16  # CUBLAS_GEMM_DEFAULT, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
+FLOAT32, FLOAT64, FLOAT16 = 0, 1, 2  # CUDA_R_32F and so on
+IN_FLOAT32, IN_TF32, IN_FLOAT64 = 68, 77, 70  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_64F
+STATUS = {
+    1: "NOT_INITIALIZED",
+    3: "ALLOC_FAILED",
+    7: "INVALID_VALUE",
+    8: "ARCH_MISMATCH",
+    11: "MAPPING_ERROR",
+    13: "EXECUTION_FAILED",
+    14: "INTERNAL_ERROR",
+    15: "NOT_SUPPORTED",
+    16: "LICENSE_ERROR",
+}
+
+_int, _pointer, _long = ctypes.c_int, ctypes.c_void_p, ctypes.c_longlong
+_sizes = [_pointer, _int, _int, _int, _int, _int, _pointer]  # handle, two transpositions, m, n, k, alpha
+ARGUMENTS = {
+    "cublasCreate_v2": [_pointer],
+    "cublasSetStream_v2": [_pointer, _pointer],
+    "cublasSetWorkspace_v2": [_pointer, _pointer, ctypes.c_size_t],
+    "cublasSetMathMode": [_pointer, _int],
+    "cublasGemmEx": [*_sizes, *[_pointer, _int, _int] * 2, _pointer, _pointer, _int, _int, _int, _int],
+    "cublasGemmStridedBatchedEx": [
+        *_sizes,
+        *[_pointer, _int, _int, _long] * 2,
+        *[_pointer, _pointer, _int, _int, _long],
+        *[_int, _int, _int],
+    ],
+}
+
+
+def libcublas() -> tuple[Any, str]:
+    """The library that CuPy uses, found as CuPy finds it, and why it is not there where it is None."""
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+        for name, types in ARGUMENTS.items():
+            getattr(library, name).argtypes = types
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # not found is a RuntimeError there
+        return None, f"cuBLAS cannot be loaded: {error}; reinstall CuPy: pip install 'bpcore[cuda13]' or 'bpcore[cuda12]'"
+    return library, ""
+
+
+LIBRARY, WHY_NOT = libcublas()
+
+
+def call(name: str, *args: Any) -> None:
+    """A function of the library; a RuntimeError where it does not return success."""
+    status = getattr(LIBRARY, name)(*args)
+    if status:
+        story = f"cuBLAS's {name} returned CUBLAS_STATUS_{STATUS.get(status, status)}"
+        raise RuntimeError(f"{story}; run with BPCORE_KERNELS=off, and report it")
+
+
+class Handle:
+    """A handle for one stream, with its workspace."""
+
+    def __init__(self, stream: int):
+        handle = ctypes.c_void_p()
+        call("cublasCreate_v2", ctypes.byref(handle))
+        self.number, self.workspace = handle.value, cupy.cuda.Memory(WORKSPACE)  # outside of every pool
+        call("cublasSetStream_v2", handle, stream)
+        call("cublasSetWorkspace_v2", handle, self.workspace.ptr, WORKSPACE)  # after the stream, which resets it
+        call("cublasSetMathMode", handle, FLOAT32_REDUCTIONS)
+
+
+@functools.cache
+def _handle(thread: int, stream: int) -> Handle:
+    return Handle(stream)
+
+
+def handle() -> int | None:
+    """The handle of the current stream, in this thread. The first call on a stream makes it: not while capturing."""
+    return _handle(threading.get_ident(), cupy.cuda.get_current_stream().ptr).number

@@ -1,0 +1,85 @@
+// Cross-entropy of rows t (rows, k) with class indices y, of an integer dtype told by `kind` (see common.cu).
+
+// How many blocks have finished; the last one sets it back to 0. One stream at a time computes losses.
+__device__ unsigned finished = 0;
+
+// Writes phi = softmax(t), and to J the sum of w l over that of w. part (2, gridDim.x) is scratch: the sums of each block,
+// which the last block to finish adds up, in order.
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
+                                         A *part, T *phi, T *J)
+{
+    __shared__ A ell[128], weight[128];  // of the block's teams
+    __shared__ unsigned before;
+    A ell_sum = 0, weight_sum = 0;
+    for (Int from_row = blockIdx.x * (Int)blockDim.y; from_row < rows; from_row += gridDim.x * (Int)blockDim.y) {
+        const Int row = from_row + threadIdx.y, m = row < rows ? k : 0, from = row * k;
+        A largest = -INFINITE, total = 0, sum = 0;
+        TEAM(j, m) largest = fmax(largest, A(t[from + j]));
+        largest = team_max(largest);
+        TEAM(j, m) {
+            total += exp(A(t[from + j]) - largest);
+            sum += A(t[from + j]) - largest;
+        }
+        total = team_sum(total);
+        if (smoothing != 0) sum = team_sum(sum);
+        TEAM(j, m) phi[from + j] = T(exp(A(t[from + j]) - largest) / total);
+        if (threadIdx.x == 0 && row < rows) {
+            const Int own = index_at(y, kind, row);
+            const A w = weights ? A(weights[row]) : A(1), log_total = log(total);
+            A l = own >= 0 && own < k ? A(1 - smoothing) * (log_total - (A(t[from + own]) - largest)) : A(0);
+            if (smoothing != 0) l += A(smoothing / k) * (k * log_total - sum);
+            ell_sum += w * l;
+            weight_sum += w;
+        }
+    }
+    if (threadIdx.x == 0) {
+        ell[threadIdx.y] = ell_sum;
+        weight[threadIdx.y] = weight_sum;
+    }
+    __syncthreads();
+    const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+    if (thread == 0) {
+        for (unsigned i = 1; i < blockDim.y; i++) {
+            ell_sum += ell[i];
+            weight_sum += weight[i];
+        }
+        part[blockIdx.x] = ell_sum;
+        part[gridDim.x + blockIdx.x] = weight_sum;
+        __threadfence();  // the parts are there before this block counts as finished
+        before = atomicInc(&finished, gridDim.x - 1);
+    }
+    __syncthreads();
+    if (before != gridDim.x - 1) return;
+    __threadfence();
+    const unsigned threads = blockDim.x * blockDim.y;
+    const volatile A *parts = part;
+    ell_sum = weight_sum = 0;
+    for (unsigned i = thread; i < gridDim.x; i += threads) {
+        ell_sum += parts[i];
+        weight_sum += parts[gridDim.x + i];
+    }
+    __shared__ A ells[1024], sums[1024];
+    ells[thread] = ell_sum;
+    sums[thread] = weight_sum;
+    for (unsigned half = threads / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (thread < half) {
+            ells[thread] += ells[thread + half];
+            sums[thread] += sums[thread + half];
+        }
+    }
+    if (thread == 0) *J = T(ells[0] / (weights ? fmax(sums[0], A(SMALLEST)) : A(rows)));
+}
+
+// dt = (phi - own e_y - every) v w / (the sum of w), or / rows without weights.
+extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, const T *phi, const void *y, Int kind,
+                                                  const T *weights, const T *weight_sum, double own, double every,
+                                                  double v_value, const T *v_at, T *dt)
+{
+    const A v = number(v_value, v_at) / (weights ? A(*weight_sum) : A(rows));
+    EACH(i, count) {
+        const Int row = i / k, j = i - row * k;
+        const A target = (index_at(y, kind, row) == j ? A(own) : A(0)) + A(every);
+        dt[i] = T(flush((A(phi[i]) - target) * (weights ? A(weights[row]) * v : v)));
+    }
+}

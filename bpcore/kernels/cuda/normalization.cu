@@ -1,0 +1,77 @@
+// LayerNorm, RMSNorm and GroupNorm: a team of threads for each group of entries. z is (n, between, groups, width): the group
+// (i, g) has `between` runs of `width` entries. LN and RMS have one group, with one run.
+
+#define GROUP(e) TEAM(e, size)
+#define PLACE(e) (from + (between == 1 ? e : e / width * (groups * width) + e % width))
+#define CHANNEL(e) (first + (between == 1 ? e : e % width))
+
+// x = (z - mean) scale; u = gamma x + beta. mean and beta are null for RMSNorm: the mean is taken to be 0.
+extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z, const T *gamma, const T *beta, double eps,
+                                T *u, T *mean, T *scale)
+{
+    const Int team = team_row(), size = team < teams ? between * width : 0;
+    const Int first = team % groups * width, from = team / groups * (between * groups * width) + first;
+    A centre = 0, square = 0;
+    if (mean) {
+        GROUP(e) centre += A(z[PLACE(e)]);
+        centre = team_sum(centre) / (between * width);
+    }
+    GROUP(e) {
+        const A x = A(z[PLACE(e)]) - centre;
+        square += x * x;
+    }
+    const A factor = 1 / sqrt(team_sum(square) / (between * width) + A(eps));
+    GROUP(e) {
+        const A x = (A(z[PLACE(e)]) - centre) * factor, shift = beta ? A(beta[CHANNEL(e)]) : A(0);
+        u[PLACE(e)] = T(A(gamma[CHANNEL(e)]) * x + shift);
+    }
+    if (threadIdx.x == 0 && team < teams) {
+        if (mean) mean[team] = T(centre);
+        scale[team] = T(factor);
+    }
+}
+
+// dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; without a mean, mean(w) is left out.
+extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z, const T *mean, const T *scale,
+                                         const T *gamma, const T *v, T *dz)
+{
+    const Int team = team_row(), size = team < teams ? between * width : 0;
+    const Int first = team % groups * width, from = team / groups * (between * groups * width) + first;
+    const A centre = mean && size ? A(mean[team]) : A(0), factor = size ? A(scale[team]) : A(0);
+    A w_sum = 0, wx_sum = 0;
+    GROUP(e) {
+        const A w = A(gamma[CHANNEL(e)]) * A(v[PLACE(e)]);
+        w_sum += w;
+        wx_sum += w * ((A(z[PLACE(e)]) - centre) * factor);
+    }
+    w_sum = mean ? team_sum(w_sum) / (between * width) : A(0);
+    wx_sum = team_sum(wx_sum) / (between * width);
+    GROUP(e) {
+        const A w = A(gamma[CHANNEL(e)]) * A(v[PLACE(e)]), x = (A(z[PLACE(e)]) - centre) * factor;
+        dz[PLACE(e)] = T(factor * (w - w_sum - x * wx_sum));
+    }
+}
+
+extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const T *mean, const T *variance, const T *gamma, const T *beta,
+                                      double eps, T *u)
+{
+    EACH(i, count) {
+        const Int j = i % n;
+        const A factor = A(gamma[j]) / sqrt(A(variance[j]) + A(eps));
+        u[i] = T((A(z[i]) - A(mean[j])) * factor + A(beta[j]));
+    }
+}
+
+// z is null where mean and variance are constants.
+extern "C" __global__ void batch_norm_backward(Int count, Int n, const T *z, const T *mean, const T *variance, const T *gamma,
+                                               const T *v, double eps, const T *dgamma, const T *dbeta, T *dz)
+{
+    const A rows = A(count / n);
+    EACH(i, count) {
+        const Int j = i % n;
+        const A scale = 1 / sqrt(A(variance[j]) + A(eps));
+        A w = A(v[i]);
+        if (z) w -= A(dbeta[j]) / rows + (A(z[i]) - A(mean[j])) * scale * (A(dgamma[j]) / rows);
+        dz[i] = T(w * (A(gamma[j]) * scale));
+    }
+}

@@ -1,0 +1,74 @@
+// Sums over the rows of a matrix, and over a vector; in two passes where there is much, so that their order is always the same.
+
+// part (gridDim.y, n, or 2 n with x): for its share of the rows, the sums of v (rows, n), and of v x where z is there, with
+// x = (z - mean) scale. mean and scale have one number for each `span` rows and `width` columns; mean may be null. eps >= 0
+// says that `scale` is a variance. Where u is there, v counts where u > 0 alone, and that is written to dt. A block's 32 x 8
+// threads have 32 columns.
+extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const T *mean, const T *scale, double eps, Int span,
+                                   Int width, const T *u, T *dt, A *part)
+{
+    __shared__ A sums[2][8][32];
+    const Int j = blockIdx.x * 32LL + threadIdx.x, groups = n / width;
+    A v_sum = 0, x_sum = 0;
+    if (j < n)
+        for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
+            const A v_ij = A(v[i * n + j]) * (u && !(A(u[i * n + j]) > 0) ? A(0) : A(1));
+            if (u) dt[i * n + j] = T(v_ij);
+            v_sum += v_ij;
+            if (z) {
+                const Int at = i / span * groups + j / width;
+                const A centre = mean ? A(mean[at]) : A(0);
+                const A factor = eps >= 0 ? 1 / sqrt(A(scale[at]) + A(eps)) : A(scale[at]);
+                x_sum += v_ij * ((A(z[i * n + j]) - centre) * factor);
+            }
+        }
+    sums[0][threadIdx.y][threadIdx.x] = v_sum;
+    sums[1][threadIdx.y][threadIdx.x] = x_sum;
+    __syncthreads();
+    if (threadIdx.y < 2 && j < n && (threadIdx.y == 0 || z)) {
+        A total = 0;
+        for (int k = 0; k < 8; k++) total += sums[threadIdx.y][k][threadIdx.x];
+        part[blockIdx.y * (z ? 2 * n : n) + threadIdx.y * n + j] = total;
+    }
+}
+
+// Writes the sums of parts (parts, n, or 2 n with dgamma) to dbeta and dgamma, each null or (n,).
+extern "C" __global__ void finish_columns(Int count, Int parts, Int n, const A *part, T *dbeta, T *dgamma)
+{
+    const Int stride = dgamma ? 2 * n : n;
+    EACH(j, count) {
+        A total = 0;
+        for (Int k = 0; k < parts; k++) total += part[k * stride + j];
+        if (j >= n)
+            dgamma[j - n] = T(total);
+        else if (dbeta)
+            dbeta[j] = T(total);
+    }
+}
+
+// part (blocks,): the sums of x, or of x squared, over each block's share.
+extern "C" __global__ void total(Int n, Int squared, const T *x, A *part)
+{
+    A sum = 0;
+    EACH(i, n) sum += squared ? A(x[i]) * A(x[i]) : A(x[i]);
+    sum = team_sum(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// One block: out = the sum of parts, at least `least`.
+extern "C" __global__ void finish_total(Int parts, const A *part, double least, T *out)
+{
+    A sum = 0;
+    TEAM(i, parts) sum += part[i];
+    sum = team_sum(sum);
+    if (threadIdx.x == 0) *out = T(fmax(sum, A(least)));
+}
+
+// u += b in each row, b null or (n,); then max(u, 0) where `relu`.
+extern "C" __global__ void add_rows(Int count, Int n, const T *b, Int relu, T *u)
+{
+    EACH(i, count) {
+        const A x = b ? A(u[i]) + A(b[i % n]) : A(u[i]);
+        u[i] = T(relu && x < 0 ? A(0) : x);
+    }
+}

@@ -1,0 +1,309 @@
+"""The kernels for CuPy arrays. Without a GPU: NVRTC compiles them, and an emulated CuPy, in a process apart, runs these tests."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cuda_emulator
+import numpy as np
+import pytest
+from conftest import missing
+from test_kernels import PRIMITIVES, TABLE, Draw, results, twins
+
+import bpcore as bp
+from bpcore import kernels
+from bpcore.functional import dropout, sequences, updates
+
+TESTS = Path(__file__).parent
+EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == cuda_emulator.VERSION
+CUDA = [name for _, of, name in twins() if of == "cuda"]
+FILES = ("test_kernels.py", "test_cuda.py", "test_modules.py", "test_images.py", "test_sequences.py", "test_optimizers.py")
+HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
+TOO_LARGE = ("squared_norm",)  # for float16, or of numbers that it does not have
+
+
+def gpu() -> bp.Backend:
+    """The backend "cupy"; the test is skipped, or run by the emulator's process, where there is none."""
+    try:
+        return bp.get_backend("cupy")
+    except RuntimeError as error:
+        return missing("cupy", str(error))
+
+
+def library() -> Any:
+    """CuPy itself, with or without a GPU."""
+    if EMULATED:
+        pytest.skip("this is about CuPy itself")
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        return missing("cupy", f"CuPy is not installed: {error}")
+
+
+@pytest.mark.skipif(EMULATED, reason="this is the emulator's process")
+def test_on_an_emulated_gpu():
+    """What is tested on a GPU, in a process where cuda_emulator stands in for CuPy."""
+    if cuda_emulator.COMPILER is None:
+        pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
+    environment = {**os.environ, "BPCORE_TEST_BACKENDS": "cupy", "BPCORE_REQUIRE": "cupy", cuda_emulator.SWITCH: "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
+    slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
+    chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "cuda_emulator", "-p", "no:cacheprovider", *chosen]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 1000
+
+
+def sources() -> list[tuple[str, dict[str, int]]]:
+    """(family, constants) of everything that is compiled."""
+    launch = importlib.import_module("bpcore.kernels.cuda.launch")
+    attention = importlib.import_module("bpcore.kernels.cuda.attention")
+    sizes = [("attention", char, attention.constants(D, char)) for D in attention.HEADS for char in launch.NUMBERS]
+    return [(family, char, {}) for family in launch.FAMILIES for char in launch.NUMBERS if family != "attention"] + sizes
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_nvrtc_compiles_every_kernel(architecture):
+    """Without a warning, with the options that CuPy gives, and with registers for the largest block that is launched."""
+    cupy = library()
+    launch = importlib.import_module("bpcore.kernels.cuda.launch")
+    nvrtc = cupy.cuda.nvrtc
+    try:
+        nvrtc.getVersion()
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"NVRTC is not here: {error}")
+    folders = {Path(p) for p in sys.path} | {Path(os.environ.get("CUDA_PATH", "/usr/local/cuda"))}
+    headers = [
+        h.parent
+        for folder in folders
+        for h in (*folder.glob("nvidia/*/include/cuda_fp16.h"), *folder.glob("include/cuda_fp16.h"))
+    ]
+    options = (f"-arch={architecture}", "-ftz=true", "--device-as-default-execution-space", *(f"-I{h}" for h in headers[:1]))
+    for family, char, constants in sources():
+        if char == "e" and not headers:
+            continue
+        program = nvrtc.createProgram(launch.source(family, char, **constants), f"{family}.cu", (), ())
+        try:
+            nvrtc.compileProgram(program, options)
+        except nvrtc.NVRTCError:
+            pytest.fail(f"{family} for {char} {constants}:\n{nvrtc.getProgramLog(program)}")
+        assert nvrtc.getProgramLog(program).strip("\0\n ") == "", (family, char)
+        assert len(nvrtc.getCUBIN(program)) > 1000
+        nvrtc.destroyProgram(program)
+
+
+def test_the_stand_in_has_no_names_that_cupy_lacks():
+    cupy = library()
+    standard = importlib.import_module("array_api_compat.cupy")
+    assert [name for name in (*cuda_emulator.CUPY, "RawModule", "is_available", "cuda") if not hasattr(cupy, name)] == []
+    assert [name for name in cuda_emulator.STANDARD if not hasattr(standard, name)] == []
+    public = [name for name in (*vars(cuda_emulator.ndarray), *cuda_emulator.ATTRIBUTES) if not name.startswith("_")]
+    assert [name for name in public if not hasattr(cupy.ndarray, name)] == []
+
+
+def test_sources_are_ascii():
+    """CuPy writes them to a file in the locale's encoding."""
+    files = list((Path(kernels.__file__).parent / "cuda").glob("*.cu"))
+    assert len(files) > 5
+    assert [file.name for file in files if not file.read_bytes().isascii()] == []
+
+
+class Rounded(Draw):
+    """Numbers in float32 that float16 has."""
+
+    def lay(self, x: np.ndarray) -> np.ndarray:
+        return super().lay(x.astype("float16") if x.dtype.kind == "f" else x)
+
+
+def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[Any]]:
+    """The rows of TABLE, in a dtype on the backend."""
+
+    def move(x: Any) -> Any:
+        if not isinstance(x, (np.ndarray, np.generic)):
+            return x
+        return backend.asarray(np.asarray(x), dtype=of if x.dtype.kind == "f" else None)
+
+    return [[move(x) for x in row] for row in TABLE[name](draw)]
+
+
+@pytest.mark.parametrize("shape", [(13, 7), (1, 1), (9, 1), (40, 70)])
+@pytest.mark.parametrize("name", CUDA or [""])
+def test_float16(name, shape):
+    """Held against the definition in float32, of the same numbers."""
+    backend = gpu()
+    (twin,) = kernels.twins(name, type(backend.zeros(1, "float16")))
+    if name in TOO_LARGE:
+        pytest.skip("what it returns is beyond float16")
+    rows = [arguments(name, Rounded(*shape, "float32"), backend, of) for of in ("float16", "float32")]
+    for half, single in zip(*rows, strict=True):
+        if twin.serves is None or twin.serves(*half):
+            for i, (got, expected) in enumerate(
+                zip(results(twin.call, half), results(PRIMITIVES[name].definition, single), strict=True)
+            ):
+                if hasattr(expected, "dtype"):
+                    got, expected = (backend.to_host(x).astype("float64") for x in (got, expected))
+                    scale = np.max(np.abs(expected), initial=0)
+                    np.testing.assert_allclose(got, expected, rtol=HALF, atol=HALF * scale + 1e-6, err_msg=f"result {i}")
+
+
+@pytest.mark.parametrize("shape", [(13, 7), (700, 40)])
+@pytest.mark.parametrize("name", CUDA or [""])
+def test_twice_gives_the_same_bits(name, shape):
+    """Threads come in another order each time; sums must not."""
+    backend = gpu()
+    (twin,) = kernels.twins(name, type(backend.zeros(1, "float32")))
+    rows = [arguments(name, Draw(*shape, "float32"), backend, "float32") for _ in range(2)]
+    for first, second in zip(*rows, strict=True):
+        if name.startswith("attention") and first[0].shape[0] > 2:
+            continue  # slow in the emulator, and as in the smaller shape
+        if twin.serves is None or twin.serves(*first):
+            for one, other in zip(results(twin.call, first), results(twin.call, second), strict=True):
+                if hasattr(one, "dtype"):
+                    assert backend.to_host(one).tobytes() == backend.to_host(other).tobytes()
+
+
+RATES = {
+    "sgd": lambda lr, step: (lr, 0.9, True, 0.1),
+    "rmsprop": lambda lr, step: (lr, 0.9, 1e-8, 0.1),
+    "adagrad": lambda lr, step: (lr, 1e-10, 0.1),
+    "adam": lambda lr, step: (step, lr, 0.9, 0.999, 1e-8, 0.1, True),
+    "lion": lambda lr, step: (lr, 0.9, 0.99, 0.1),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", RATES)
+def test_rates_on_the_device_give_the_same_bits(name, dtype):
+    backend = gpu()
+    found = []
+    for lr, step in ((0.003, 7), (backend.asarray(np.float64(0.003)), backend.asarray(np.int64(7)))):
+        d = Draw(30, 11, dtype)
+        vectors = [backend.asarray(np.abs(d.vector())) for _ in range(4 if name == "adam" else 3)]
+        call = getattr(updates, name)
+        (twin,) = kernels.twins(name, type(vectors[0]))
+        row = (vectors[0], *RATES[name](lr, step), *vectors[1:])
+        assert twin.serves(*row)
+        call(*row)
+        found.append([backend.to_host(x).tobytes() for x in vectors])
+    assert found[0] == found[1]
+
+
+def test_a_mask_at_a_step_on_the_device_is_the_same():
+    backend = gpu()
+    like = backend.zeros((5, 13), "float32")
+    definition = dropout.keep_mask.definition
+    for seed, step, micro, use in ((3, 4, 0, 1), (2**64 - 1, 2**40, 5, 2**33), (2**70 + 1, 0, 0, 0)):
+        expected = backend.to_host(definition(like, 0.4, (seed, step, micro, use)))
+        assert 0 < expected.sum() < expected.size
+        for at in (step, backend.asarray(np.int64(step))):
+            assert np.array_equal(backend.to_host(dropout.keep_mask(like, 0.4, (seed, at, micro, use))), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [17, 40, 64, 100, 128])
+def test_attention_for_heads_of_all_sizes(size, dtype):
+    backend = gpu()
+    d = Draw(2, 3, dtype)
+    tokens, heads = 45, 2
+    qkv, v = backend.asarray(d.z(2, tokens, 3 * heads * size, scale=1.0)), backend.asarray(d.z(2, tokens, heads * size))
+    padding = backend.asarray(d.generator.random((2, tokens)) < 0.8)
+    keep = backend.asarray(d.generator.random((2, heads, tokens, tokens)) < 0.8)
+    for row in ((qkv, heads, True, None, None, 0.0), (qkv, heads, False, padding, keep, 0.2)):
+        (twin, back) = (kernels.twins(name, type(qkv))[0] for name in ("attention", "attention_backward"))
+        assert twin.serves(*row)
+        for call, of, more in ((twin, sequences.attention, ()), (back, sequences.attention_backward, (*twin.call(*row), v))):
+            for got, expected in zip(results(call.call, (*row, *more)), results(of.definition, (*row, *more)), strict=True):
+                if hasattr(expected, "dtype"):
+                    got, expected = backend.to_host(got), backend.to_host(expected)
+                    rtol = 2e-5 if dtype == "float32" else 1e-12
+                    np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
+
+
+def test_heads_that_are_too_large_are_left_to_the_definition():
+    qkv = gpu().zeros((1, 2, 3 * 129), "float32")
+    assert not kernels.twins("attention", type(qkv))[0].serves(qkv, 1, False, None, None, 0.0)
+
+
+NETWORKS = {
+    "MLP": lambda: bp.MLP([20, 30, 30, 5]),
+    "CNN": lambda: bp.Sequential(
+        bp.Conv2d(2, 6, 3, padding="same"), bp.BatchNorm(6), bp.ReLU(), bp.MaxPool2d(2), bp.Conv2d(6, 4, 3), bp.GELU(),
+        bp.Flatten(), bp.Dropout(0.2), bp.Linear(16, 5),
+    ),
+    "transformer": lambda: bp.Sequential(
+        bp.Embedding(11, 12), bp.PositionalEmbedding(9, 12), bp.TransformerBlock(12, 3, causal=True, dropout=0.1),
+        bp.LayerNorm(12), bp.Linear(12, 11),
+    ),
+}  # fmt: skip
+
+
+def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """16 examples."""
+    generator = np.random.default_rng(0)
+    if kind == "transformer":
+        ids = generator.integers(0, 11, (16, 10))
+        return ids[:, :-1], ids[:, 1:]
+    shape = {"MLP": (16, 20), "CNN": (16, 8, 8, 2)}[kind]
+    return generator.standard_normal(shape), generator.integers(0, 5, 16)
+
+
+@pytest.mark.parametrize(("dtype", "optimizer", "rtol"), [("float64", bp.AdamW(3e-3), 1e-7), ("float32", bp.SGD(0.1, 0.9), 2e-4)])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_training_ends_where_numpy_ends(kind, dtype, optimizer, rtol):
+    backend = gpu()
+    ends = {}
+    for where in ("numpy", backend):
+        net = bp.Network(NETWORKS[kind](), backend=where, dtype=dtype, seed=1)
+        run = bp.Trainer(net, bp.CrossEntropy(), optimizer, clip_norm=1.0, seed=2)
+        X, y = batch(kind)
+        run.fit((X.astype(dtype) if X.dtype.kind == "f" else X, y), epochs=4, batch_size=8)
+        ends[str(where)] = run.history["training_loss"], net.backend.to_host(net.theta)
+    (losses, theta), (expected_losses, expected) = ends[str(backend)], ends["numpy"]
+    assert expected_losses[-1] < expected_losses[0]
+    np.testing.assert_allclose(losses, expected_losses, rtol=rtol)
+    np.testing.assert_allclose(theta, expected, rtol=rtol, atol=rtol)
+
+
+FAULTS = {
+    "a barrier that not all come to": "if (threadIdx.x < 8) { __syncthreads(); u[0] = 1; }",
+    "a shuffle that not all come to": "if (threadIdx.x < 8) u[0] = __shfl_xor_sync(0xffffffffu, 1.0f, 1);",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_emulator_sees(fault):
+    module = emulated(FAULTS[fault])
+    with pytest.raises(RuntimeError, match="that not all"):
+        module((1,), (32,), (1, cuda_emulator.wrap(np.zeros(64, "float32"))))
+
+
+def test_the_emulator_sees_a_barrier_that_is_missing():
+    """Neighbours' numbers are read before they are written, by some: NaN."""
+    body = "__shared__ float s[64]; s[threadIdx.x] = threadIdx.x; %s u[threadIdx.x] = s[(threadIdx.x + 1) %% 64];"
+    for barrier, right in (("__syncthreads();", True), ("", False)):
+        u = cuda_emulator.wrap(np.zeros(64, "float32"))
+        emulated(body % barrier)((1,), (64,), (1, u))
+        assert np.array_equal(u.host, np.roll(np.arange(64), -1)) is right
+
+
+@pytest.mark.parametrize(
+    "wrong", [(1.0, np.zeros(64, "float32")), (1, np.zeros(64)), (1, np.zeros((64, 64), "float32").T), (1, 1), (1,)]
+)
+def test_the_emulator_sees_wrong_arguments(wrong):
+    with pytest.raises(TypeError):
+        emulated("u[0] = n;")((1,), (32,), tuple(cuda_emulator.wrap(x) for x in wrong))
+
+
+def emulated(body: str) -> Any:
+    """A kernel of the emulator's."""
+    if cuda_emulator.COMPILER is None:
+        pytest.skip("g++ is not here")
+    code = f'typedef long long Int; extern "C" __global__ void one(Int n, float *u) {{ {body} }}'
+    return cuda_emulator.RawModule(code=code).get_function("one")
