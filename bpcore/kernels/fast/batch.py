@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from bpcore.kernels import serves
@@ -20,37 +23,23 @@ def wide(z):
     return z.reshape(n, width)
 
 
-@compiled
-def block_rows(z):
-    """Rows of a block."""
-    return max(16, BLOCK // z.shape[1])
+def repeated(z, *vectors) -> Iterator[Any]:
+    """Each of vectors (c,) for every number of a row of z (n, k · c)."""
+    for x in vectors:
+        out = np.empty((z.shape[1] // len(x), len(x)), z.dtype)
+        out[...] = x
+        yield out.reshape(-1)
 
 
-@compiled
-def partial(z):
-    """Where the sums of each block go."""
-    size = block_rows(z)
-    return np.empty(((z.shape[0] + size - 1) // size, z.shape[1]), z.dtype)
+def partial(z) -> Any:
+    """Rows of a block, and two arrays for the sums of each block."""
+    size = max(16, BLOCK // z.shape[1])
+    return size, *np.empty((2, -(-len(z) // size), z.shape[1]), z.dtype)
 
 
-@compiled
-def repeated(x, z):
-    """x (c,) for each number of a row of z (n, k · c)."""
-    c, out = x.shape[0], np.empty(z.shape[1], z.dtype)
-    for k in range(0, out.shape[0], c):
-        out[k : k + c] = x
-    return out
-
-
-@compiled
-def collect(sums, out):
-    """Writes the sums of each feature over blocks, and over the rows that were taken together."""
-    c = out.shape[0]
-    out[:] = 0
-    for k in range(sums.shape[0]):
-        for j in range(0, sums.shape[1], c):
-            for i in range(c):
-                out[i] += sums[k, j + i]
+def collected(sums, out):
+    """Writes the sums of each feature, over blocks and over the rows that were taken together."""
+    return np.add.reduce(sums.reshape(-1, len(out)), axis=0, out=out)
 
 
 @compiled
@@ -84,34 +73,31 @@ def add_products(z, mean, v, total, product):
 
 
 @compiled
-def _moments(start, stop, z, means, squares):
-    size = block_rows(z)
+def _moments(start, stop, z, size, means, squares):
     for k in range(start, stop):
-        block = z[k * size : (k + 1) * size]
-        add_rows(block, means[k])
-        means[k] /= z.dtype.type(block.shape[0])
-        add_squares(block, means[k], squares[k])
+        block, mean = z[k * size : (k + 1) * size], means[k]
+        add_rows(block, mean)
+        for j in range(mean.shape[0]):
+            mean[j] /= z.dtype.type(block.shape[0])
+        add_squares(block, mean, squares[k])
 
 
 @compiled
-def _batch_statistics(z, mean, variance):
-    means, squares = partial(z), partial(z)
-    share(_moments, means.shape[0], team(z, z.size), (z, means, squares))
-    size, share_of = block_rows(z), z.dtype.type(1) / z.dtype.type(z.size // mean.shape[0])
-    sizes = np.empty((means.shape[0], 1), z.dtype)
-    sizes[:] = size
-    sizes[-1] = z.shape[0] - (means.shape[0] - 1) * size
-    collect(means * sizes, mean)
-    mean *= share_of
-    means -= repeated(mean, z)
-    collect(squares + sizes * means * means, variance)  # the squares were about the block's mean
-    variance *= share_of
+def _run_moments(z, size, means, squares):
+    share(_moments, means.shape[0], team(z, z.size), (z, size, means, squares))
 
 
 @serves(lambda z: dense(z) and z.size > 0)
 def batch_statistics(z):
-    mean, variance = np.empty(z.shape[-1], z.dtype), np.empty(z.shape[-1], z.dtype)
-    _batch_statistics(wide(z), mean, variance)
+    mean, variance = np.empty((2, z.shape[-1]), z.dtype)
+    n, z = z.size // len(mean), wide(z)
+    size, means, squares = partial(z)
+    _run_moments(z, size, means, squares)
+    rows = np.full((len(means), 1), size, z.dtype)
+    rows[-1] = len(z) - size * (len(means) - 1)
+    np.multiply(collected(means * rows, mean), 1 / n, out=mean)
+    np.subtract(means, *repeated(z, mean), out=means)  # the squares were about the block's mean
+    np.multiply(collected(squares + rows * means * means, variance), 1 / n, out=variance)
     return mean, variance
 
 
@@ -124,23 +110,27 @@ def _scaled(start, stop, z, mean, scale, shift, u):
 
 
 @compiled
-def _batch_norm(z, mean, scale, shift, u):
-    share(_scaled, z.shape[0], team(z, z.size), (z, repeated(mean, z), repeated(scale, z), repeated(shift, z), u))
+def _run_scaled(z, mean, scale, shift, u):
+    share(_scaled, z.shape[0], team(z, z.size), (z, mean, scale, shift, u))
 
 
 @serves(lambda z, mean, variance, gamma, beta, eps: dense(z, mean, variance, gamma, beta) and z.size > 0)
 def batch_norm(z, mean, variance, gamma, beta, eps):
-    u = np.empty(z.shape, z.dtype)
-    _batch_norm(wide(z), mean, gamma / np.sqrt(variance + eps), beta, wide(u))
+    u, z = np.empty(z.shape, z.dtype), wide(z)
+    _run_scaled(z, *repeated(z, mean, gamma / np.sqrt(variance + eps), beta), wide(u))
     return u
 
 
 @compiled
-def _products(start, stop, z, mean, v, sums, products):
-    size = block_rows(z)
+def _products(start, stop, z, size, mean, v, sums, products):
     for k in range(start, stop):
         rows = slice(k * size, (k + 1) * size)
         add_products(z[rows], mean, v[rows], sums[k], products[k])
+
+
+@compiled
+def _run_products(z, size, mean, v, sums, products):
+    share(_products, sums.shape[0], team(z, z.size), (z, size, mean, v, sums, products))
 
 
 @compiled
@@ -152,49 +142,56 @@ def _combined(start, stop, z, mean, v, of_v, of_z, constant, dz):
 
 
 @compiled
-def _batch_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, dz):
-    sums, products, means = partial(z), partial(z), repeated(mean, z)
-    share(_products, sums.shape[0], team(z, z.size), (z, means, v, sums, products))
-    collect(sums, dbeta)
-    collect(products, dgamma)
-    dgamma *= scale
-    if dz.size:
-        share_of, of_v = z.dtype.type(1) / z.dtype.type(z.size // mean.shape[0]), gamma * scale
-        of_z, constant = -of_v * scale * dgamma * share_of, -of_v * dbeta * share_of
-        share(
-            _combined, z.shape[0], team(z, z.size), (z, means, v, repeated(of_v, z), repeated(of_z, z), repeated(constant, z), dz)
-        )
+def _run_combined(z, mean, v, of_v, of_z, constant, dz):
+    share(_combined, z.shape[0], team(z, z.size), (z, mean, v, of_v, of_z, constant, dz))
 
 
 @serves(lambda z, mean, variance, gamma, v, eps, of_batch, *out: dense(z, mean, variance, gamma, v, *out[:2]) and z.size > 0)
 def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
-    scale, through = 1 / np.sqrt(variance + eps), need_dz and of_batch
-    dz = np.empty(z.shape if through else (0, 1), z.dtype)
-    _batch_norm_backward(wide(z), mean, scale, gamma, wide(v), dgamma, dbeta, wide(dz))
-    return dz if through else np.multiply(v, gamma * scale) if need_dz else None
+    shape, share_of = z.shape, z.shape[-1] / z.size
+    z, v = wide(z), wide(v)
+    size, sums, products = partial(z)
+    (means,) = repeated(z, mean)
+    _run_products(z, size, means, v, sums, products)
+    collected(sums, dbeta)
+    scale = 1 / np.sqrt(variance + eps)
+    np.multiply(collected(products, dgamma), scale, out=dgamma)
+    if not need_dz:
+        return None
+    dz, of_v = np.empty(shape, z.dtype), gamma * scale
+    of_z, constant = (-of_v * scale * dgamma * share_of, -of_v * dbeta * share_of) if of_batch else (np.zeros_like(of_v),) * 2
+    _run_combined(z, means, v, *repeated(z, of_v, of_z, constant), wide(dz))
+    return dz
 
 
 @compiled
 def _group_norm(start, stop, z, gamma, beta, eps, u, mean, scale):
-    groups, c = mean.shape[1], z.shape[2] // mean.shape[1]
-    share_of = z.dtype.type(1) / z.dtype.type(z.shape[1] * c)
-    means, scales = np.empty(z.shape[2], z.dtype), np.empty(z.shape[2], z.dtype)
+    c = z.shape[2] // mean.shape[1]
+    share_of, one = z.dtype.type(1) / z.dtype.type(z.shape[1] * c), z.dtype.type(1)
+    scratch = np.empty((2, z.shape[2]), z.dtype)
+    means, scales = scratch[0], scratch[1]
     for n in range(start, stop):
         add_rows(z[n], means)
-        for g in range(groups):
-            of_group = slice(g * c, (g + 1) * c)
-            mean[n, g] = means[of_group].sum() * share_of
-            means[of_group] = mean[n, g]
+        for g in range(mean.shape[1]):
+            total = z.dtype.type(0)
+            for j in range(g * c, (g + 1) * c):
+                total += means[j]
+            mean[n, g] = total * share_of
+            for j in range(g * c, (g + 1) * c):
+                means[j] = mean[n, g]
         add_squares(z[n], means, scales)
-        for g in range(groups):
-            of_group = slice(g * c, (g + 1) * c)
-            scale[n, g] = 1 / np.sqrt(scales[of_group].sum() * share_of + eps)
-            scales[of_group] = gamma[of_group] * scale[n, g]
+        for g in range(mean.shape[1]):
+            total = z.dtype.type(0)
+            for j in range(g * c, (g + 1) * c):
+                total += scales[j]
+            scale[n, g] = one / np.sqrt(total * share_of + eps)
+            for j in range(g * c, (g + 1) * c):
+                scales[j] = gamma[j] * scale[n, g]
         _scaled(0, z.shape[1], z[n], means, scales, beta, u[n])
 
 
 @compiled
-def _group_norms(z, gamma, beta, eps, u, mean, scale):
+def _run_group_norm(z, gamma, beta, eps, u, mean, scale):
     share(_group_norm, z.shape[0], team(z, z.size), (z, gamma, beta, eps, u, mean, scale))
 
 
@@ -202,7 +199,7 @@ def _group_norms(z, gamma, beta, eps, u, mean, scale):
 def group_norm(z, gamma, beta, groups, eps):
     u, mean, scale = np.empty(z.shape, z.dtype), np.empty((len(z), groups), z.dtype), np.empty((len(z), groups), z.dtype)
     images = len(z), -1, z.shape[-1]
-    _group_norms(z.reshape(images), gamma, beta, z.dtype.type(eps), u.reshape(images), mean, scale)
+    _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), u.reshape(images), mean, scale)
     return u, mean.reshape(-1, 1, groups, 1), scale.reshape(-1, 1, groups, 1)
 
 
@@ -230,11 +227,8 @@ def _group_gradient(start, stop, z, mean, scale, gamma, v, sums, products, dz):
 
 
 @compiled
-def _group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, dz):
-    sums, products = np.empty((z.shape[0], z.shape[2]), z.dtype), np.empty((z.shape[0], z.shape[2]), z.dtype)
+def _run_group_gradient(z, mean, scale, gamma, v, sums, products, dz):
     share(_group_gradient, z.shape[0], team(z, z.size), (z, mean, scale, gamma, v, sums, products, dz))
-    collect(sums, dbeta)
-    collect(products, dgamma)
 
 
 def _serves_group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
@@ -247,5 +241,8 @@ def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     dz = np.empty(z.shape if need_dz else (len(z), 0, z.shape[-1]), z.dtype)
     z, v = (x.reshape(len(x), -1, x.shape[-1]) for x in (z, v))
     groups, out = (mean.shape[0], mean.shape[2]), dz.reshape(len(z), z.shape[1] if need_dz else 0, z.shape[2])
-    _group_norm_backward(z, mean.reshape(groups), scale.reshape(groups), gamma, v, dgamma, dbeta, out)
+    sums, products = np.empty((2, len(z), z.shape[2]), z.dtype)
+    _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, sums, products, out)
+    np.add.reduce(sums, axis=0, out=dbeta)
+    np.add.reduce(products, axis=0, out=dgamma)
     return dz if need_dz else None

@@ -23,13 +23,6 @@ def _images(start, stop, what, place, z, u, first):
     kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top, left = place
     zero, share_of = z.dtype.type(0), z.dtype.type(1) / z.dtype.type(kernel_h * kernel_w)
     for n in range(start, stop):
-        if what == MAX:
-            u[n] = -np.inf
-            first[n] = 0
-        elif what == MEAN:
-            u[n] = 0
-        else:
-            z[n] = 0
         for y in range(u.shape[1]):
             for x in range(u.shape[2]):
                 for i in range(kernel_h):
@@ -60,39 +53,34 @@ def _images(start, stop, what, place, z, u, first):
 
 @compiled
 def pool(what, place, z, u, first):
-    """Forward, writes u, and first for MAX; backward, writes z, u and first being given."""
+    """Forward, adds to u, or to u and first for MAX; backward, adds to z, u and first being given."""
     share(_images, z.shape[0], team(z, z.size), (what, place, z, u, first))
-
-
-def outputs(z, window):
-    """Where u and the first entry that has the maximum go."""
-    shape = (len(z), *window.outputs(*z.shape[1:3]), z.shape[3])
-    return np.empty(shape, z.dtype), np.empty(shape, np.int32)
 
 
 @serves(lambda z, window: dense(z))
 def max_pool2d(z, window):
-    u, first = outputs(z, window)
+    shape = len(z), *window.outputs(*z.shape[1:3]), z.shape[3]
+    u, first = np.full(shape, -np.inf, z.dtype), np.zeros(shape, np.int32)
     pool(MAX, placement(window), z, u, first)
     return u, first
 
 
 @serves(lambda first, v, window, h, w: dense(v) and first.flags.carray and first.dtype.char == "i")
 def max_pool2d_backward(first, v, window, h, w):
-    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
     pool(MAX_BACKWARD, placement(window), dz, v, first)
     return dz
 
 
 @serves(lambda z, window: dense(z))
 def avg_pool2d(z, window):
-    u, unused = outputs(z, window)
-    pool(MEAN, placement(window), z, u, unused)
+    u = np.zeros((len(z), *window.outputs(*z.shape[1:3]), z.shape[3]), z.dtype)
+    pool(MEAN, placement(window), z, u, np.empty(u.shape, np.int32))
     return u
 
 
 @serves(lambda v, window, h, w: dense(v))
 def avg_pool2d_backward(v, window, h, w):
-    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
     pool(MEAN_BACKWARD, placement(window), dz, v, np.empty(v.shape, np.int32))
     return dz
