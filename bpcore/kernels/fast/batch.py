@@ -165,12 +165,11 @@ def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbet
 
 
 @compiled
-def _group_norm(start, stop, z, gamma, beta, eps, u, mean, scale):
+def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
     c = z.shape[2] // mean.shape[1]
     share_of, one = z.dtype.type(1) / z.dtype.type(z.shape[1] * c), z.dtype.type(1)
-    scratch = np.empty((2, z.shape[2]), z.dtype)
-    means, scales = scratch[0], scratch[1]
     for n in range(start, stop):
+        means, scales = scratch[n, 0], scratch[n, 1]
         add_rows(z[n], means)
         for g in range(mean.shape[1]):
             total = z.dtype.type(0)
@@ -191,25 +190,25 @@ def _group_norm(start, stop, z, gamma, beta, eps, u, mean, scale):
 
 
 @compiled
-def _run_group_norm(z, gamma, beta, eps, u, mean, scale):
-    share(_group_norm, z.shape[0], team(z, z.size), (z, gamma, beta, eps, u, mean, scale))
+def _run_group_norm(z, gamma, beta, eps, scratch, u, mean, scale):
+    share(_group_norm, z.shape[0], team(z, z.size), (z, gamma, beta, eps, scratch, u, mean, scale))
 
 
 @serves(lambda z, gamma, beta, groups, eps: dense(z, gamma, beta) and z.size > 0)
 def group_norm(z, gamma, beta, groups, eps):
     u, mean, scale = np.empty(z.shape, z.dtype), np.empty((len(z), groups), z.dtype), np.empty((len(z), groups), z.dtype)
     images = len(z), -1, z.shape[-1]
-    _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), u.reshape(images), mean, scale)
+    scratch = np.empty((len(z), 2, z.shape[-1]), z.dtype)
+    _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), scratch, u.reshape(images), mean, scale)
     return u, mean.reshape(-1, 1, groups, 1), scale.reshape(-1, 1, groups, 1)
 
 
 @compiled
-def _group_gradient(start, stop, z, mean, scale, gamma, v, sums, products, dz):
+def _group_gradient(start, stop, z, mean, scale, gamma, v, scratch, sums, products, dz):
     c = z.shape[2] // mean.shape[1]
     share_of = z.dtype.type(1) / z.dtype.type(z.shape[1] * c)
-    scratch = np.empty((4, z.shape[2]), z.dtype)
-    means, of_v, of_z, constant = scratch[0], scratch[1], scratch[2], scratch[3]
     for n in range(start, stop):
+        means, of_v, of_z, constant = scratch[n, 0], scratch[n, 1], scratch[n, 2], scratch[n, 3]
         for j in range(z.shape[2]):
             means[j] = mean[n, j // c]
             of_v[j] = gamma[j] * scale[n, j // c]
@@ -227,8 +226,8 @@ def _group_gradient(start, stop, z, mean, scale, gamma, v, sums, products, dz):
 
 
 @compiled
-def _run_group_gradient(z, mean, scale, gamma, v, sums, products, dz):
-    share(_group_gradient, z.shape[0], team(z, z.size), (z, mean, scale, gamma, v, sums, products, dz))
+def _run_group_gradient(z, mean, scale, gamma, v, scratch, sums, products, dz):
+    share(_group_gradient, z.shape[0], team(z, z.size), (z, mean, scale, gamma, v, scratch, sums, products, dz))
 
 
 def _serves_group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
@@ -242,7 +241,8 @@ def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     z, v = (x.reshape(len(x), -1, x.shape[-1]) for x in (z, v))
     groups, out = (mean.shape[0], mean.shape[2]), dz.reshape(len(z), z.shape[1] if need_dz else 0, z.shape[2])
     sums, products = np.empty((2, len(z), z.shape[2]), z.dtype)
-    _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, sums, products, out)
+    scratch = np.empty((len(z), 4, z.shape[2]), z.dtype)  # threads allocate nothing: see `share`
+    _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, scratch, sums, products, out)
     np.add.reduce(sums, axis=0, out=dbeta)
     np.add.reduce(products, axis=0, out=dgamma)
     return dz if need_dz else None

@@ -45,7 +45,8 @@ def count() -> int:
 def _share(typing_context, body, n, threads, args):
     """body(start, stop, *args) on equal parts of range(n), one for each thread; threads: 1, or 0 for all there are.
 
-    body: a compiled function that returns nothing; args: a tuple.
+    body: a compiled function that returns nothing and allocates nothing (where memory is traced, an allocation waits for the
+    interpreter, which waits for the thread); args: a tuple.
     """
     body_args = (types.intp, types.intp, *args.types)
     body_signature = types.void(*body_args)
