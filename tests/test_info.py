@@ -28,7 +28,7 @@ def test_it_says_why_twins_are_not_in_use():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     info = eval(done.stdout, {})
     if "fast" in info["twins"]:  # kernels/ may have been deleted
-        assert info["twins"]["fast"] == "not in use: Numba is not installed: pip install 'bpcore[fast]'"
+        assert info["twins"]["fast"].startswith("not in use: Numba cannot be imported (")
         assert "linear_backward" in info["twins"]["numpy_twins"]
         assert info["products"]["numpy_twins"].startswith("NumPy's BLAS")
 

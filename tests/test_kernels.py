@@ -125,16 +125,19 @@ def either(*arguments: Callable[[Draw], list[tuple]]) -> Callable[[Draw], list[t
 
 def linear(d: Draw) -> list[tuple]:
     z, W, b = d.z(), d.z(d.columns, 3), d.z(3)
+    if d.rows * d.columns < 1000:  # products that a twin leaves to NumPy, and one that it does not
+        z, W, b = d.z(), d.z(d.columns, 5000), d.z(5000)
     return [(z, W, b), (z, W, None), (z.reshape(d.rows, 1, d.columns), W, b), (d.row(), W, b)]
 
 
 def linear_backward(d: Draw) -> list[tuple]:
-    z, W, v = d.z(), d.z(d.columns, 3), d.z(d.rows, 3)
+    n = 5000 if d.rows * d.columns < 1000 else 3
+    z, W, v = d.z(), d.z(d.columns, n), d.z(d.rows, n)
     return [
-        (z, W, v, d.out(d.columns, 3), d.out(3), True),
-        (z, W, v, d.out(d.columns, 3), None, False),
-        (z.reshape(d.rows, 1, d.columns), W, v.reshape(d.rows, 1, 3), d.out(d.columns, 3), d.out(3), True),
-        (d.row(), W, d.z(3), d.out(d.columns, 3), d.out(3), True),
+        (z, W, v, d.out(d.columns, n), d.out(n), True),
+        (z, W, v, d.out(d.columns, n), None, False),
+        (z.reshape(d.rows, 1, d.columns), W, v.reshape(d.rows, 1, n), d.out(d.columns, n), d.out(n), True),
+        (d.row(), W, d.z(n), d.out(d.columns, n), d.out(n), True),
     ]
 
 

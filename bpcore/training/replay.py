@@ -59,6 +59,10 @@ def warn(why: str) -> None:
     warnings.warn(f"replay=True does nothing: {why}. Steps run one kernel at a time", RuntimeWarning, stacklevel=4)
 
 
+class NotRecorded(RuntimeError):
+    """Why a step could not be recorded; nothing was run."""
+
+
 class Recording:
     """The step for batches of one shape: where it reads the batch, and its graph."""
 
@@ -89,6 +93,8 @@ class Recording:
             token = recording.set(True)
             try:
                 self.J = self.graph.capture(whole)
+            except Exception as error:  # a capture runs nothing: the step can be made as it is
+                raise NotRecorded(f"{type(error).__name__}: {error}") from error
             finally:
                 recording.reset(token)
             self.outputs = trainer.outputs
@@ -121,8 +127,8 @@ class Replay:
                     here[...] = value
             self.known = known
             J = made.step(batch, labels, self.number, self.lr)
-        except Exception as error:  # if it is the data's, it comes again in the step as it is
-            self.why = f"{type(error).__name__}: {error}"
+        except NotRecorded as error:
+            self.why = str(error)
             return None
         mode = Mode(True, trainer.seed, trainer.steps)
         guard.look(J, 0.0, *made.batch, mode, before)

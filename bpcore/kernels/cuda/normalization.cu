@@ -7,7 +7,7 @@
 
 // x = (z - mean) scale; u = gamma x + beta. mean and beta are null for RMSNorm: the mean is taken to be 0.
 extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z, const T *gamma, const T *beta, double eps,
-                                T *u, T *mean, T *scale)
+                                T *u, A *mean, A *scale)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
     const Int first = team % groups * width, from = team / groups * (between * groups * width) + first;
@@ -26,13 +26,13 @@ extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int betw
         u[PLACE(e)] = T(A(gamma[CHANNEL(e)]) * x + shift);
     }
     if (threadIdx.x == 0 && team < teams) {
-        if (mean) mean[team] = T(centre);
-        scale[team] = T(factor);
+        if (mean) mean[team] = centre;
+        scale[team] = factor;
     }
 }
 
 // dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; without a mean, mean(w) is left out.
-extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z, const T *mean, const T *scale,
+extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z, const A *mean, const A *scale,
                                          const T *gamma, const T *v, T *dz)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams,
     }
 }
 
-extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const T *mean, const T *variance, const T *gamma, const T *beta,
+extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma, const T *beta,
                                       double eps, T *u)
 {
     EACH(i, count) {
@@ -63,7 +63,7 @@ extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const T *mea
 }
 
 // z is null where mean and variance are constants.
-extern "C" __global__ void batch_norm_backward(Int count, Int n, const T *z, const T *mean, const T *variance, const T *gamma,
+extern "C" __global__ void batch_norm_backward(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
                                                const T *v, double eps, const T *dgamma, const T *dbeta, T *dz)
 {
     const A rows = A(count / n);

@@ -9,12 +9,22 @@ import cupy
 
 from bpcore.kernels import serves
 from bpcore.kernels.cuda.launch import dense, each, given, kernel, teams
-from bpcore.kernels.cuda.sums import sum_columns
+from bpcore.kernels.cuda.sums import scratch, sum_columns
 
 
 def arrays(*args: Any) -> bool:
     """Whether the arrays among the arguments are dense, and the first has entries."""
     return args[0].size > 0 and dense(*(x for x in args if isinstance(x, cupy.ndarray)))
+
+
+def statistics(count: int) -> Any:
+    """The condition that so many arrays after the first are in the dtype that is computed in, and the others as `arrays`."""
+
+    def hold(z: Any, *args: Any) -> bool:
+        char = "d" if z.dtype.char == "d" else "f"
+        return all(x.dtype.char == char and x.flags.c_contiguous for x in args[:count]) and arrays(z, *args[count:])
+
+    return hold
 
 
 def grouped(z: Any, groups: int = 0) -> tuple[int, int, int, int]:
@@ -44,11 +54,11 @@ def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0)
 
 @serves(arrays)
 def layer_norm(z, gamma, beta, eps):
-    mean, scale = (cupy.empty((*z.shape[:-1], 1), z.dtype) for _ in range(2))
+    mean, scale = (scratch((*z.shape[:-1], 1), z.dtype.char) for _ in range(2))
     return forward(z, gamma, beta, eps, mean, scale), mean, scale
 
 
-@serves(arrays)
+@serves(statistics(2))
 def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     sum_columns(v, dbeta, z, mean, scale, dgamma)
     return backward(z, mean, scale, gamma, v) if need_dz else None
@@ -56,11 +66,11 @@ def layer_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
 
 @serves(arrays)
 def rms_norm(z, gamma, eps):
-    scale = cupy.empty((*z.shape[:-1], 1), z.dtype)
+    scale = scratch((*z.shape[:-1], 1), z.dtype.char)
     return forward(z, gamma, None, eps, None, scale), scale
 
 
-@serves(arrays)
+@serves(statistics(1))
 def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
     sum_columns(v, None, z, None, scale, dgamma)
     return backward(z, None, scale, gamma, v) if need_dz else None
@@ -68,25 +78,25 @@ def rms_norm_backward(z, scale, gamma, v, dgamma, need_dz):
 
 @serves(arrays)
 def group_norm(z, gamma, beta, groups, eps):
-    mean, scale = (cupy.empty((z.shape[0], 1, groups, 1), z.dtype) for _ in range(2))
+    mean, scale = (scratch((z.shape[0], 1, groups, 1), z.dtype.char) for _ in range(2))
     return forward(z, gamma, beta, eps, mean, scale, groups), mean, scale
 
 
-@serves(arrays)
+@serves(statistics(2))
 def group_norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     groups = mean.shape[2]
     sum_columns(v, dbeta, z, mean, scale, dgamma, span=prod(z.shape[1:-1]), width=z.shape[-1] // groups)
     return backward(z, mean, scale, gamma, v, groups) if need_dz else None
 
 
-@serves(arrays)
+@serves(statistics(2))
 def batch_norm(z, mean, variance, gamma, beta, eps):
     u = cupy.empty_like(z)
     each("normalization", "batch_norm", z.dtype.char, z.size, z.shape[-1], z, mean, variance, gamma, beta, float(eps), u)
     return u
 
 
-@serves(arrays)
+@serves(statistics(2))
 def batch_norm_backward(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     n = z.shape[-1]
     sum_columns(v, dbeta, z, mean, variance, dgamma, span=z.size, width=1, eps=float(eps))

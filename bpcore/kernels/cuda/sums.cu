@@ -4,7 +4,7 @@
 // x = (z - mean) scale. mean and scale have one number for each `span` rows and `width` columns; mean may be null. eps >= 0
 // says that `scale` is a variance. Where u is there, v counts where u > 0 alone, and that is written to dt. A block's 32 x 8
 // threads have 32 columns.
-extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const T *mean, const T *scale, double eps, Int span,
+extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const A *mean, const A *scale, double eps, Int span,
                                    Int width, const T *u, T *dt, A *part)
 {
     __shared__ A sums[2][8][32];

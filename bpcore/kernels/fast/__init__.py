@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     import numba as _numba  # noqa: F401  the message below is for people
 except ImportError as _error:
-    raise ImportError("Numba is not installed: pip install 'bpcore[fast]'") from _error
+    raise ImportError(f"Numba cannot be imported ({_error}): pip install 'bpcore[fast]'") from _error
 
 import numpy as np
 
@@ -36,7 +36,9 @@ memory.keep()
 def report() -> dict[str, str]:
     """For `bp.backend_info()`: the threads, and who computes products."""
     pool = f"{threads.count()} in libgomp's pool, for loops and oneDNN (OMP_NUM_THREADS)"
-    products = f"float32 by oneDNN {onednn.version()} above {onednn.SMALL} multiplications; else NumPy's BLAS"
+    products = (
+        f"float32 by oneDNN {onednn.version()} above {onednn.SMALL} multiplications; else NumPy's BLAS, with threads of its own"
+    )
     return {
         "threads": pool if threads.LIBRARY is not None else "1: libgomp.so.1 is not installed",
         "products": products if onednn.LIBRARY is not None else f"NumPy's BLAS, since {onednn.WHY_NOT}",

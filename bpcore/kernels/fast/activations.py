@@ -55,13 +55,15 @@ def unary(f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> An
 def binary(f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> Any:
     """The twin f(z, v, ·) of an activation's backward function (z, v), where z may be its u."""
     run = loop(f)
-    return serves(lambda z, v: dense(z, v) and z.dtype.char in dtypes)(lambda z, v: pass_over(run, flushes, z, v))
+    return serves(lambda z, v: z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes)(
+        lambda z, v: pass_over(run, flushes, z, v)
+    )
 
 
 def binary_with_constant(f: Callable[..., Any], flushes: bool = True) -> Any:
     """The twin f(u, v, c) of an activation's backward function (u, c, v)."""
     run = loop(f)
-    return serves(lambda u, c, v: dense(u, v))(lambda u, c, v: pass_over(run, flushes, u, v, c))
+    return serves(lambda u, c, v: u.shape == v.shape and dense(u, v))(lambda u, c, v: pass_over(run, flushes, u, v, c))
 
 
 def tanh_of(x):

@@ -96,7 +96,8 @@ def batch_statistics(z):
     rows = np.full((len(means), 1), size, z.dtype)
     rows[-1] = len(z) - size * (len(means) - 1)
     np.multiply(collected(means * rows, mean), 1 / n, out=mean)
-    np.subtract(means, *repeated(z, mean), out=means)  # the squares were about the block's mean
+    (of_row,) = repeated(z, mean)
+    np.subtract(means, of_row, out=means)  # the squares were about the block's mean
     np.multiply(collected(squares + rows * means * means, variance), 1 / n, out=variance)
     return mean, variance
 

@@ -79,7 +79,8 @@ def rows(x):
 
 
 def _serves_linear(z, W, b):
-    return dense(z) and matrix(W) and W.dtype.char == z.dtype.char and z.size > 0
+    fits = dense(z) and matrix(W) and W.dtype.char == z.dtype.char and z.size > 0 and z.shape[-1] == W.shape[0]
+    return fits and (b is None or (dense(z, b) and b.shape == W.shape[1:]))
 
 
 @serves(_serves_linear)
@@ -110,7 +111,9 @@ def products(z, W, v, dW, need_dz):
 
 
 def _serves_linear_backward(z, W, v, dW, db, need_dz):
-    return dense(z, v) and matrix(W) and matrix(dW) and z.size > 0
+    char, fits = z.dtype.char, z.size > 0 and v.shape == (*z.shape[:-1], W.shape[1]) and dW.shape == W.shape
+    fits = fits and W.shape[0] == z.shape[-1] and W.dtype.char == dW.dtype.char == char and matrix(W) and matrix(dW)
+    return fits and (dense(z, v) if db is None else dense(z, v, db) and db.shape == W.shape[1:])
 
 
 @serves(_serves_linear_backward)
@@ -120,7 +123,11 @@ def linear_backward(z, W, v, dW, db, need_dz):
     return products(z, W, v, dW, need_dz)
 
 
-@serves(lambda z, W, u, v, dW, db, need_dz: db is not None and dense(u, v) and _serves_linear_backward(z, W, v, dW, db, need_dz))
+@serves(
+    lambda z, W, u, v, dW, db, need_dz: (
+        db is not None and u.shape == v.shape and dense(u, v) and _serves_linear_backward(z, W, v, dW, db, need_dz)
+    )
+)
 def linear_relu_backward(z, W, u, v, dW, db, need_dz):
     dt = np.empty(v.shape, v.dtype)
     relu_backward_sum(rows(u), rows(v), rows(dt), db)

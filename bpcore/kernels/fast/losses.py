@@ -21,7 +21,8 @@ def _classes(t, y, weights, smoothing, *v):
         and not smoothing
         and y.dtype.kind in "iu"
         and dense(t)
-        and (weights is None or weights.dtype == t.dtype)
+        and y.shape == t.shape[:-1]
+        and (weights is None or (weights.dtype == t.dtype and weights.shape == y.shape))
     )
 
 

@@ -24,7 +24,7 @@ def _run_scatter_add(v, index, out):
     share(_scatter_add, out.shape[1], team(v, v.size), (v, index, out))  # each thread some of the columns: in one order
 
 
-@serves(lambda v, index, out: dense(v, out) and index.flags.carray and index.dtype == np.int64)
+@serves(lambda v, index, out: len(v) == len(index) and dense(v, out) and index.flags.carray and index.dtype == np.int64)
 def scatter_add(v, index, out):
     out[...] = 0
     _run_scatter_add(v, index, out)

@@ -7,7 +7,12 @@ calls GOMP_parallel, as a C compiler's OpenMP does, and oneDNN's wheel is built 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -32,8 +37,24 @@ def libgomp() -> ctypes.CDLL | None:
 
 
 LIBRARY = libgomp()
-# On disk only with libgomp: what was compiled with it cannot be loaded without it.
-compiled: Any = numba.njit(cache=LIBRARY is not None, error_model="numpy", fastmath=REASSOCIATE)
+if LIBRARY is not None and hasattr(os, "register_at_fork"):
+    # The workers of the pool do not come along into a child process, which would wait for them.
+    os.register_at_fork(after_in_child=functools.partial(LIBRARY.omp_set_num_threads, 1))
+STAMP = tuple(sorted((file.name, *os.stat(file)[6:9:2]) for file in Path(__file__).parent.glob("*.py")))
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function, compiled at its first call for arguments of some types, and kept on disk.
+
+    What is kept holds for these files as they are, all of them: functions are compiled into each other. Nothing is kept where
+    no place can be written to, nor without libgomp, since what was compiled with it cannot be loaded without it.
+    """
+    dispatcher: Any = numba.njit(error_model="numpy", fastmath=REASSOCIATE)(function)
+    if LIBRARY is not None:
+        with contextlib.suppress(RuntimeError):  # no place
+            dispatcher.enable_caching()
+            dispatcher._cache._cache_file._source_stamp = STAMP
+    return dispatcher
 
 
 def count() -> int:
@@ -119,4 +140,4 @@ def team(x, n):
 @compiled
 def flushed(x, least):
     """x, or 0 where |x| is below `least`, a number of its dtype."""
-    return x if abs(x) >= least else x - x
+    return type(x)(0) if abs(x) < least else x  # a NaN stays one

@@ -1,0 +1,122 @@
+"""The extra `fast` beyond its twins' numbers: NaN, child processes, traced memory, and code that is kept on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import missing
+
+import bpcore as bp
+
+kernels = pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted")
+if kernels.load("fast")[0] is None:
+    missing("fast", f"kernels/fast cannot be imported: {kernels.load('fast')[1]}")
+
+MODULES = [
+    bp.GELU(),
+    bp.SiLU(),
+    bp.Softplus(),
+    bp.Tanh(),
+    bp.ReLU(),
+    bp.Softmax(),
+    bp.LogSoftmax(),
+    bp.LayerNorm(64),
+    bp.Linear(64, 64),
+]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("module", MODULES, ids=repr)
+def test_a_nan_is_not_lost(module, bad):
+    """Else a run that has diverged goes on as if nothing were."""
+    z = np.ones((50, 64), "float32")
+    z[7, 3] = bad
+    theta = bp.initialize(module)
+    u, B = bp.evaluate(module, theta, z)
+    assert not np.isfinite(u[7]).all() or bad == np.inf
+    assert np.isfinite(u[:7]).all()
+    v = np.ones_like(u)
+    v[7, 3] = np.nan
+    assert np.isnan(B(v)[0][7]).any()
+
+
+@pytest.mark.parametrize(
+    "optimizer", [bp.SGD(0.1, momentum=0.9), bp.Adam(), bp.RMSProp(), bp.Adagrad(), bp.Lion()], ids=lambda o: type(o).__name__
+)
+def test_a_nan_in_the_gradient_reaches_theta(optimizer):
+    theta, g = np.ones(100, "float32"), np.full(100, np.nan, "float32")
+    optimizer.update(theta, g, optimizer.start(theta), 1, 0.1, 0)
+    assert np.isnan(theta).all()
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The code in a process of its own."""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=100)
+
+
+STEP = """
+import os, sys, tracemalloc
+import numpy as np
+from bpcore.functional.activations import relu
+from bpcore.functional.linear import linear
+z = np.ones((512, 512), "float32")
+{before}
+relu(z), linear(z, z, None)
+{after}
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_process_computes():
+    """libgomp's workers stay with the parent: a child that asked for them would wait for ever."""
+    after = "child = os.fork()\nrelu(z), linear(z, z, None)\nchild == 0 and os._exit(0)\nassert os.waitpid(child, 0)[1] == 0"
+    done = run(STEP.format(before="", after=after))
+    assert done.returncode == 0, done.stderr
+
+
+def test_traced_memory_does_not_hang():
+    """An allocation in a thread would wait for the interpreter, which waits for the thread."""
+    code = """
+from bpcore.functional.normalization import batch_statistics, group_norm, layer_norm
+image = np.ones((64, 256, 1, 32), "float32")
+group_norm(image, image[0, 0, 0], image[0, 0, 0], 4, 1e-5), batch_statistics(image), layer_norm(z, z[0], z[0], 1e-5)
+"""
+    done = run(STEP.format(before="tracemalloc.start()", after=code))
+    assert done.returncode == 0, done.stderr
+
+
+def copy_of_the_package(folder: Path) -> Path:
+    """The package elsewhere, without what was compiled."""
+    shutil.copytree(Path(bp.__file__).parent, folder / "bpcore", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder / "bpcore" / "kernels" / "fast"
+
+
+def test_what_is_kept_holds_for_all_files_together(tmp_path):
+    """A change to one file is seen by functions of another, which its code was compiled into."""
+    fast = copy_of_the_package(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + STEP.format(
+        before="z = -z", after="from bpcore.functional.activations import sigmoid; print(sigmoid(z)[0, 0])"
+    )
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    first = run(code, **kept)
+    assert float(first.stdout) == pytest.approx(1 / (1 + np.e)), first.stderr
+    threads = fast / "threads.py"
+    threads.write_text(threads.read_text().replace("if abs(x) < least else x", "if abs(x) < 1 else x"))
+    second = run(code, **kept)
+    assert float(second.stdout) == 0, second.stderr
+
+
+def test_without_a_place_to_keep_code_it_is_compiled_each_time():
+    code = """
+import numba.core.caching as caching
+caching.FunctionCache._impl_class._locator_classes = []
+""" + STEP.format(before="", after="print(relu(z)[0, 0])")
+    done = run(code)
+    assert done.stdout.strip() == "1.0", done.stderr
