@@ -53,6 +53,7 @@ class Progress(Callback):
         whole("every", every)
         self.every, self.lines = every, lines
         self.bar: Any = None
+        self.steps, self.told = 0, 0.0  # that the bar was not told of yet, and when it was
 
     def on_step(self, trainer: Any, J: Array) -> None:
         if self.bar is None:
@@ -64,7 +65,14 @@ class Progress(Callback):
         if not self.bar.disable and trainer.steps % self.every == 0:
             loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
             self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar: ten times a second, and at the end
-        self.bar.update()
+        self.steps += 1
+        if not self.bar.disable and time.monotonic() - self.told >= 0.05:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the bar of the steps."""
+        self.bar.update(self.steps)
+        self.steps, self.told = 0, time.monotonic()
 
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
         self.close()
@@ -78,6 +86,7 @@ class Progress(Callback):
     def close(self) -> None:
         """Take the bar away."""
         if self.bar is not None:
+            self.tell()
             self.bar.refresh()
             self.bar.close()
             self.bar = None

@@ -22,6 +22,7 @@ from numba.core import cgutils, compiler, cpu, types
 from numba.extending import intrinsic
 
 REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinities stay what they are
+WITHOUT_WRAPPER: dict[str, Any] = {"no_cfunc_wrapper": True}  # for calls from C, which there are none of: a twentieth of the time
 LEAST = 1 << 15  # numbers that are worth a second thread: a team meets in 1 to 2 µs
 
 
@@ -49,7 +50,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     What is kept holds for these files as they are, all of them: functions are compiled into each other. Nothing is kept where
     no place can be written to, nor without libgomp, since what was compiled with it cannot be loaded without it.
     """
-    dispatcher: Any = numba.njit(error_model="numpy", fastmath=REASSOCIATE)(function)
+    dispatcher: Any = numba.njit(error_model="numpy", fastmath=REASSOCIATE, **WITHOUT_WRAPPER)(function)
     if LIBRARY is not None:
         with contextlib.suppress(RuntimeError):  # no place
             dispatcher.enable_caching()
