@@ -94,9 +94,8 @@ def twins() -> dict[str, dict[str, str]]:
     """The sections on twins, and what their sets tell of themselves: threads, and who computes products."""
     setting = primitive.SETTING
     sections = {"twins": {"BPCORE_KERNELS": setting}}
-    try:
-        kernels = importlib.import_module("bpcore.kernels")
-    except ModuleNotFoundError:
+    kernels = primitive.twins_folder()
+    if kernels is None:
         return {"twins": {"none": "bpcore/kernels is not there: definitions run"}}
     for library, sets in kernels.SETS.items():
         for name in sets:

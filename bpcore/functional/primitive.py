@@ -65,16 +65,21 @@ def in_float32(definition: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def twins_folder() -> Any:
+    """The package bpcore.kernels, or None where the folder was deleted."""
+    try:
+        return importlib.import_module("bpcore.kernels")
+    except ModuleNotFoundError as error:
+        if error.name != "bpcore.kernels":
+            raise
+        return None
+
+
 def choose(definition: Callable[..., Any], array_type: type) -> Callable[..., Any]:
     """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
     chosen = definition
-    if SETTING != "off":
-        try:
-            kernels = importlib.import_module("bpcore.kernels")
-        except ModuleNotFoundError as error:
-            if error.name != "bpcore.kernels":
-                raise
-            return definition
+    kernels = None if SETTING == "off" else twins_folder()
+    if kernels is not None:
         for twin in reversed(kernels.twins(definition.__name__, array_type, extras=SETTING != "plain")):
             checked = kernels.verified(twin, definition) if SETTING == "verify" else twin.call
             chosen = checked if twin.serves is None else first_that_serves(twin.serves, checked, chosen)

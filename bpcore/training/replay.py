@@ -9,12 +9,11 @@ Each shape of a batch has a recording, with memory of its own: some steps run as
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from bpcore.backend import recording
-from bpcore.functional.primitive import SETTING
+from bpcore.functional.primitive import SETTING, twins_folder
 from bpcore.module import Array, Mode
 from bpcore.optimizers import Optimizer
 from bpcore.training.data import Batch
@@ -44,13 +43,8 @@ def replay_for(trainer: Trainer) -> Replay | None:
 
 def graph_of(array: Array) -> Any:
     """The class of graphs for the library that `array` comes from, None where there is none."""
-    try:
-        kernels = importlib.import_module("bpcore.kernels")
-    except ModuleNotFoundError as error:
-        if error.name != "bpcore.kernels":
-            raise
-        return None
-    found = kernels.twins("Graph", type(array))
+    kernels = twins_folder()
+    found = [] if kernels is None else kernels.twins("Graph", type(array))
     return found[0].call if found else None
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from bpcore.functional.activations import TANH_CUBE, TANH_SCALE
-from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.dense import dense, least_of
 from bpcore.kernels.fast.exponential import exp
 from bpcore.kernels.fast.threads import REASSOCIATE, compiled, flushed, share, team
 from bpcore.kernels.numpy_twins import FAR, TAIL, TAIL_RATE
@@ -42,7 +41,7 @@ def loop(f: Callable[..., Any]) -> Any:
 def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 0.0) -> np.ndarray:
     """u = f(z, v, c), each of their shape."""
     number, u = z.dtype.type, np.empty_like(z)
-    run(z.reshape(-1), v.reshape(-1), number(c), number(math.sqrt(smallest_normal(z)) if flushes else 0), u.reshape(-1))
+    run(z.reshape(-1), v.reshape(-1), number(c), least_of(z) if flushes else number(0), u.reshape(-1))
     return u
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
 from bpcore.kernels.fast.onednn import gemm
 from bpcore.kernels.fast.threads import compiled, share, team
@@ -18,6 +21,11 @@ def dense(first, *others):
         if x.dtype.char != char or not x.flags.carray:
             return False
     return True
+
+
+def least_of(z):
+    """What is flushed below, a number of the dtype of z."""
+    return z.dtype.type(math.sqrt(smallest_normal(z)))
 
 
 def matrix(x):

@@ -10,10 +10,10 @@ import numpy as np
 
 from bpcore.kernels import serves
 from bpcore.kernels.fast import onednn
-from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.dense import dense, least_of
 from bpcore.kernels.fast.exponential import exp
 from bpcore.kernels.fast.onednn import Plan, batched_plan, execute
-from bpcore.kernels.fast.rows import COST, least_of, maximum
+from bpcore.kernels.fast.rows import COST, maximum
 from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
 AT_ONCE = 1 << 19  # numbers of A that are computed at a time: they and their gradient stay in cache

@@ -7,9 +7,8 @@ import math
 import numpy as np
 
 from bpcore.functional import losses
-from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.dense import dense, least_of
 from bpcore.kernels.fast.exponential import exp
 from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
@@ -98,6 +97,6 @@ def cross_entropy_backward(phi, y, weights, smoothing, v):
     w = np.empty(0, phi.dtype) if weights is None else flat(weights, phi.dtype)
     scale = v / (y.size if weights is None else losses.total(weights))
     dt = np.empty_like(phi)
-    least = number(math.sqrt(smallest_normal(phi)))
+    least = least_of(phi)
     _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, number(scale), least, dt.reshape(-1, k))
     return dt

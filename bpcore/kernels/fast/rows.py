@@ -8,9 +8,8 @@ import numba
 import numpy as np
 from numba.extending import overload, register_jitable
 
-from bpcore.functional.arithmetic import smallest_normal
 from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense, rows
+from bpcore.kernels.fast.dense import dense, least_of, rows
 from bpcore.kernels.fast.exponential import bits, exp, number
 from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
@@ -49,11 +48,6 @@ def ordered(x):
 
 def _along_rows(z, axis, *v):
     return axis in (-1, z.ndim - 1) and z.size > 0 and dense(z, *v)
-
-
-def least_of(z):
-    """What is flushed, a number of the dtype of z."""
-    return z.dtype.type(math.sqrt(smallest_normal(z)))
 
 
 @compiled

@@ -9,16 +9,15 @@ import numpy as np
 from bpcore.functional.arithmetic import smallest_normal
 from bpcore.functional.updates import SQUARES
 from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
+from bpcore.kernels.fast.dense import dense, least_of
 from bpcore.kernels.fast.threads import compiled, flushed, share, team
 
 BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same for any number of threads
 
 
-def least_of(g):
-    """What a first and a second moment are flushed below, in the dtype of g."""
-    smallest = smallest_normal(g)
-    return g.dtype.type(math.sqrt(smallest)), g.dtype.type(SQUARES * smallest)
+def least_square_of(g):
+    """What a second moment is flushed below, a number of the dtype of g."""
+    return g.dtype.type(SQUARES * smallest_normal(g))
 
 
 def _vectors(g, *others):
@@ -63,7 +62,7 @@ def sgd(g, lr, momentum, nesterov, decay, theta, m):
         _run_sgd(g, theta, *numbers(g, lr, decay))
     else:  # of g and of m, what θ moves by: g + μ m, or m
         of = (1.0, momentum) if nesterov else (0.0, 1.0)
-        _run_momentum(g, theta, m, *numbers(g, lr, decay, momentum, *of), least_of(g)[0])
+        _run_momentum(g, theta, m, *numbers(g, lr, decay, momentum, *of), least_of(g))
 
 
 @compiled
@@ -82,12 +81,12 @@ def _run_adaptive(g, theta, v, lr, decay, rho, fresh, eps, least):
 
 @serves(_vectors)
 def rmsprop(g, lr, rho, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *numbers(g, lr, decay, rho, 1 - rho, eps), least_of(g)[1])
+    _run_adaptive(g, theta, v, *numbers(g, lr, decay, rho, 1 - rho, eps), least_square_of(g))
 
 
 @serves(_vectors)
 def adagrad(g, lr, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *numbers(g, lr, decay, 1.0, 1.0, eps), least_of(g)[1])
+    _run_adaptive(g, theta, v, *numbers(g, lr, decay, 1.0, 1.0, eps), least_square_of(g))
 
 
 @compiled
@@ -114,7 +113,7 @@ def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     # θ -= lr / c₁ · m / (√v / root + ε), with numerator and denominator times root
     rate, kept, coupled = lr * root / (1 - beta1**step), 1 - lr * decay if decoupled else 1.0, 0.0 if decoupled else decay
     constants = numbers(g, rate, kept, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
-    _run_adam(g, theta, m, v, *constants, *least_of(g))
+    _run_adam(g, theta, m, v, *constants, least_of(g), least_square_of(g))
 
 
 @compiled
@@ -132,7 +131,7 @@ def _run_lion(g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
 
 @serves(_vectors)
 def lion(g, lr, beta1, beta2, decay, theta, m):
-    _run_lion(g, theta, m, *numbers(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), least_of(g)[0])
+    _run_lion(g, theta, m, *numbers(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), least_of(g))
 
 
 @compiled
