@@ -1,0 +1,57 @@
+"""Checks of arguments: each returns the value as a plain Python value, or raises an error that says what it must be.
+
+name: the argument's name, as errors give it; of: the object whose argument it is, "Linear's n_in" in errors.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+
+def named(name: str, of: Any) -> str:
+    """The argument as errors name it."""
+    return name if of is None else f"{type(of).__name__}'s {name}"
+
+
+def whole(name: str, value: Any, of: Any = None, least: int = 1) -> int:
+    """value as an int, or a ValueError unless it is a whole number from `least` up."""
+    try:
+        n = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        n = None
+    if n is None or n < least:
+        raise ValueError(f"{named(name, of)} must be a whole number from {least} up, got {value!r}")
+    return n
+
+
+def number(name: str, value: Any, rule: str, holds: Callable[[Any], bool], of: Any = None) -> Any:
+    """value as an int or a float, or a ValueError unless it is a number and `holds(value)`; rule: the condition in words."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
+        raise ValueError(f"{named(name, of)} must be a number, {rule}, got {value!r}")
+    return int(value) if isinstance(value, Integral) else float(value)  # a NumPy scalar would promote
+
+
+def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any = None) -> float:
+    """value as a float, or a ValueError unless low <= value < below."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < below:
+        bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
+        raise ValueError(f"{named(name, of)} must be a finite number with {bound}, got {value!r}")
+    return float(value)
+
+
+def axis(name: str, value: Any, of: Any = None) -> int:
+    """value as an int, or a ValueError unless it is a whole number, negative ones counting from the end."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{named(name, of)} must be a whole number, got {value!r}")
+    return int(value)
+
+
+def seed(value: Any) -> int:
+    """value as an int, or a ValueError unless it is a whole number from 0 to 2**63 - 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value!r}")
+    return int(value)
