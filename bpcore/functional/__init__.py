@@ -1,5 +1,21 @@
-"""The equations: each function with its backward function under it, one family a file, in pure Array API."""
+"""The equations: each function with its backward function under it, one family a file, in pure Array API.
 
-from bpcore.functional import activations, arithmetic, dropout, linear, losses, normalization, updates
+Functions whose twins may serve are primitives, see bpcore.primitive. A backward function takes what the forward function saved,
+then v = dJ/du, then constants, and last the arrays that it writes: windows of the gradient.
+"""
 
-__all__ = ["activations", "arithmetic", "dropout", "linear", "losses", "normalization", "updates"]
+from bpcore.functional.activations import *
+from bpcore.functional.arithmetic import *
+from bpcore.functional.attention import *
+from bpcore.functional.batch_normalization import *
+from bpcore.functional.convolution import *
+from bpcore.functional.dropout import *
+from bpcore.functional.embedding import *
+from bpcore.functional.linear import *
+from bpcore.functional.losses import *
+from bpcore.functional.normalization import *
+from bpcore.functional.pooling import *
+from bpcore.functional.positions import *
+from bpcore.functional.recurrent import *
+from bpcore.functional.updates import *
+

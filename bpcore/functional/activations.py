@@ -1,183 +1,47 @@
-"""Activations σ, applied elementwise, and softmax. B[σ, z](v) = σ'(z) ⊙ v        (7.69)
+"""Activations σ, applied elementwise, and softmax. B[σ, z](v) = σ'(z) ⊙ v.
 
 Saturating activations flush what they return to zero below the square root of the smallest normal number (see `flush`).
+
+(7.69)
 """
 
 from __future__ import annotations
 
 import math
 
+from bpcore.array import Array
 from bpcore.backend import device, namespace
-from bpcore.functional.arithmetic import flush
-from bpcore.functional.primitive import in_float32, primitive
+from bpcore.functional.numerics import flush
+from bpcore.primitive import primitive
 
-
-@primitive
-def relu(z):
-    """max(z, 0)."""
-    xp = namespace(z)
-    return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
-
-
-@primitive
-def relu_backward(u, v):
-    """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
-    return v * namespace(v).astype(u > 0, v.dtype)
-
-
-@primitive
-def leaky_relu(z, slope):
-    """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
-    return namespace(z).maximum(z, slope * z)
-
-
-@primitive
-def leaky_relu_backward(u, slope, v):
-    """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
-    positive = namespace(v).astype(u > 0, v.dtype)
-    return v * (slope + (1 - slope) * positive)
-
-
-@primitive
-def elu(z, alpha):
-    """z where z > 0, α (eᶻ - 1) elsewhere.        Clevert et al., 2016"""
-    xp = namespace(z)
-    zero = xp.zeros_like(z)
-    return xp.maximum(z, zero) + alpha * xp.expm1(xp.minimum(z, zero))
-
-
-@primitive
-def elu_backward(u, alpha, v):
-    """B[σ, z](v) = v where u > 0, (u + α) v elsewhere."""
-    xp = namespace(v)
-    zero = xp.zeros_like(u)
-    positive = xp.astype(u > 0, v.dtype)
-    return flush(v * (positive + (1 - positive) * (xp.minimum(u, zero) + alpha)))
-
-
-@primitive
-def sigmoid(z):
-    """1 / (1 + e⁻ᶻ), by whichever of eᶻ and e⁻ᶻ cannot overflow."""
-    xp = namespace(z)
-    e = xp.exp(-xp.abs(z))
-    return flush(xp.where(z >= 0, xp.ones_like(e), e) / (1 + e))
-
-
-@primitive
-def sigmoid_backward(u, v):
-    """B[σ, z](v) = u (1 - u) v."""
-    return flush(v * u * (1 - u))
-
-
-@primitive
-def tanh(z):
-    """tanh(z)."""
-    return flush(namespace(z).tanh(z))
-
-
-@primitive
-def tanh_backward(u, v):
-    """B[tanh, z](v) = (1 - u²) v."""
-    return flush(v * (1 - u * u))
-
-
-@primitive
-def softplus(z):
-    """log(1 + eᶻ) = max(z, 0) + log(1 + e^-|z|)."""
-    xp = namespace(z)
-    return flush(xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z))))
-
-
-@primitive
-def softplus_backward(z, v):
-    """B[softplus, z](v) = sigmoid(z) v."""
-    return flush(sigmoid(z) * v)
-
-
-@primitive
-def silu(z):
-    """z · sigmoid(z).        Elfwing et al., 2018"""
-    return flush(z * sigmoid(z))
-
-
-@primitive
-def silu_backward(z, v):
-    """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
-    s = sigmoid(z)
-    return flush(v * s * (1 + z * (1 - s)))
-
-
-@primitive
-@in_float32
-def gelu(z):
-    """z Φ(z) = max(z, 0) - |z| Φ(-|z|), Φ the standard normal distribution function.        Hendrycks and Gimpel, 2016"""
-    xp = namespace(z)
-    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
-    return flush(xp.maximum(z, xp.zeros_like(z)) - a * gaussian_tail(a))
-
-
-@primitive
-@in_float32
-def gelu_backward(z, v):
-    """B[GELU, z](v) = (Φ(z) + z φ(z)) v, φ the standard normal density."""
-    xp = namespace(v)
-    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
-    slope = gaussian_tail(a) - a * (xp.exp(-0.5 * a * a) / math.sqrt(2 * math.pi))  # at -a; at a it is 1 - slope
-    return flush(v * xp.where(z < 0, slope, 1 - slope))
-
+__all__ = [
+    "elu",
+    "elu_backward",
+    "erf",
+    "gelu",
+    "gelu_backward",
+    "gelu_tanh",
+    "gelu_tanh_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "softplus",
+    "softplus_backward",
+    "tanh",
+    "tanh_backward",
+]
 
 TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
-
-
-@primitive
-@in_float32
-def gelu_tanh(z):
-    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
-    return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
-
-
-@primitive
-@in_float32
-def gelu_tanh_backward(z, v):
-    """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v, s the sigmoid above."""
-    s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
-    slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
-    return flush(v * (s + 2 * z * s * (1 - s) * slope))
-
-
-@primitive
-@in_float32
-def softmax(z, axis):
-    """eᶻ / Σ eᶻ along axis."""
-    xp = namespace(z)
-    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # the maximum subtracted: exp would overflow
-    return flush(e / xp.sum(e, axis=axis, keepdims=True))
-
-
-@primitive
-@in_float32
-def softmax_backward(u, axis, v):
-    """B[softmax, z](v) = u ⊙ (v - Σ u v), the Jacobian diag(u) - u uᵀ applied to v."""
-    xp = namespace(u)
-    return flush(u * (v - xp.sum(u * v, axis=axis, keepdims=True)))
-
-
-@primitive
-@in_float32
-def log_softmax(z, axis):
-    """z - log Σ eᶻ along axis."""
-    xp = namespace(z)
-    z = z - xp.max(z, axis=axis, keepdims=True)
-    return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
-
-
-@primitive
-@in_float32
-def log_softmax_backward(u, axis, v):
-    """B[log softmax, z](v) = v - eᵘ Σ v."""
-    xp = namespace(u)
-    return flush(v - xp.exp(u) * xp.sum(v, axis=axis, keepdims=True))
-
+FAR = 38.0  # Φ(-38) is below the smallest normal float64
 
 # Cody, "Rational Chebyshev approximations for the error function", 1969: relative error below 6e-19 in each interval.
 SMALL = (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3)
@@ -192,7 +56,183 @@ MIDDLE_BELOW = (
 )  # fmt: skip
 
 
-def polynomial(coefficients, x):
+@primitive
+def relu(z: Array) -> Array:
+    """max(z, 0)."""
+    xp = namespace(z)
+    return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
+
+
+@primitive
+def relu_backward(u: Array, v: Array) -> Array:
+    """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
+    return v * namespace(v).astype(u > 0, v.dtype)
+
+
+@primitive
+def leaky_relu(z: Array, slope: float) -> Array:
+    """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
+    return namespace(z).maximum(z, slope * z)
+
+
+@primitive
+def leaky_relu_backward(u: Array, v: Array, slope: float) -> Array:
+    """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
+    positive = namespace(v).astype(u > 0, v.dtype)
+    return v * (slope + (1 - slope) * positive)
+
+
+@primitive
+def elu(z: Array, alpha: float) -> Array:
+    """z where z > 0, α (eᶻ - 1) elsewhere.
+
+    Clevert et al., 2016
+    """
+    xp = namespace(z)
+    zero = xp.zeros_like(z)
+    return xp.maximum(z, zero) + alpha * xp.expm1(xp.minimum(z, zero))
+
+
+@primitive
+def elu_backward(u: Array, v: Array, alpha: float) -> Array:
+    """B[σ, z](v) = v where u > 0, (u + α) v elsewhere."""
+    xp = namespace(v)
+    zero = xp.zeros_like(u)
+    positive = xp.astype(u > 0, v.dtype)
+    return flush(v * (positive + (1 - positive) * (xp.minimum(u, zero) + alpha)))
+
+
+@primitive
+def sigmoid(z: Array) -> Array:
+    """1 / (1 + e⁻ᶻ), by whichever of eᶻ and e⁻ᶻ cannot overflow."""
+    xp = namespace(z)
+    e = xp.exp(-xp.abs(z))
+    return flush(xp.where(z >= 0, xp.ones_like(e), e) / (1 + e))
+
+
+@primitive
+def sigmoid_backward(u: Array, v: Array) -> Array:
+    """B[σ, z](v) = u (1 - u) v."""
+    return flush(v * u * (1 - u))
+
+
+@primitive
+def tanh(z: Array) -> Array:
+    """tanh(z)."""
+    return flush(namespace(z).tanh(z))
+
+
+@primitive
+def tanh_backward(u: Array, v: Array) -> Array:
+    """B[tanh, z](v) = (1 - u²) v."""
+    return flush(v * (1 - u * u))
+
+
+@primitive
+def softplus(z: Array) -> Array:
+    """log(1 + eᶻ) = max(z, 0) + log(1 + e^-|z|)."""
+    xp = namespace(z)
+    return flush(xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z))))
+
+
+@primitive
+def softplus_backward(z: Array, v: Array) -> Array:
+    """B[softplus, z](v) = sigmoid(z) v."""
+    return flush(sigmoid(z) * v)
+
+
+@primitive
+def silu(z: Array) -> Array:
+    """z · sigmoid(z).
+
+    Elfwing et al., 2018
+    """
+    return flush(z * sigmoid(z))
+
+
+@primitive
+def silu_backward(z: Array, v: Array) -> Array:
+    """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
+    s = sigmoid(z)
+    return flush(v * s * (1 + z * (1 - s)))
+
+
+@primitive(float32=True)
+def gelu(z: Array) -> Array:
+    """z Φ(z) = max(z, 0) - |z| Φ(-|z|), Φ the standard normal distribution function.
+
+    Hendrycks and Gimpel, 2016
+    """
+    xp = namespace(z)
+    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
+    return flush(xp.maximum(z, xp.zeros_like(z)) - a * gaussian_tail(a))
+
+
+@primitive(float32=True)
+def gelu_backward(z: Array, v: Array) -> Array:
+    """B[GELU, z](v) = (Φ(z) + z φ(z)) v, φ the standard normal density."""
+    xp = namespace(v)
+    a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
+    slope = gaussian_tail(a) - a * (xp.exp(-0.5 * a * a) / math.sqrt(2 * math.pi))  # at -a; at a it is 1 - slope
+    return flush(v * xp.where(z < 0, slope, 1 - slope))
+
+
+@primitive(float32=True)
+def gelu_tanh(z: Array) -> Array:
+    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
+    return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
+
+
+@primitive(float32=True)
+def gelu_tanh_backward(z: Array, v: Array) -> Array:
+    """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v, s the sigmoid above."""
+    s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
+    slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
+    return flush(v * (s + 2 * z * s * (1 - s) * slope))
+
+
+@primitive(float32=True)
+def softmax(z: Array, axis: int) -> Array:
+    """eᶻ / Σ eᶻ along axis."""
+    xp = namespace(z)
+    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # the maximum subtracted: exp would overflow
+    return flush(e / xp.sum(e, axis=axis, keepdims=True))
+
+
+@primitive(float32=True)
+def softmax_backward(u: Array, v: Array, axis: int) -> Array:
+    """B[softmax, z](v) = u ⊙ (v - Σ u v), the Jacobian diag(u) - u uᵀ applied to v."""
+    xp = namespace(u)
+    return flush(u * (v - xp.sum(u * v, axis=axis, keepdims=True)))
+
+
+@primitive(float32=True)
+def log_softmax(z: Array, axis: int) -> Array:
+    """z - log Σ eᶻ along axis."""
+    xp = namespace(z)
+    z = z - xp.max(z, axis=axis, keepdims=True)
+    return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
+
+
+@primitive(float32=True)
+def log_softmax_backward(u: Array, v: Array, axis: int) -> Array:
+    """B[log softmax, z](v) = v - eᵘ Σ v."""
+    xp = namespace(u)
+    return flush(v - xp.exp(u) * xp.sum(v, axis=axis, keepdims=True))
+
+
+@primitive(float32=True)
+def erf(z: Array) -> Array:
+    """The error function 2/√π ∫₀ᶻ e^(-t²) dt, which the Array API lacks.
+
+    Cody, 1969
+    """
+    xp = namespace(z)
+    x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN goes through
+    return xp.where(x < 0.46875, z * erf_over_z(x), xp.sign(z) * (1 - erfc_far(x)))
+
+
+def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     """Horner's rule, highest power first."""
     total = coefficients[0] * x + coefficients[1]
     for c in coefficients[2:]:
@@ -200,31 +240,19 @@ def polynomial(coefficients, x):
     return total
 
 
-@primitive
-@in_float32
-def erf(z):
-    """The error function 2/√π ∫₀ᶻ e^(-t²) dt, which the Array API lacks.        Cody, 1969"""
-    xp = namespace(z)
-    x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN goes through
-    return xp.where(x < 0.46875, z * erf_over_z(x), xp.sign(z) * (1 - erfc_far(x)))
-
-
-def erf_over_z(x):
+def erf_over_z(x: Array) -> Array:
     """erf(x) / x for 0 <= x < 0.46875; something finite beyond."""
     xp = namespace(x)
     square = xp.minimum(x * x, xp.full_like(x, 0.25))
     return polynomial(SMALL, square) / polynomial(SMALL_BELOW, square)
 
 
-def erfc_far(x):
+def erfc_far(x: Array) -> Array:
     """1 - erf(x) for x from 0.46875 up; below, to 5e-12."""
     return namespace(x).exp(-x * x) * (polynomial(MIDDLE, x) / polynomial(MIDDLE_BELOW, x))
 
 
-FAR = 38.0  # Φ(-38) is below the smallest normal float64
-
-
-def gaussian_tail(a):
+def gaussian_tail(a: Array) -> Array:
     """Φ(-a) = ½ (1 - erf(a / √2)) for a >= 0, without cancellation where it is small."""
     x = a / math.sqrt(2)
     return 0.5 * namespace(a).where(x < 0.46875, 1 - x * erf_over_z(x), erfc_far(x))

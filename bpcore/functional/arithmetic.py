@@ -1,44 +1,43 @@
-"""Atomic operations of Remark 7.4.3, and the care that small numbers need."""
+"""The atomic operations of Remark 7.4.3. Operands broadcast; their backward functions undo it."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from bpcore.backend import is_half, namespace
-from bpcore.functional.primitive import in_float32, primitive
+from bpcore.array import Array
+from bpcore.backend import namespace
+from bpcore.functional.numerics import Axes, sum_over
+from bpcore.primitive import primitive
 
-_smallest: dict[tuple[type, Any], float] = {}
+__all__ = [
+    "add",
+    "add_backward",
+    "binary_power",
+    "binary_power_backward",
+    "concatenate",
+    "concatenate_backward",
+    "divide",
+    "divide_backward",
+    "exp",
+    "exp_backward",
+    "log",
+    "log_backward",
+    "matmul",
+    "matmul_backward",
+    "mean",
+    "mean_backward",
+    "multiply",
+    "multiply_backward",
+    "power",
+    "power_backward",
+    "subtract",
+    "subtract_backward",
+    "summation",
+    "summation_backward",
+]
 
 
-def smallest_normal(z):
-    """The smallest normal number of the dtype of z, a Python float, remembered."""
-    key = type(z), z.dtype  # the type first: dtypes of two libraries do not compare
-    found = _smallest.get(key)
-    if found is None:
-        found = _smallest[key] = float(namespace(z).finfo(z.dtype).smallest_normal)
-    return found
-
-
-def flush(z):
-    """z with everything below the square root of the smallest normal number set to zero.
-
-    Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower. float16 is
-    let be: that root is 0.008, and hardware that computes in float16 has no such trouble.
-    """
-    if is_half(z):
-        return z
-    xp = namespace(z)
-    return z * xp.astype(xp.abs(z) >= math.sqrt(smallest_normal(z)), z.dtype)
-
-
-def sum_over(x, axis):
-    """Σ x over an axis or some; float16 is added up in float32, and the sum is float32."""
-    xp = namespace(x)
-    return xp.sum(x, axis=axis, dtype=xp.float32) if is_half(x) else xp.sum(x, axis=axis)
-
-
-def unbroadcast(v, shape):
+def unbroadcast(v: Array, shape: tuple[int, ...]) -> Array:
     """The adjoint of broadcasting from `shape` to v.shape: v summed over the axes that were stretched."""
     if tuple(v.shape) == tuple(shape):
         return v
@@ -48,108 +47,111 @@ def unbroadcast(v, shape):
     return xp.reshape(xp.astype(sum_over(v, (*range(extra), *stretched)), v.dtype, copy=False), tuple(shape))
 
 
-def add(a, b):
+def add(a: Array, b: Array) -> Array:
     """a + b, broadcasting."""
     return a + b
 
 
-def add_backward(shape_a, shape_b, v):
+def add_backward(shape_a: tuple[int, ...], shape_b: tuple[int, ...], v: Array) -> tuple[Array, Array]:
     """B[+, (a, b)](v) = (v, v), each summed over the axes that its operand was stretched along."""
     return unbroadcast(v, shape_a), unbroadcast(v, shape_b)
 
 
-def subtract(a, b):
+def subtract(a: Array, b: Array) -> Array:
     """a - b, broadcasting."""
     return a - b
 
 
-def subtract_backward(shape_a, shape_b, v):
+def subtract_backward(shape_a: tuple[int, ...], shape_b: tuple[int, ...], v: Array) -> tuple[Array, Array]:
     """B[-, (a, b)](v) = (v, -v)."""
     return unbroadcast(v, shape_a), unbroadcast(-v, shape_b)
 
 
-def multiply(a, b):
+def multiply(a: Array, b: Array) -> Array:
     """a ⊙ b, broadcasting."""
     return a * b
 
 
-def multiply_backward(a, b, v):
+def multiply_backward(a: Array, b: Array, v: Array) -> tuple[Array, Array]:
     """B[⊙, (a, b)](v) = (b ⊙ v, a ⊙ v)."""
     return unbroadcast(v * b, a.shape), unbroadcast(v * a, b.shape)
 
 
-def divide(a, b):
+def divide(a: Array, b: Array) -> Array:
     """a / b, broadcasting."""
     return a / b
 
 
-def divide_backward(shape_a, b, u, v):
+def divide_backward(shape_a: tuple[int, ...], b: Array, u: Array, v: Array) -> tuple[Array, Array]:
     """B[/, (a, b)](v) = (v / b, -u v / b) with u = a / b."""
     da = v / b
     return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
 
 
 @primitive
-def matmul(a, b):
+def matmul(a: Array, b: Array) -> Array:
     """a @ b: matrices in the last two axes, leading axes broadcast."""
     return a @ b
 
 
-def matmul_backward(a, b, v):
-    """B[@, (a, b)](v) = (v bᵀ, aᵀ v).        (7.63), (7.65)"""
+def matmul_backward(a: Array, b: Array, v: Array) -> tuple[Array, Array]:
+    """B[@, (a, b)](v) = (v bᵀ, aᵀ v).
+
+    (7.63), (7.65)
+    """
     xp = namespace(a)
     da, db = matmul(v, xp.matrix_transpose(b)), matmul(xp.matrix_transpose(a), v)
     return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
 
 
-def exp(z):
+def exp(z: Array) -> Array:
     """eᶻ."""
     return namespace(z).exp(z)
 
 
-def exp_backward(u, v):
+def exp_backward(u: Array, v: Array) -> Array:
     """B[exp, z](v) = u ⊙ v with u = eᶻ."""
     return u * v
 
 
-def log(z):
+def log(z: Array) -> Array:
     """The natural logarithm; z > 0."""
     return namespace(z).log(z)
 
 
-def log_backward(z, v):
+def log_backward(z: Array, v: Array) -> Array:
     """B[log, z](v) = v / z."""
     return v / z
 
 
-def power(z, exponent):
+def power(z: Array, exponent: float) -> Array:
     """z to a constant exponent, a Python number; z > 0 unless the exponent is a whole number."""
     return z**exponent
 
 
-def power_backward(z, exponent, v):
+def power_backward(z: Array, v: Array, exponent: float) -> Array:
     """B[z^c, z](v) = c z^(c-1) v; a constant (c = 0) has gradient zero."""
     return v * (exponent * z ** (exponent - 1)) if exponent else namespace(z).zeros_like(v)
 
 
-def binary_power(a, b):
+def binary_power(a: Array, b: Array) -> Array:
     """a to the power b, broadcasting; a > 0."""
     return a**b
 
 
-def binary_power_backward(a, b, u, v):
+def binary_power_backward(a: Array, b: Array, u: Array, v: Array) -> tuple[Array, Array]:
     """B[a^b, (a, b)](v) = (b a^(b-1) v, u log(a) v) with u = a^b."""
     xp = namespace(a)
     return unbroadcast(v * b * a ** (b - 1), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
 
 
-@in_float32
-def summation(z, axis, keepdims):
+@primitive(float32=True)
+def summation(z: Array, axis: Axes, keepdims: bool) -> Array:
     """Σ z over an axis, a tuple of them, or all (None)."""
     return namespace(z).sum(z, axis=axis, keepdims=keepdims)
 
 
-def summation_backward(v, shape, axis, keepdims):
+def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
     """B[Σ, z](v): v spread over the axes that were summed, a view of v in the shape of z."""
     xp = namespace(v)
     if not keepdims:
@@ -159,22 +161,22 @@ def summation_backward(v, shape, axis, keepdims):
     return xp.broadcast_to(v, tuple(shape))
 
 
-def mean(z, axis, keepdims):
+def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
     """The mean of z over an axis, a tuple of them, or all (None)."""
     return namespace(z).mean(z, axis=axis, keepdims=keepdims)
 
 
-def mean_backward(v, shape, axis, keepdims):
+def mean_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
     """B[mean, z](v): v over the number of entries that each mean is of, spread over them."""
-    return summation_backward(v * (math.prod(v.shape) / max(1, math.prod(shape))), shape, axis, keepdims)
+    return summation_backward(shape, v * (math.prod(v.shape) / max(1, math.prod(shape))), axis, keepdims)
 
 
-def concatenate(arrays, axis):
+def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:
     """The arrays joined along an axis."""
     return namespace(arrays[0]).concat(arrays, axis=axis)
 
 
-def concatenate_backward(shapes, axis, v):
+def concatenate_backward(shapes: tuple[tuple[int, ...], ...], v: Array, axis: int) -> tuple[Array, ...]:
     """B[concatenate, (z, ...)](v): the slices of v that each input became."""
     axis = axis % v.ndim
     parts, start = [], 0

@@ -1,6 +1,6 @@
 """Convolution of images (n, height, width, channels), by one-dimensional `take` and one GEMM for a chunk of the batch.
 
-A `Window` says which entries of the padded image each output sees. `columns` gathers them (im2col), `spread` is its adjoint
+A `Placement` says which entries of the padded image each output sees. `columns` gathers them (im2col), `spread` is its adjoint
 (col2im): the sum over what each entry was gathered to. Forward, backward and transposed convolution are made of these two.
 """
 
@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from bpcore.array import Array
 from bpcore.backend import device, namespace
-from bpcore.functional.arithmetic import matmul, sum_over
-from bpcore.functional.primitive import primitive
+from bpcore.functional.arithmetic import matmul
+from bpcore.functional.numerics import sum_over
+from bpcore.primitive import primitive
+
+__all__ = ["Placement", "conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward"]
 
 CHUNK = 1 << 20  # numbers that are gathered together: more would leave the cache, fewer would starve the GEMM
 
 
-class Window(NamedTuple):
+class Placement(NamedTuple):
     """A kernel's placement: each a pair (vertical, horizontal), padding a pair of pairs (before, after)."""
 
     kernel: tuple[int, int]
@@ -42,54 +46,54 @@ class Window(NamedTuple):
         return self.kernel[0] * self.kernel[1]
 
 
-def pad(z, window, value=0.0):
+def pad(z: Array, placement: Placement, value: float = 0.0) -> Array:
     """z (n, h, w, c) with `value` around it."""
-    (top, bottom), (left, right) = window.padding
+    (top, bottom), (left, right) = placement.padding
     if not (top or bottom or left or right):
         return z
     xp = namespace(z)
     n, h, w, c = z.shape
-    shape = (n, *window.padded(h, w), c)
+    shape = (n, *placement.padded(h, w), c)
     out = xp.full(shape, value, dtype=z.dtype, device=device(z))
     out[:, top : top + h, left : left + w, :] = z
     return out
 
 
-def columns(z, window, value=0.0):
+def columns(z: Array, placement: Placement, value: float = 0.0) -> Array:
     """z (n, h, w, c) as what each place of the kernel sees: (n, places, entries of the kernel, c)."""
     xp = namespace(z)
     n, h, w, c = z.shape
-    (places_h, places_w), (kernel_h, kernel_w) = window.outputs(h, w), window.kernel
-    if window.size == 1 and window.stride == (1, 1):
-        return xp.reshape(pad(z, window, value), (n, places_h * places_w, 1, c))
-    height, width = window.padded(h, w)
+    (places_h, places_w), (kernel_h, kernel_w) = placement.outputs(h, w), placement.kernel
+    if placement.size == 1 and placement.stride == (1, 1):
+        return xp.reshape(pad(z, placement, value), (n, places_h * places_w, 1, c))
+    height, width = placement.padded(h, w)
 
-    def along(places, kernel, stride, dilation):  # (places, kernel): the rows, or columns, that each place sees
+    def along(places: int, kernel: int, stride: int, dilation: int) -> Array:  # (places, kernel): the rows, or columns, that each place sees
         start, step = xp.arange(places, device=device(z)) * stride, xp.arange(kernel, device=device(z)) * dilation
         return xp.expand_dims(start, axis=1) + xp.expand_dims(step, axis=0)
 
-    vertical = along(places_h, kernel_h, window.stride[0], window.dilation[0])
-    horizontal = along(places_w, kernel_w, window.stride[1], window.dilation[1])
+    vertical = along(places_h, kernel_h, placement.stride[0], placement.dilation[0])
+    horizontal = along(places_w, kernel_w, placement.stride[1], placement.dilation[1])
     vertical = xp.reshape(vertical * width, (places_h, 1, kernel_h, 1))
     index = xp.reshape(vertical + xp.reshape(horizontal, (1, places_w, 1, kernel_w)), (-1,))
-    seen = xp.take(xp.reshape(pad(z, window, value), (n, height * width, c)), index, axis=1)
-    return xp.reshape(seen, (n, places_h * places_w, window.size, c))
+    seen = xp.take(xp.reshape(pad(z, placement, value), (n, height * width, c)), index, axis=1)
+    return xp.reshape(seen, (n, places_h * places_w, placement.size, c))
 
 
-def spread(v, window, h, w):
+def spread(v: Array, placement: Placement, h: int, w: int) -> Array:
     """The adjoint of `columns`: v (n, places, entries of the kernel, c) added up where it was gathered from, (n, h, w, c)."""
     xp = namespace(v)
     n, c = v.shape[0], v.shape[3]
-    places_h, places_w = window.outputs(h, w)
-    (stride_h, stride_w), (dilation_h, dilation_w) = window.stride, window.dilation
-    v = xp.reshape(v, (n, places_h, places_w, *window.kernel, c))
-    out = xp.zeros((n, *window.padded(h, w), c), dtype=v.dtype, device=device(v))
-    for i in range(window.kernel[0]):
+    places_h, places_w = placement.outputs(h, w)
+    (stride_h, stride_w), (dilation_h, dilation_w) = placement.stride, placement.dilation
+    v = xp.reshape(v, (n, places_h, places_w, *placement.kernel, c))
+    out = xp.zeros((n, *placement.padded(h, w), c), dtype=v.dtype, device=device(v))
+    for i in range(placement.kernel[0]):
         rows = slice(i * dilation_h, i * dilation_h + stride_h * (places_h - 1) + 1, stride_h)
-        for j in range(window.kernel[1]):
+        for j in range(placement.kernel[1]):
             cols = slice(j * dilation_w, j * dilation_w + stride_w * (places_w - 1) + 1, stride_w)
             out[:, rows, cols, :] = out[:, rows, cols, :] + v[:, :, :, i, j, :]
-    top, left = window.padding[0][0], window.padding[1][0]
+    top, left = placement.padding[0][0], placement.padding[1][0]
     return out[:, top : top + h, left : left + w, :]
 
 
@@ -100,7 +104,7 @@ def chunks(n: int, numbers: int) -> Iterator[slice]:
         yield slice(start, min(start + rows, n))
 
 
-def by_group(x, groups):
+def by_group(x: Array, groups: int) -> Array:
     """(rows, k, groups · c) as (groups, rows, k · c): the operands of one GEMM for each group, batched."""
     xp = namespace(x)
     rows, k, c = x.shape
@@ -108,14 +112,14 @@ def by_group(x, groups):
     return xp.reshape(x, (groups, rows, k * (c // groups)))
 
 
-def kernels_by_group(W, groups):
+def kernels_by_group(W: Array, groups: int) -> Array:
     """W (kh, kw, c, groups · c') as (groups, kh · kw · c, c')."""
     xp = namespace(W)
     kh, kw, c, out = W.shape
     return xp.permute_dims(xp.reshape(W, (kh * kw * c, groups, out // groups)), (1, 0, 2))
 
 
-def from_groups(x):
+def from_groups(x: Array) -> Array:
     """(groups, rows, c') as (rows, groups · c')."""
     xp = namespace(x)
     groups, rows, c = x.shape
@@ -123,29 +127,33 @@ def from_groups(x):
 
 
 @primitive
-def conv2d(z, W, b, window, groups):
+def conv2d(z: Array, W: Array, b: Array | None, placement: Placement, groups: int) -> Array:
     """u[y, x] = Σ_ij z[y s + i d - p, x s + j d - p] W[i, j] + b: cross-correlation, as everywhere in the field.
 
     z (n, h, w, c), W (kh, kw, c / groups, c'), b (c',) or None. Returns u (n, h', w', c').
     """
     xp = namespace(z)
     n, h, w, c = z.shape
-    out_h, out_w = window.outputs(h, w)
+    out_h, out_w = placement.outputs(h, w)
     kernel = kernels_by_group(W, groups)
     u = xp.zeros((n, out_h * out_w, W.shape[3]), dtype=z.dtype, device=device(z))
-    for part in chunks(n, out_h * out_w * window.size * c):
-        seen = columns(z[part, ...], window)
-        flat = xp.reshape(seen, (-1, window.size, c))
+    for part in chunks(n, out_h * out_w * placement.size * c):
+        seen = columns(z[part, ...], placement)
+        flat = xp.reshape(seen, (-1, placement.size, c))
         product = from_groups(matmul(by_group(flat, groups), kernel))
         u[part, ...] = xp.reshape(product if b is None else product + b, (*seen.shape[:2], W.shape[3]))
     return xp.reshape(u, (n, out_h, out_w, W.shape[3]))
 
 
-@primitive
-def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
-    """B[conv, ·](v): MM's, with the columns of z for z; dz is spread back over the image.        (7.63), (7.65), (7.66)
+@primitive(writes=("dW", "db"))
+def conv2d_backward(
+    z: Array, W: Array, v: Array, placement: Placement, groups: int, dW: Array, db: Array | None, need_dz: bool
+) -> Array | None:
+    """B[conv, ·](v): MM's, with the columns of z for z; dz is spread back over the image.
 
     Writes dW and, unless it is None, db. Returns dz (n, h, w, c), or None unless need_dz.
+
+    (7.63), (7.65), (7.66)
     """
     xp = namespace(z)
     n, h, w, c = z.shape
@@ -153,14 +161,14 @@ def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
     kernel = xp.matrix_transpose(kernels_by_group(W, groups))
     total = xp.zeros((groups, kernel.shape[2], out // groups), dtype=z.dtype, device=device(z))
     dz = xp.zeros(z.shape, dtype=z.dtype, device=device(z)) if need_dz else None
-    for part in chunks(n, places * window.size * c):
-        seen = by_group(xp.reshape(columns(z[part, ...], window), (-1, window.size, c)), groups)
+    for part in chunks(n, places * placement.size * c):
+        seen = by_group(xp.reshape(columns(z[part, ...], placement), (-1, placement.size, c)), groups)
         v_part = by_group(xp.reshape(v[part, ...], (-1, 1, out)), groups)  # (groups, rows, c' / groups)
         total = total + matmul(xp.matrix_transpose(seen), v_part)
         if dz is not None:
-            d = xp.reshape(matmul(v_part, kernel), (groups, -1, window.size, c // groups))
-            d = xp.reshape(xp.permute_dims(d, (1, 2, 0, 3)), (-1, places, window.size, c))
-            dz[part, ...] = spread(d, window, h, w)
+            d = xp.reshape(matmul(v_part, kernel), (groups, -1, placement.size, c // groups))
+            d = xp.reshape(xp.permute_dims(d, (1, 2, 0, 3)), (-1, places, placement.size, c))
+            dz[part, ...] = spread(d, placement, h, w)
     dW[...] = xp.reshape(xp.permute_dims(total, (1, 0, 2)), W.shape)
     if db is not None:
         db[...] = sum_over(v, (0, 1, 2))
@@ -168,7 +176,7 @@ def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
 
 
 @primitive
-def conv_transpose2d(z, W, b, window, h, w):
+def conv_transpose2d(z: Array, W: Array, b: Array | None, placement: Placement, h: int, w: int) -> Array:
     """The adjoint of a convolution from (n, h, w, c') to z's shape, plus b: what goes forward here went back there.
 
     z (n, h', w', c), W (kh, kw, c', c), b (c',) or None. Returns u (n, h, w, c').
@@ -176,25 +184,27 @@ def conv_transpose2d(z, W, b, window, h, w):
     xp = namespace(z)
     n, out, c = z.shape[0], W.shape[2], z.shape[3]
     places = z.shape[1] * z.shape[2]
-    kernel = xp.matrix_transpose(xp.reshape(W, (window.size * out, c)))
+    kernel = xp.matrix_transpose(xp.reshape(W, (placement.size * out, c)))
     u = xp.zeros((n, h, w, out), dtype=z.dtype, device=device(z))
-    for part in chunks(n, places * window.size * out):
+    for part in chunks(n, places * placement.size * out):
         d = matmul(xp.reshape(z[part, ...], (-1, c)), kernel)
-        u[part, ...] = spread(xp.reshape(d, (-1, places, window.size, out)), window, h, w)
+        u[part, ...] = spread(xp.reshape(d, (-1, places, placement.size, out)), placement, h, w)
     return u if b is None else u + b
 
 
-@primitive
-def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
+@primitive(writes=("dW", "db"))
+def conv_transpose2d_backward(
+    z: Array, W: Array, v: Array, placement: Placement, dW: Array, db: Array | None, need_dz: bool
+) -> Array | None:
     """B[convᵀ, ·](v): dz is the convolution of v, dW that of its columns with z. Writes dW and db; returns dz or None."""
     xp = namespace(z)
     n, out, c = z.shape[0], W.shape[2], z.shape[3]
     places = z.shape[1] * z.shape[2]
-    kernel = xp.reshape(W, (window.size * out, c))
+    kernel = xp.reshape(W, (placement.size * out, c))
     total = xp.zeros(kernel.shape, dtype=z.dtype, device=device(z))
     dz = xp.zeros(z.shape, dtype=z.dtype, device=device(z)) if need_dz else None
-    for part in chunks(n, places * window.size * out):
-        seen = xp.reshape(columns(v[part, ...], window), (-1, window.size * out))
+    for part in chunks(n, places * placement.size * out):
+        seen = xp.reshape(columns(v[part, ...], placement), (-1, placement.size * out))
         total = total + matmul(seen.T, xp.reshape(z[part, ...], (-1, c)))
         if dz is not None:
             dz[part, ...] = xp.reshape(matmul(seen, kernel), (-1, *z.shape[1:]))
@@ -202,44 +212,3 @@ def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
     if db is not None:
         db[...] = sum_over(v, (0, 1, 2))
     return dz
-
-
-@primitive
-def max_pool2d(z, window):
-    """u = the maximum over each place of the window, padding counting as -∞. Returns u and the first entry that has it."""
-    xp = namespace(z)
-    n, h, w, c = z.shape
-    seen = columns(z, window, -float("inf"))  # (n, places, entries, c)
-    u = xp.max(seen, axis=2, keepdims=True)
-    entries = xp.reshape(xp.arange(window.size, device=device(z)), (1, 1, window.size, 1))
-    first = xp.min(xp.where(seen == u, entries, xp.full_like(entries, window.size)), axis=2)
-    shape = (n, *window.outputs(h, w), c)
-    return xp.reshape(u, shape), xp.reshape(xp.astype(first, xp.int32), shape)
-
-
-@primitive
-def max_pool2d_backward(first, v, window, h, w):
-    """B[max, z](v): v goes to the first entry that has the maximum, on every backend the same one."""
-    xp = namespace(v)
-    n, out_h, out_w, c = v.shape
-    entries = xp.reshape(xp.arange(window.size, dtype=first.dtype, device=device(v)), (1, 1, window.size, 1))
-    shape = (n, out_h * out_w, 1, c)
-    chosen = xp.astype(xp.reshape(first, shape) == entries, v.dtype)
-    return spread(chosen * xp.reshape(v, shape), window, h, w)
-
-
-@primitive
-def avg_pool2d(z, window):
-    """u = the mean over each place of the window, padding counting as zero."""
-    xp = namespace(z)
-    n, h, w, c = z.shape
-    return xp.reshape(xp.mean(columns(z, window), axis=2), (n, *window.outputs(h, w), c))
-
-
-@primitive
-def avg_pool2d_backward(v, window, h, w):
-    """B[mean, z](v): v / (entries of the window) to each entry."""
-    xp = namespace(v)
-    n, out_h, out_w, c = v.shape
-    d = xp.reshape(v * (1 / window.size), (n, out_h * out_w, 1, c))
-    return spread(xp.broadcast_to(d, (n, out_h * out_w, window.size, c)), window, h, w)

@@ -1,23 +1,31 @@
-"""The module MM of section 7.4.3, rows as examples (7.84)."""
+"""The module MM of section 7.4.3, rows as examples.
+
+(7.84)
+"""
 
 from __future__ import annotations
 
+from bpcore.array import Array
 from bpcore.backend import namespace
 from bpcore.functional.activations import relu, relu_backward
-from bpcore.functional.arithmetic import sum_over
-from bpcore.functional.primitive import primitive
+from bpcore.functional.numerics import sum_over
+from bpcore.primitive import primitive
+
+__all__ = ["linear", "linear_backward", "linear_relu", "linear_relu_backward"]
 
 
-def rows(z):
+def rows(z: Array) -> Array:
     """(..., m) as (n, m): one GEMM for any leading batch axes."""
     return z if z.ndim == 2 else namespace(z).reshape(z, (-1, z.shape[-1]))
 
 
 @primitive
-def linear(z, W, b):
-    """MM: u = z W + b over the last axis.        section 7.4.3, rows as in (7.84)
+def linear(z: Array, W: Array, b: Array | None) -> Array:
+    """MM: u = z W + b over the last axis.
 
     z (..., m), W (m, n), b (n,) or None, one real floating dtype. Returns u (..., n).
+
+    section 7.4.3, rows as in (7.84)
     """
     xp = namespace(z)
     u = rows(z) @ W  # (rows, n)
@@ -26,12 +34,14 @@ def linear(z, W, b):
     return xp.reshape(u, (*z.shape[:-1], W.shape[1]))
 
 
-@primitive
-def linear_backward(z, W, v, dW, db, need_dz):
-    """B[MM, ·](v) for u = z W + b.        (7.63), (7.65), (7.66), rows as in 7.5
+@primitive(writes=("dW", "db"))
+def linear_backward(z: Array, W: Array, v: Array, dW: Array, db: Array | None, need_dz: bool) -> Array | None:
+    """B[MM, ·](v) for u = z W + b.
 
     z (..., m), W (m, n), v (..., n), one real floating dtype. Returns dz (..., m) = v Wᵀ, or None unless need_dz.
     Writes dW (m, n) = zᵀ v and, unless it is None, db (n,) = Σ v, both summed over examples.
+
+    (7.63), (7.65), (7.66), rows as in 7.5
     """
     xp = namespace(z)
     v_rows = rows(v)
@@ -42,12 +52,18 @@ def linear_backward(z, W, v, dW, db, need_dz):
 
 
 @primitive
-def linear_relu(z, W, b):
-    """max(z W + b, 0): MM and the activation after it, which a twin makes in one pass.        (7.72)"""
+def linear_relu(z: Array, W: Array, b: Array | None) -> Array:
+    """max(z W + b, 0): MM and the activation after it, which a twin makes in one pass.
+
+    (7.72)
+    """
     return relu(linear(z, W, b))
 
 
-@primitive
-def linear_relu_backward(z, W, u, v, dW, db, need_dz):
-    """B[MM, ·](dt) with dt = B[ReLU, t](v) = 1{u > 0} ⊙ v. Shapes, and what is written, as in `linear_backward`.        (7.73)"""
+@primitive(writes=("dW", "db"))
+def linear_relu_backward(z: Array, W: Array, u: Array, v: Array, dW: Array, db: Array | None, need_dz: bool) -> Array | None:
+    """B[MM, ·](dt) with dt = B[ReLU, t](v) = 1{u > 0} ⊙ v. Shapes, and what is written, as in `linear_backward`.
+
+    (7.73)
+    """
     return linear_backward(z, W, relu_backward(u, v), dW, db, need_dz)

@@ -6,18 +6,34 @@ Backward functions take v = dJ'/dJ (a number, or a scalar array) and flush what 
 
 from __future__ import annotations
 
+from typing import Any
+
+from bpcore.array import Array
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid
-from bpcore.functional.arithmetic import flush, smallest_normal
-from bpcore.functional.primitive import primitive
+from bpcore.functional.numerics import flush, smallest_normal
+from bpcore.primitive import primitive
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_backward",
+    "huber",
+    "huber_backward",
+    "logistic",
+    "logistic_backward",
+    "squared_error",
+    "squared_error_backward",
+]
+
+Scalar = Any  # a Python number, or a scalar array on the device
 
 
-def per_example(ell):
+def per_example(ell: Array) -> Array:
     """ℓ summed over the outputs of each example."""
     return ell if ell.ndim <= 1 else namespace(ell).sum(ell, axis=-1)
 
 
-def weighted_mean(ell, weights):
+def weighted_mean(ell: Array, weights: Array | None) -> Array:
     """J = Σ w ℓ / Σ w. A scalar."""
     xp = namespace(ell)
     if weights is None:
@@ -25,14 +41,14 @@ def weighted_mean(ell, weights):
     return xp.sum(weights * ell) / total(weights)
 
 
-def total(weights):
+def total(weights: Array) -> Array:
     """Σ w, but above zero: where all weights are zero, J and its gradient are zero."""
     xp = namespace(weights)
     sum_w = xp.sum(weights)
     return xp.maximum(sum_w, xp.full_like(sum_w, smallest_normal(weights)))
 
 
-def share(v, weights, shape, ndim):
+def share(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
     """dJ/dℓ times v: v w / Σ w, with a last axis of one where ℓ was summed over outputs. shape: that of ℓ."""
     if weights is None:
         size = 1
@@ -43,27 +59,33 @@ def share(v, weights, shape, ndim):
     return namespace(w).expand_dims(w, axis=-1) if ndim > len(shape) else w
 
 
-def examples(z):
+def examples(z: Array) -> tuple[int, ...]:
     """The shape of ℓ for outputs z: z without its last axis, or z itself where it has one axis or none."""
     return tuple(z.shape[:-1]) if z.ndim > 1 else tuple(z.shape)
 
 
 @primitive
-def squared_error(z, y, weights):
-    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.        section 7.4.3"""
+def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
+    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.
+
+    section 7.4.3
+    """
     r = z - y
     return weighted_mean(per_example(0.5 * (r * r)), weights)
 
 
 @primitive
-def squared_error_backward(z, y, weights, v):
+def squared_error_backward(z: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
     """B[ℓ_MSE, z](v) = (z - y) v."""
     return flush((z - y) * share(v, weights, examples(z), z.ndim))
 
 
 @primitive
-def huber(z, y, weights, delta):
-    """ℓ = Σ ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y.        Huber, 1964"""
+def huber(z: Array, y: Array, weights: Array | None, delta: float) -> Array:
+    """ℓ = Σ ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y.
+
+    Huber, 1964
+    """
     xp = namespace(z)
     size = xp.abs(z - y)
     inside = xp.minimum(size, xp.full_like(size, delta))
@@ -71,7 +93,7 @@ def huber(z, y, weights, delta):
 
 
 @primitive
-def huber_backward(z, y, weights, delta, v):
+def huber_backward(z: Array, y: Array, weights: Array | None, v: Scalar, delta: float) -> Array:
     """B[ℓ, z](v) = min(max(r, -δ), δ) v."""
     xp = namespace(z)
     bound = xp.full_like(z, delta)
@@ -79,20 +101,26 @@ def huber_backward(z, y, weights, delta, v):
 
 
 @primitive
-def logistic(t, y, weights):
-    """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.        (7.70)"""
+def logistic(t: Array, y: Array, weights: Array | None) -> Array:
+    """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.
+
+    (7.70)
+    """
     xp = namespace(t)
     ell = xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t)))
     return weighted_mean(per_example(ell), weights)
 
 
 @primitive
-def logistic_backward(t, y, weights, v):
-    """B[ℓ_logistic, t](v) = (1 / (1 + e⁻ᵗ) - y) v.        (7.70)"""
+def logistic_backward(t: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
+    """B[ℓ_logistic, t](v) = (1 / (1 + e⁻ᵗ) - y) v.
+
+    (7.70)
+    """
     return flush((sigmoid(t) - y) * share(v, weights, examples(t), t.ndim))
 
 
-def target_rows(t, y, smoothing):
+def target_rows(t: Array, y: Array, smoothing: float) -> Array:
     """The distribution that y stands for: e_y for class indices, rows as they are; (1 - ε) of it, and ε / k each."""
     xp = namespace(t)
     k = t.shape[-1]
@@ -103,10 +131,12 @@ def target_rows(t, y, smoothing):
 
 
 @primitive
-def cross_entropy(t, y, weights, smoothing):
-    """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.        (7.71)
+def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -> tuple[Array, Array]:
+    """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.
 
     t (..., k); y integers (...) or probability rows (..., k). Returns J, and φ (..., k) for the backward function.
+
+    (7.71)
     """
     xp = namespace(t)
     t = t - xp.max(t, axis=-1, keepdims=True)  # exp would overflow
@@ -117,7 +147,10 @@ def cross_entropy(t, y, weights, smoothing):
 
 
 @primitive
-def cross_entropy_backward(phi, y, weights, smoothing, v):
-    """B[ℓ_ce, t](v) = (φ - e_y) v.        (7.71); for rows y that sum to 1"""
+def cross_entropy_backward(phi: Array, y: Array, weights: Array | None, v: Scalar, smoothing: float) -> Array:
+    """B[ℓ_ce, t](v) = (φ - e_y) v.
+
+    (7.71); for rows y that sum to 1
+    """
     weight = share(v, weights, tuple(phi.shape[:-1]), phi.ndim)
     return flush((phi - target_rows(phi, y, smoothing)) * weight)

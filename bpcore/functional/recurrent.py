@@ -6,19 +6,23 @@ the state go token by token.
 
 from __future__ import annotations
 
+from bpcore.array import Array
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid, tanh
-from bpcore.functional.arithmetic import flush, matmul, sum_over
+from bpcore.functional.arithmetic import matmul
 from bpcore.functional.linear import linear, linear_backward, rows
-from bpcore.functional.primitive import primitive
+from bpcore.functional.numerics import flush, sum_over
+from bpcore.primitive import primitive
+
+__all__ = ["gru", "gru_backward", "lstm", "lstm_backward"]
 
 
-def parts(a, n):
+def parts(a: Array, n: int) -> list[Array]:
     """The last axis in parts of n."""
     return [a[..., i : i + n] for i in range(0, a.shape[-1], n)]
 
 
-def shifted(h):
+def shifted(h: Array) -> Array:
     """h (n, tokens, m) one token later: the state that each token met, zero first."""
     xp = namespace(h)
     first = xp.zeros((h.shape[0], 1, h.shape[2]), dtype=h.dtype, device=device(h))
@@ -26,11 +30,13 @@ def shifted(h):
 
 
 @primitive
-def lstm(z, W, U, b):
-    """Gates i, f, o = σ(·), g = tanh(·) of z W + h U + b; c = f c + i g; h = o tanh(c).        Hochreiter, Schmidhuber, 1997
+def lstm(z: Array, W: Array, U: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Gates i, f, o = σ(·), g = tanh(·) of z W + h U + b; c = f c + i g; h = o tanh(c).
 
     z (n, tokens, m), W (m, 4 k), U (k, 4 k), b (4 k,), in the order i, f, g, o. Returns h (n, tokens, k), the gates
     (n, tokens, 4 k) and c (n, tokens, k), the latter two for the backward function.
+
+    Hochreiter, Schmidhuber, 1997
     """
     xp = namespace(z)
     k = U.shape[0]
@@ -48,8 +54,10 @@ def lstm(z, W, U, b):
     return xp.stack(hs, axis=1), xp.stack(gates, axis=1), xp.stack(cs, axis=1)
 
 
-@primitive
-def lstm_backward(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
+@primitive(writes=("dW", "dU", "db"))
+def lstm_backward(
+    z: Array, W: Array, U: Array, h: Array, gates: Array, c: Array, v: Array, dW: Array, dU: Array, db: Array, need_dz: bool
+) -> Array | None:
     """B[LSTM, ·](v), from the last token to the first. Writes dW, dU, db. Returns dz, or None unless need_dz."""
     xp = namespace(z)
     k = U.shape[0]
@@ -62,8 +70,7 @@ def lstm_backward(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
         dh = v[:, t, :] + dh
         dc = dc + dh * o * (1 - squashed * squashed)
         di, df, dg, do = dc * g, dc * before[:, t, :], dc * i, dh * squashed
-        da = (di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o))
-        da = flush(xp.concat(da, axis=-1))
+        da = flush(xp.concat((di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)), axis=-1))
         das.append(da)
         dc = flush(dc * f)
         dh = matmul(da, xp.matrix_transpose(U))
@@ -73,11 +80,13 @@ def lstm_backward(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
 
 
 @primitive
-def gru(z, W, U, b, d):
-    """r, s = σ(·) of z W + b + h U + d; g = tanh(z W + b + r (h U + d)); h = (1 - s) g + s h.        Cho et al., 2014
+def gru(z: Array, W: Array, U: Array, b: Array, d: Array) -> tuple[Array, Array]:
+    """r, s = σ(·) of z W + b + h U + d; g = tanh(z W + b + r (h U + d)); h = (1 - s) g + s h.
 
     z (n, tokens, m), W (m, 3 k), U (k, 3 k), b and d (3 k,), in the order r, s, g; r after the product, as cuDNN has it.
     Returns h (n, tokens, k), and for the backward function the gates and h U + d of g, (n, tokens, 4 k).
+
+    Cho et al., 2014
     """
     xp = namespace(z)
     k = U.shape[0]
@@ -94,8 +103,10 @@ def gru(z, W, U, b, d):
     return xp.stack(hs, axis=1), xp.stack(gates, axis=1)
 
 
-@primitive
-def gru_backward(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
+@primitive(writes=("dW", "dU", "db", "dd"))
+def gru_backward(
+    z: Array, W: Array, U: Array, h: Array, gates: Array, v: Array, dW: Array, dU: Array, db: Array, dd: Array, need_dz: bool
+) -> Array | None:
     """B[GRU, ·](v), from the last token to the first. Writes dW, dU, db, dd. Returns dz, or None unless need_dz."""
     xp = namespace(z)
     k = U.shape[0]

@@ -6,20 +6,27 @@ root of the smallest normal number of the dtype; second moments, whose root is d
 
 from __future__ import annotations
 
+from typing import Any
+
+from bpcore.array import Array
 from bpcore.backend import namespace
-from bpcore.functional.arithmetic import flush, smallest_normal
-from bpcore.functional.primitive import primitive
+from bpcore.functional.numerics import flush, smallest_normal
+from bpcore.primitive import primitive
+
+__all__ = ["adagrad", "adam", "clip_norm", "lion", "rmsprop", "sgd", "squared_norm"]
+
+Scalar = Any  # a Python number, or a scalar array on the device
 
 SQUARES = 2.0**10  # a second moment below this times the smallest normal number is zero
 
 
-def flush_square(v):
+def flush_square(v: Array) -> Array:
     """A second moment with what is about to become subnormal set to zero. v >= 0."""
     return v * namespace(v).astype(v >= SQUARES * smallest_normal(v), v.dtype)
 
 
-@primitive
-def sgd(g, lr, momentum, nesterov, decay, theta, m):
+@primitive(writes=("theta", "m"))
+def sgd(g: Array, lr: Scalar, momentum: float, nesterov: bool, decay: float, theta: Array, m: Array | None) -> None:
     """m = μ m + (g + λ θ); θ -= lr m, or lr (g + μ m) with Nesterov's momentum. m is None where μ = 0."""
     if decay:
         g = g + decay * theta
@@ -29,26 +36,44 @@ def sgd(g, lr, momentum, nesterov, decay, theta, m):
     theta[...] = theta - lr * g
 
 
-@primitive
-def rmsprop(g, lr, rho, eps, decay, theta, v):
-    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), with g + λ θ for g.        Tieleman and Hinton, 2012"""
+@primitive(writes=("theta", "v"))
+def rmsprop(g: Array, lr: Scalar, rho: float, eps: float, decay: float, theta: Array, v: Array) -> None:
+    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), with g + λ θ for g.
+
+    Tieleman and Hinton, 2012
+    """
     if decay:
         g = g + decay * theta
     v[...] = flush_square(rho * v + (1 - rho) * (g * g))
     theta[...] = theta - lr * g / (namespace(g).sqrt(v) + eps)
 
 
-@primitive
-def adagrad(g, lr, eps, decay, theta, v):
-    """v += g²; θ -= lr g / (√v + ε), with g + λ θ for g.        Duchi et al., 2011"""
+@primitive(writes=("theta", "v"))
+def adagrad(g: Array, lr: Scalar, eps: float, decay: float, theta: Array, v: Array) -> None:
+    """v += g²; θ -= lr g / (√v + ε), with g + λ θ for g.
+
+    Duchi et al., 2011
+    """
     if decay:
         g = g + decay * theta
     v[...] = flush_square(v + g * g)
     theta[...] = theta - lr * g / (namespace(g).sqrt(v) + eps)
 
 
-@primitive
-def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+@primitive(writes=("theta", "m", "v"))
+def adam(
+    g: Array,
+    step: Scalar,
+    lr: Scalar,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    decoupled: bool,
+    theta: Array,
+    m: Array,
+    v: Array,
+) -> None:
     """Adam (Kingma and Ba, 2015), at step 1, 2, ...: m and v the moments of g, corrected for their bias.
 
     λ: θ -= lr λ θ first where decoupled (Loshchilov and Hutter, 2019), else g + λ θ for g.
@@ -63,22 +88,25 @@ def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     theta[...] = theta - (lr / (1 - beta1**step)) * m / corrected
 
 
-@primitive
-def lion(g, lr, beta1, beta2, decay, theta, m):
-    """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g.        Chen et al., 2023"""
+@primitive(writes=("theta", "m"))
+def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: Array, m: Array) -> None:
+    """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g.
+
+    Chen et al., 2023
+    """
     direction = namespace(g).sign(beta1 * m + (1 - beta1) * g)
     theta[...] = theta - lr * (direction + decay * theta)
     m[...] = flush(beta2 * m + (1 - beta2) * g)
 
 
 @primitive
-def squared_norm(g):
+def squared_norm(g: Array) -> Array:
     """‖g‖², a scalar on the device."""
     return namespace(g).sum(g * g)
 
 
-@primitive
-def clip_norm(g, square, largest, clipped):
+@primitive(writes=("clipped",))
+def clip_norm(g: Array, square: Scalar, largest: float, clipped: Array) -> None:
     """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`; square is ‖g‖², a scalar."""
     xp = namespace(g)
     norm = xp.sqrt(square)

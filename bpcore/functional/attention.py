@@ -1,0 +1,105 @@
+"""Attention over sequences (n, tokens, features), in heads."""
+
+from __future__ import annotations
+
+import math
+
+from bpcore.array import Array
+from bpcore.backend import device, namespace
+from bpcore.functional.dropout import dropout
+from bpcore.functional.numerics import flush
+from bpcore.primitive import primitive
+
+__all__ = ["attention", "attention_backward"]
+
+
+def split_heads(z: Array, heads: int) -> Array:
+    """(n, tokens, heads · d) as (n, heads, tokens, d)."""
+    xp = namespace(z)
+    n, tokens, d = z.shape
+    return xp.permute_dims(xp.reshape(z, (n, tokens, heads, d // heads)), (0, 2, 1, 3))
+
+
+def join_heads(z: Array) -> Array:
+    """(n, heads, tokens, d) as (n, tokens, heads · d)."""
+    xp = namespace(z)
+    n, heads, tokens, d = z.shape
+    return xp.reshape(xp.permute_dims(z, (0, 2, 1, 3)), (n, tokens, heads * d))
+
+
+def unpack(qkv: Array, heads: int) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, each (n, heads, tokens, d), from qkv (n, tokens, 3 · heads · d)."""
+    d = qkv.shape[-1] // 3
+    q, k, values = qkv[..., :d], qkv[..., d : 2 * d], qkv[..., 2 * d :]
+    return split_heads(q, heads), split_heads(k, heads), split_heads(values, heads)
+
+
+def pack(*parts: Array) -> Array:
+    """The adjoint of `unpack`, and its inverse."""
+    return namespace(parts[0]).concat([join_heads(part) for part in parts], axis=-1)
+
+
+def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Array | None:
+    """Where a query may look, 1 or 0 in the dtype of `like`, or None for everywhere: (n or 1, 1, queries, keys)."""
+    xp = namespace(like)
+    seen = None
+    if causal:
+        token = xp.arange(tokens, device=device(like))
+        seen = xp.astype(xp.expand_dims(token, axis=0) <= xp.expand_dims(token, axis=1), like.dtype)
+        seen = xp.reshape(seen, (1, 1, tokens, tokens))
+    if padding is not None:
+        kept = xp.reshape(xp.astype(padding, like.dtype), (padding.shape[0], 1, 1, tokens))
+        seen = kept if seen is None else seen * kept
+    return seen
+
+
+def attention_scores(q: Array, k: Array, seen: Array | None) -> Array:
+    """S = q kᵀ / √d (n, heads, queries, keys), far below all others where a key is not seen."""
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ namespace(q).matrix_transpose(k)
+    return scores if seen is None else scores - (1 - seen) * 1e9
+
+
+@primitive(float32=True)
+def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep: Array | None, p: float) -> tuple[Array, Array]:
+    """u = A v with A = softmax(q kᵀ / √d) over the keys that are seen, in each head.
+
+    qkv (n, tokens, 3 · heads · d): queries, keys and values side by side, each head after head. causal: no query sees later
+    keys. padding None or (n, tokens), booleans: no query sees keys where it is False; one that sees none has A = 0.
+    keep None or (n, heads, tokens, tokens), booleans: dropout of A with probability p.
+    Returns u (n, tokens, heads · d) and L = log Σ exp(q kᵀ / √d) over the keys that a query sees, 0 where it sees none,
+    (n, heads, tokens): what the backward pass needs to compute A = exp(q kᵀ / √d - L) again.
+
+    Vaswani et al., 2017
+    Dao et al., 2022
+    """
+    xp = namespace(qkv)
+    q, k, values = unpack(qkv, heads)
+    seen = visible(qkv.shape[1], causal, padding, qkv)
+    scores = attention_scores(q, k, seen)
+    largest = xp.max(scores, axis=-1, keepdims=True)  # exp would overflow
+    L = largest + xp.log(xp.sum(xp.exp(scores - largest), axis=-1, keepdims=True))
+    if padding is not None:
+        L = L * xp.max(seen, axis=-1, keepdims=True)
+    A = flush(xp.exp(scores - L))
+    A = A if keep is None else dropout(A, keep, p)
+    return join_heads(A @ values), L[..., 0]
+
+
+@primitive(float32=True)
+def attention_backward(
+    qkv: Array, padding: Array | None, keep: Array | None, u: Array, L: Array, v: Array, heads: int, causal: bool, p: float
+) -> Array:
+    """B[attention, qkv](v) for v (n, tokens, heads · d), u and L as `attention` returned them. Returns dqkv, like qkv.
+
+    Softmax's Jacobian is A ⊙ (dA - Σ A dA), where Σ A dA over the keys is Σ u v over a head's features, with dropout too.
+    """
+    xp = namespace(qkv)
+    q, k, values = unpack(qkv, heads)
+    scores = attention_scores(q, k, visible(qkv.shape[1], causal, padding, qkv))
+    A = flush(xp.exp(scores - xp.expand_dims(L, axis=-1)))
+    mean = xp.sum(split_heads(u * v, heads), axis=-1, keepdims=True)
+    v = split_heads(v, heads)
+    dA = v @ xp.matrix_transpose(values)
+    dvalues = xp.matrix_transpose(A if keep is None else dropout(A, keep, p)) @ v
+    d = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
+    return pack(d @ k, xp.matrix_transpose(d) @ q, dvalues)

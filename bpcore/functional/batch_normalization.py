@@ -1,0 +1,59 @@
+"""Normalisation of each feature over a batch."""
+
+from __future__ import annotations
+
+from bpcore.array import Array
+from bpcore.backend import is_half, namespace
+from bpcore.functional.linear import rows
+from bpcore.primitive import primitive
+
+__all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
+
+
+@primitive
+def batch_statistics(z: Array) -> tuple[Array, Array]:
+    """μ and the mean of (z - μ)² of each feature of the last axis of z, over all the others; of float16 in float32."""
+    xp, flat = namespace(z), rows(z)
+    flat = xp.astype(flat, xp.float32) if is_half(z) else flat
+    mean = xp.mean(flat, axis=0)
+    centred = flat - mean
+    return mean, xp.mean(centred * centred, axis=0)
+
+
+@primitive(float32=True)
+def batch_norm(z: Array, mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    """γ ⊙ (z - μ) / √(s² + ε) + β with μ and s² given for each feature of the last axis.
+
+    Ioffe and Szegedy, 2015
+    """
+    return (z - mean) * (gamma / namespace(z).sqrt(variance + eps)) + beta
+
+
+@primitive(float32=True, writes=("dgamma", "dbeta"))
+def batch_norm_backward(
+    z: Array,
+    mean: Array,
+    variance: Array,
+    gamma: Array,
+    v: Array,
+    eps: float,
+    of_batch: bool,
+    dgamma: Array,
+    dbeta: Array,
+    need_dz: bool,
+) -> Array | None:
+    """B[BN, ·](v). of_batch: μ and s² are z's own, so that the gradient goes through them; else they are constants.
+
+    Writes dgamma = Σ v x and dbeta = Σ v with x = (z - μ) / √(s² + ε). Returns dz, or None unless need_dz.
+    """
+    xp = namespace(z)
+    scale = 1 / xp.sqrt(variance + eps)
+    x, v_rows = rows((z - mean) * scale), rows(v)
+    vx, v_sum = xp.sum(v_rows * x, axis=0), xp.sum(v_rows, axis=0)
+    dgamma[...], dbeta[...] = vx, v_sum
+    if not need_dz:
+        return None
+    if not of_batch:
+        return v * (gamma * scale)
+    n = x.shape[0]
+    return xp.reshape((v_rows - v_sum / n - x * (vx / n)) * (gamma * scale), z.shape)

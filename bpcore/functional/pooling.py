@@ -1,0 +1,51 @@
+"""Pooling of images (n, height, width, channels), over the places of a kernel."""
+
+from __future__ import annotations
+
+from bpcore.array import Array
+from bpcore.backend import device, namespace
+from bpcore.functional.convolution import Placement, columns, spread
+from bpcore.primitive import primitive
+
+__all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
+
+
+@primitive
+def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
+    """u = the maximum over each place of the placement, padding counting as -∞. Returns u and the first entry that has it."""
+    xp = namespace(z)
+    n, h, w, c = z.shape
+    seen = columns(z, placement, -float("inf"))  # (n, places, entries, c)
+    u = xp.max(seen, axis=2, keepdims=True)
+    entries = xp.reshape(xp.arange(placement.size, device=device(z)), (1, 1, placement.size, 1))
+    first = xp.min(xp.where(seen == u, entries, xp.full_like(entries, placement.size)), axis=2)
+    shape = (n, *placement.outputs(h, w), c)
+    return xp.reshape(u, shape), xp.reshape(xp.astype(first, xp.int32), shape)
+
+
+@primitive
+def max_pool2d_backward(first: Array, v: Array, placement: Placement, h: int, w: int) -> Array:
+    """B[max, z](v): v goes to the first entry that has the maximum, on every backend the same one."""
+    xp = namespace(v)
+    n, out_h, out_w, c = v.shape
+    entries = xp.reshape(xp.arange(placement.size, dtype=first.dtype, device=device(v)), (1, 1, placement.size, 1))
+    shape = (n, out_h * out_w, 1, c)
+    chosen = xp.astype(xp.reshape(first, shape) == entries, v.dtype)
+    return spread(chosen * xp.reshape(v, shape), placement, h, w)
+
+
+@primitive
+def avg_pool2d(z: Array, placement: Placement) -> Array:
+    """u = the mean over each place of the placement, padding counting as zero."""
+    xp = namespace(z)
+    n, h, w, c = z.shape
+    return xp.reshape(xp.mean(columns(z, placement), axis=2), (n, *placement.outputs(h, w), c))
+
+
+@primitive
+def avg_pool2d_backward(v: Array, placement: Placement, h: int, w: int) -> Array:
+    """B[mean, z](v): v / (entries of the placement) to each entry."""
+    xp = namespace(v)
+    n, out_h, out_w, c = v.shape
+    d = xp.reshape(v * (1 / placement.size), (n, out_h * out_w, 1, c))
+    return spread(xp.broadcast_to(d, (n, out_h * out_w, placement.size, c)), placement, h, w)

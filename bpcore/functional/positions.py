@@ -1,0 +1,54 @@
+"""Where a token stands in its sequence: sines and cosines added to it, or its features turned."""
+
+from __future__ import annotations
+
+import math
+
+from bpcore.array import Array
+from bpcore.backend import device, is_half, namespace
+from bpcore.functional.attention import pack, unpack
+from bpcore.primitive import primitive
+
+__all__ = ["rotate", "rotate_heads", "sinusoids"]
+
+
+def sinusoids(tokens: int, d: int, like: Array) -> Array:
+    """Positions as sines and cosines of d / 2 wavelengths from 2π to 10000 · 2π: (tokens, d).
+
+    Vaswani et al., 2017
+    """
+    xp = namespace(like)
+    angle = angles(tokens, d, like)
+    pair = xp.stack((xp.sin(angle), xp.cos(angle)), axis=-1)  # (tokens, d / 2, 2)
+    return xp.astype(xp.reshape(pair, (tokens, d)), like.dtype, copy=False)
+
+
+def angles(tokens: int, d: int, like: Array) -> Array:
+    """t · 10000^(-2 i / d): (tokens, d / 2), in the dtype of `like`; for float16 in float32."""
+    xp = namespace(like)
+    dtype = xp.float32 if is_half(like) else like.dtype
+    rate = xp.exp(xp.arange(d // 2, dtype=dtype, device=device(like)) * (-2 * math.log(10000.0) / d))
+    token = xp.arange(tokens, dtype=dtype, device=device(like))
+    return xp.expand_dims(token, axis=1) * xp.expand_dims(rate, axis=0)
+
+
+@primitive(float32=True)
+def rotate(z: Array, sign: float) -> Array:
+    """Each pair (z_2i, z_2i+1) of z (..., tokens, d) turned by its token's angle.
+
+    A rotation's adjoint is the rotation back: B[rotate(·, 1), z](v) = rotate(v, -1).
+
+    Su et al., 2021
+    """
+    xp = namespace(z)
+    angle = angles(z.shape[-2], z.shape[-1], z)
+    cos, sin = xp.cos(angle), sign * xp.sin(angle)
+    pairs = xp.reshape(z, (*z.shape[:-1], z.shape[-1] // 2, 2))
+    a, b = pairs[..., 0], pairs[..., 1]
+    return xp.reshape(xp.stack((a * cos - b * sin, a * sin + b * cos), axis=-1), z.shape)
+
+
+def rotate_heads(qkv: Array, heads: int, sign: float) -> Array:
+    """qkv with queries and keys turned by their positions, in each head; sign as in `rotate`."""
+    q, k, values = unpack(qkv, heads)
+    return pack(rotate(q, sign), rotate(k, sign), values)
