@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.functional.embedding import scatter_add
+from bpcore.primitive import twin
+
 operations = 0  # counted since the module was loaded; who wants a difference takes two readings
 
 
@@ -190,6 +193,10 @@ def stack(arrays: Any, axis: int = 0) -> CountingArray:
     return CountingArray((*first.shape[:at], len(arrays), *first.shape[at:]), first.dtype)
 
 
-def count_scatter_add(v: CountingArray, index: CountingArray, out: CountingArray) -> None:
-    """Row k of v added to row index[k] of out: the additions that it means, one an entry of v."""
+ARRAY = CountingArray  # of the set of twins that follows
+
+
+@twin(scatter_add)
+def _(v: CountingArray, index: CountingArray, out: CountingArray) -> None:
+    """The additions that it means, one an entry of v: the definition's product with a one-hot matrix is only a way to say it."""
     count(v.size)

@@ -10,7 +10,7 @@ import re
 import textwrap
 
 from bpcore.backend import NAMES, get_backend
-from bpcore.functional import primitive
+from bpcore import primitive
 
 PACKAGES = ("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x")
 ORACLES = ("torch", "array-api-strict")  # backends that tests run on
@@ -92,21 +92,20 @@ def gpus() -> dict[str, str]:
 
 def twins() -> dict[str, dict[str, str]]:
     """The sections on twins, and what their sets tell of themselves: threads, and who computes products."""
-    setting = primitive.SETTING
-    sections = {"twins": {"BPCORE_KERNELS": setting}}
-    kernels = primitive.twins_folder()
-    if kernels is None:
-        return {"twins": {"none": "bpcore/kernels is not there: definitions run"}}
-    for library, sets in kernels.SETS.items():
+    sections = {"twins": {"BPCORE_KERNELS": primitive.SETTING}}
+    for library, sets in primitive.SETS.items():
         for name in sets:
-            module, why_not = kernels.load(name)
+            module, why_not = primitive.load(name)
+            label = name.removeprefix("kernels.")
+            if name in primitive.ALWAYS:
+                continue
             if module is None:
-                sections["twins"][name] = f"not in use: {why_not}"
-            elif setting == "off" or (setting == "plain" and name in kernels.EXTRAS):
-                sections["twins"][name] = f"not in use: BPCORE_KERNELS={setting}"
+                sections["twins"][label] = f"not in use: {why_not}"
+            elif not primitive.in_use(name):
+                sections["twins"][label] = f"not in use: BPCORE_KERNELS={primitive.SETTING}"
             else:
-                names = sorted(primitive.PRIMITIVES.keys() & vars(module).keys())
-                sections["twins"][name] = f"for {library}'s arrays: {', '.join(names)}"
-                for section, text in getattr(module, "report", dict)().items():
-                    sections.setdefault(section, {})[name] = text
+                names = sorted(known.name for known in primitive.PRIMITIVES.values() if name in known.twins)
+                sections["twins"][label] = f"for {library}'s arrays: {', '.join(names)}"
+                for section, text in module.report().items():
+                    sections.setdefault(section, {})[label] = text
     return sections

@@ -57,6 +57,7 @@ class Primitive:
         unknown = set(writes) - set(self.signature.parameters)
         if unknown:
             raise TypeError(f"{self.name} writes {sorted(unknown)}, which are none of its parameters {self.signature}")
+        self.call: Callable[..., Any] = definition  # what others call; `primitive` sets it
         self.twins: dict[str, Twin] = {}
         self.picked: dict[type, Callable[..., Any]] = {}
 
@@ -117,6 +118,7 @@ def primitive(definition: Any = None, *, float32: bool = False, writes: tuple[st
             chosen = picked[type(args[0])] = known.choose(type(args[0]))
         return chosen(*args)
 
+    known.call = call
     PRIMITIVES[known.name] = known
     return call
 
@@ -150,11 +152,17 @@ def twin(primitive: Callable[..., Any], serves: Callable[..., bool] | None = Non
 
 
 def fits(signature: inspect.Signature, of: inspect.Signature) -> bool:
-    """Whether a function takes the parameters of another, by name and order; `*rest` stands for all that follow."""
-    names = list(signature.parameters)
-    if names and signature.parameters[names[-1]].kind is inspect.Parameter.VAR_POSITIONAL:
-        return names[:-1] == list(of.parameters)[: len(names) - 1]
-    return names == list(of.parameters)
+    """Whether a function takes the parameters of another in their order, by name where it does not take them by position alone.
+
+    `*others` stands for all that follow.
+    """
+    wanted = list(of.parameters)
+    for i, parameter in enumerate(signature.parameters.values()):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        if i == len(wanted) or (parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name != wanted[i]):
+            return False
+    return len(signature.parameters) == len(wanted)
 
 
 def in_float32(definition: Callable[..., Any], writes: tuple[str, ...]) -> Callable[..., Any]:

@@ -9,25 +9,22 @@ except ImportError as _error:
         f"CuPy cannot be imported ({_error}): pip install 'bpcore[cuda13]' (driver for CUDA 13) or 'bpcore[cuda12]'"
     ) from _error
 
-from bpcore.kernels.cuda import (
+from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their twins
     activations,
     attention,
-    cublas,
-    dense,
+    batch_normalization,
+    convolution,
     dropout,
     embedding,
-    images,
+    linear,
     losses,
     normalization,
-    sums,
+    pooling,
     updates,
 )
-from bpcore.kernels.cuda.graph import Graph as Graph  # of no primitive: training/replay.py asks for it by name
+from bpcore.kernels.cuda.engine import cublas
 
 ARRAY = cupy.ndarray
-
-for _family in (activations, attention, dense, dropout, embedding, images, losses, normalization, sums, updates):
-    globals().update({name: one for name, one in vars(_family).items() if hasattr(one, "serves")})  # a twin has a condition
 
 
 def report() -> dict[str, str]:

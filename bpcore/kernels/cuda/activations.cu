@@ -14,7 +14,7 @@
     extern "C" __global__ void name(Int n, const T *z_, double constant##_, T *u_) \
     { EACH(i, n) { const A z = A(z_[i]), constant = A(constant##_); u_[i] = T(formula); } }
 #define BINARY_WITH(name, x, constant, formula) \
-    extern "C" __global__ void name(Int n, const T *x_, double constant##_, const T *v_, T *u_) \
+    extern "C" __global__ void name(Int n, const T *x_, const T *v_, double constant##_, T *u_) \
     { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]), constant = A(constant##_); u_[i] = T(formula); } }
 
 __device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays
@@ -56,3 +56,45 @@ BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(least(z)) : 1 - tail_slop
 UNARY(gelu_tanh, flush(z * share(z)))
 BINARY(gelu_tanh_backward, z, flush(v * share_slope(z, share(z))))
 UNARY(erf_, erf(z))
+
+// Softmax over rows of n entries, a team of threads for each.
+
+extern "C" __global__ void __launch_bounds__(1024) softmax(Int rows, Int n, const T *z, T *u)
+{
+    const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
+    A largest = -INFINITE, total = 0;
+    TEAM(j, m) largest = fmax(largest, A(z[from + j]));
+    largest = team_max(largest);
+    TEAM(j, m) total += exp(A(z[from + j]) - largest);
+    total = team_sum(total);
+    TEAM(j, m) u[from + j] = T(flush(exp(A(z[from + j]) - largest) / total));
+}
+
+extern "C" __global__ void __launch_bounds__(1024) softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
+{
+    const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
+    A total = 0;
+    TEAM(j, m) total += A(u[from + j]) * A(v[from + j]);
+    total = team_sum(total);
+    TEAM(j, m) dz[from + j] = T(flush(A(u[from + j]) * (A(v[from + j]) - total)));
+}
+
+extern "C" __global__ void __launch_bounds__(1024) log_softmax(Int rows, Int n, const T *z, T *u)
+{
+    const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
+    A largest = -INFINITE, total = 0;
+    TEAM(j, m) largest = fmax(largest, A(z[from + j]));
+    largest = team_max(largest);
+    TEAM(j, m) total += exp(A(z[from + j]) - largest);
+    total = log(team_sum(total));
+    TEAM(j, m) u[from + j] = T(A(z[from + j]) - largest - total);
+}
+
+extern "C" __global__ void __launch_bounds__(1024) log_softmax_backward(Int rows, Int n, const T *u, const T *v, T *dz)
+{
+    const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
+    A total = 0;
+    TEAM(j, m) total += A(v[from + j]);
+    total = team_sum(total);
+    TEAM(j, m) dz[from + j] = T(flush(A(v[from + j]) - exp(A(u[from + j])) * total));
+}

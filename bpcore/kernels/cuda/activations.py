@@ -1,69 +1,62 @@
-"""Activations, and softmax over the last axis."""
+"""Activations: a kernel for each formula in activations.cu; and softmax over the last axis."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cupy
 
-from bpcore.kernels import serves
-from bpcore.kernels.cuda.launch import dense, each, kernel, teams
+from bpcore.functional.activations import log_softmax, log_softmax_backward, softmax, softmax_backward
+from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine.launch import each, kernel, path, teams
+from bpcore.primitive import PRIMITIVES, twin
+
+FORMULA = re.compile(r"^(?:UNARY|BINARY)(?:_WITH)?\((\w+),", re.MULTILINE)
 
 
 def elementwise(name: str) -> Any:
     """The twin that launches the formula `name` of activations.cu on its arrays; numbers are constants."""
 
-    @serves(lambda *args: dense(*(x for x in args if isinstance(x, cupy.ndarray))))
-    def twin(*args):
-        u = cupy.empty_like(args[0])
-        each("activations", name, u.dtype.char, u.size, *(x if isinstance(x, cupy.ndarray) else float(x) for x in args), u)
+    def activation(first: Any, /, *others: Any) -> Any:
+        u = cupy.empty_like(first)
+        numbers = (x if isinstance(x, cupy.ndarray) else float(x) for x in others)
+        each("activations", name, u.dtype.char, u.size, first, *numbers, u)
         return u
 
-    return twin
+    return activation
 
 
-relu, relu_backward = elementwise("relu"), elementwise("relu_backward")
-leaky_relu, leaky_relu_backward = elementwise("leaky_relu"), elementwise("leaky_relu_backward")
-elu, elu_backward = elementwise("elu"), elementwise("elu_backward")
-sigmoid, sigmoid_backward = elementwise("sigmoid"), elementwise("sigmoid_backward")
-tanh, tanh_backward = elementwise("tanh_"), elementwise("tanh_backward")
-softplus, softplus_backward = elementwise("softplus"), elementwise("softplus_backward")
-silu, silu_backward = elementwise("silu"), elementwise("silu_backward")
-gelu, gelu_backward = elementwise("gelu"), elementwise("gelu_backward")
-gelu_tanh, gelu_tanh_backward = elementwise("gelu_tanh"), elementwise("gelu_tanh_backward")
-erf = elementwise("erf_")
+for _name in FORMULA.findall(path("activations").read_text(encoding="utf-8")):  # tanh_ and erf_ are CUDA's own without the _
+    _known = PRIMITIVES[_name.rstrip("_")]
+    twin(_known.call, serves=CUDA.dense)(elementwise(_name))
 
 
 def by_rows(name: str, *arrays: Any) -> Any:
-    """Launch a kernel of rows.cu on the rows of the arrays."""
+    """Launch a kernel of activations.cu on the rows of the arrays."""
     u = cupy.empty_like(arrays[0])
     n = u.shape[-1]
     if u.size:
         grid, block = teams(u.size // n, n)
-        kernel("rows", name, u.dtype.char)(grid, block, (u.size // n, n, *arrays, u))
+        kernel("activations", name, u.dtype.char)(grid, block, (u.size // n, n, *arrays, u))
     return u
 
 
-def last_axis(x: Any, axis: int, *more: Any) -> bool:
-    """Whether these are rows along the last axis."""
-    return x.ndim > 0 and axis in (-1, x.ndim - 1) and x.shape[-1] > 0 and dense(x, *more)
-
-
-@serves(last_axis)
-def softmax(z, axis):
+@twin(softmax, serves=CUDA.along_rows)
+def _(z, axis):
     return by_rows("softmax", z)
 
 
-@serves(last_axis)
-def softmax_backward(u, axis, v):
+@twin(softmax_backward, serves=CUDA.along_rows)
+def _(u, v, axis):
     return by_rows("softmax_backward", u, v)
 
 
-@serves(last_axis)
-def log_softmax(z, axis):
+@twin(log_softmax, serves=CUDA.along_rows)
+def _(z, axis):
     return by_rows("log_softmax", z)
 
 
-@serves(last_axis)
-def log_softmax_backward(u, axis, v):
+@twin(log_softmax_backward, serves=CUDA.along_rows)
+def _(u, v, axis):
     return by_rows("log_softmax_backward", u, v)

@@ -7,9 +7,11 @@ from typing import Any
 
 import cupy
 
-from bpcore.kernels import serves
-from bpcore.kernels.cuda.launch import dense, given, kernel
-from bpcore.kernels.cuda.sums import scratch
+from bpcore.functional.attention import attention, attention_backward
+from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine.launch import kernel, pointer
+from bpcore.kernels.cuda.engine.sums import scratch
+from bpcore.primitive import twin
 
 HEADS = (16, 32, 64, 128)  # features of a head that there are kernels for; fewer are filled up with zeros
 
@@ -35,29 +37,30 @@ def head(qkv: Any, heads: int) -> int:
     return next((D for D in HEADS if D * heads * 3 >= qkv.shape[-1]), 0)
 
 
-def _serves(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float, *more: Any) -> bool:
-    masks = (x.dtype.char == "?" and x.flags.c_contiguous for x in (padding, keep) if x is not None)
-    return qkv.size > 0 and dense(qkv) and head(qkv, heads) > 0 and all(masks)
+def small_heads(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float) -> bool:
+    """Whether there are kernels for heads of that size, and all lies in one piece."""
+    return CUDA.some(qkv) and head(qkv, heads) > 0 and CUDA.mask(padding) and CUDA.mask(keep)
 
 
-@serves(_serves)
-def attention(qkv, heads, causal, padding, keep, p):
+@twin(attention, serves=small_heads)
+def _(qkv, heads, causal, padding, keep, p):
     n, tokens, width = qkv.shape
     D = head(qkv, heads)
     u, L = cupy.empty((n, tokens, width // 3), qkv.dtype), scratch((n, heads, tokens), qkv.dtype.char)
-    launch("attention", max(1, D // 32), D, qkv, heads, causal, p, given(padding), given(keep), u, L)
+    launch("attention", max(1, D // 32), D, qkv, heads, causal, p, pointer(padding), pointer(keep), u, L)
     return u, L
 
 
-def _serves_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+def small_heads_backward(qkv: Any, padding: Any, keep: Any, u: Any, L: Any, v: Any, heads: int, causal: bool, p: float) -> bool:
+    """As `small_heads`, with what the forward pass saved, and v."""
     of_sums = L.flags.c_contiguous and L.dtype.char == ("d" if qkv.dtype.char == "d" else "f")
-    return _serves(qkv, heads, causal, padding, keep, p) and dense(qkv, u, v) and of_sums
+    return small_heads(qkv, heads, causal, padding, keep, p) and CUDA.dense(qkv, u, v) and of_sums
 
 
-@serves(_serves_backward)
-def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+@twin(attention_backward, serves=small_heads_backward)
+def _(qkv, padding, keep, u, L, v, heads, causal, p):
     D = head(qkv, heads)
-    dqkv, means, masks = cupy.empty_like(qkv), cupy.empty_like(L), (given(padding), given(keep))
+    dqkv, means, masks = cupy.empty_like(qkv), cupy.empty_like(L), (pointer(padding), pointer(keep))
     launch("backward_queries", D // 16, D, qkv, heads, causal, p, *masks, u, L, v, means, dqkv)
     launch("backward_keys", D // 16, D, qkv, heads, causal, p, *masks, L, v, means, dqkv)
     return dqkv

@@ -1,4 +1,7 @@
-"""Optimisers' updates: one kernel over θ. lr and step are numbers, or arrays of one float64 or int64 on the device."""
+"""Optimisers' updates, one kernel over θ, and the norm of the gradient.
+
+lr and step are numbers, or arrays of one float64 or int64 on the device.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from typing import Any
 
 import cupy
 
-from bpcore.kernels import serves
-from bpcore.kernels.cuda.launch import dense, each, given, scalar
+from bpcore.functional.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
+from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine.launch import each, pointer, scalar
+from bpcore.kernels.cuda.engine.sums import total
+from bpcore.primitive import twin
 
 
-def vectors(*args: Any) -> bool:
+def vectors(g: Any, /, *others: Any) -> bool:
     """Whether all arrays but rates, which have no axes, are dense, not float16; and rates are of the dtypes that kernels read."""
-    arrays = [x for x in args if isinstance(x, cupy.ndarray)]
-    wide = dense(*(x for x in arrays if x.ndim)) and args[0].dtype.char != "e"
+    arrays = [x for x in others if isinstance(x, cupy.ndarray)]
+    wide = g.dtype.char != "e" and CUDA.dense(g, *(x for x in arrays if x.ndim))
     return wide and all(x.dtype.char in "dlq" for x in arrays if not x.ndim)
 
 
@@ -22,27 +28,42 @@ def whole(x: Any) -> tuple[int, Any]:
     return (0, x) if isinstance(x, cupy.ndarray) else (int(x), 0)
 
 
-@serves(vectors)
-def sgd(g, lr, momentum, nesterov, decay, theta, m):
-    each("updates", "sgd", g.dtype.char, g.size, g, *scalar(lr), float(momentum), int(nesterov), float(decay), theta, given(m))
+@twin(sgd, serves=vectors)
+def _(g, lr, momentum, nesterov, decay, theta, m):
+    each("updates", "sgd", g.dtype.char, g.size, g, *scalar(lr), float(momentum), int(nesterov), float(decay), theta, pointer(m))
 
 
-@serves(vectors)
-def rmsprop(g, lr, rho, eps, decay, theta, v):
+@twin(rmsprop, serves=vectors)
+def _(g, lr, rho, eps, decay, theta, v):
     each("updates", "rmsprop", g.dtype.char, g.size, g, *scalar(lr), float(rho), float(eps), float(decay), theta, v)
 
 
-@serves(vectors)
-def adagrad(g, lr, eps, decay, theta, v):
+@twin(adagrad, serves=vectors)
+def _(g, lr, eps, decay, theta, v):
     each("updates", "adagrad", g.dtype.char, g.size, g, *scalar(lr), float(eps), float(decay), theta, v)
 
 
-@serves(vectors)
-def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+@twin(adam, serves=vectors)
+def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     constants = float(beta1), float(beta2), float(eps), float(decay), int(decoupled)
     each("updates", "adam", g.dtype.char, g.size, g, *whole(step), *scalar(lr), *constants, theta, m, v)
 
 
-@serves(vectors)
-def lion(g, lr, beta1, beta2, decay, theta, m):
+@twin(lion, serves=vectors)
+def _(g, lr, beta1, beta2, decay, theta, m):
     each("updates", "lion", g.dtype.char, g.size, g, *scalar(lr), float(beta1), float(beta2), float(decay), theta, m)
+
+
+@twin(squared_norm, serves=CUDA.dense)
+def _(g):
+    return total(g, True)
+
+
+def scalable(g: Any, square: Any, largest: float, clipped: Any) -> bool:
+    """Whether the vectors are dense, and square is a number, or one of g's dtype."""
+    return CUDA.dense(g, clipped) and getattr(square, "dtype", g.dtype) == g.dtype
+
+
+@twin(clip_norm, serves=scalable)
+def _(g, square, largest, clipped):
+    each("updates", "clip_norm", g.dtype.char, g.size, g, *scalar(square), float(largest), clipped)

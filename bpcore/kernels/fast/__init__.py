@@ -9,27 +9,23 @@ except ImportError as _error:
 
 import numpy as np
 
-from bpcore.kernels.fast import (
+from bpcore.kernels.fast import (  # noqa: F401  importing them registers their twins
     activations,
-    batch,
+    attention,
+    batch_normalization,
     convolution,
-    dense,
-    heads,
+    dropout,
+    embedding,
+    linear,
     losses,
-    masks,
-    memory,
-    onednn,
+    normalization,
     pooling,
-    rows,
-    scatter,
-    threads,
+    softmax,
     updates,
 )
+from bpcore.kernels.fast.engine import memory, onednn, threads
 
 ARRAY = np.ndarray
-
-for _family in (activations, batch, convolution, dense, heads, losses, masks, pooling, rows, scatter, updates):
-    globals().update({name: one for name, one in vars(_family).items() if hasattr(one, "serves")})  # a twin has a condition
 memory.keep()
 
 

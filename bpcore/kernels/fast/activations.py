@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +11,34 @@ import numba
 import numpy as np
 from numba.extending import overload, register_jitable
 
-from bpcore.functional.activations import TANH_CUBE, TANH_SCALE
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense, least_of
-from bpcore.kernels.fast.exponential import exp
-from bpcore.kernels.fast.threads import REASSOCIATE, compiled, flushed, share, team
-from bpcore.kernels.numpy_twins import FAR, TAIL, TAIL_RATE
+from bpcore.functional.activations import (
+    TANH_CUBE,
+    TANH_SCALE,
+    elu_backward,
+    gelu,
+    gelu_backward,
+    gelu_tanh,
+    gelu_tanh_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softplus,
+    softplus_backward,
+    tanh,
+    tanh_backward,
+)
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.exponential import exp
+from bpcore.kernels.fast.engine.threads import REASSOCIATE, compiled, flushed, least_of, share, team
+from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
+from bpcore.primitive import twin
 
+dense = COMPILED.dense
 COST = 4  # a number of an activation is worth that many of a plain pass: the second thread pays sooner
 
 
@@ -45,24 +67,30 @@ def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 
     return u
 
 
-def unary(f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> Any:
-    """The twin u = f(z, ·, c) of an activation with a constant c, or without."""
-    run = loop(f)
-    return serves(lambda z, c=0.0: dense(z) and z.dtype.char in dtypes)(lambda z, c=0.0: pass_over(run, flushes, z, z, c))
+def register(primitive: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
+    """Register u = f(z, v, c) as the twin of an activation (z), (z, c), or of a backward function (z, v), (z, v, c).
 
+    z may be a backward function's u. A formula takes all three, and ignores what its primitive has not.
+    """
+    run, names = loop(f), list(inspect.signature(primitive).parameters)
 
-def binary(f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> Any:
-    """The twin f(z, v, ·) of an activation's backward function (z, v), where z may be its u."""
-    run = loop(f)
-    return serves(lambda z, v: z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes)(
-        lambda z, v: pass_over(run, flushes, z, v)
-    )
+    if "v" in names:
 
+        def served(z, v, /, *c):
+            return z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes
 
-def binary_with_constant(f: Callable[..., Any], flushes: bool = True) -> Any:
-    """The twin f(u, v, c) of an activation's backward function (u, c, v)."""
-    run = loop(f)
-    return serves(lambda u, c, v: u.shape == v.shape and dense(u, v))(lambda u, c, v: pass_over(run, flushes, u, v, c))
+        def activation(z, v, /, *c):
+            return pass_over(run, flushes, z, v, *c)
+
+    else:
+
+        def served(z, /, *c):
+            return dense(z) and z.dtype.char in dtypes
+
+        def activation(z, /, *c):
+            return pass_over(run, flushes, z, z, *c)
+
+    twin(primitive, serves=served)(activation)
 
 
 def tanh_of(x):
@@ -119,7 +147,7 @@ P = tuple(map(np.float32, TAIL))
 
 @register_jitable
 def gaussian_tail(z):
-    """a = min(|z|, FAR), e = e^(-a²/2) and Φ(-a), as in numpy_twins."""
+    """a = min(|z|, FAR), e = e^(-a²/2) and Φ(-a), as in kernels/numpy."""
     a = FARTHEST if abs(z) > FARTHEST else abs(z)
     t = np.float32(1) / (np.float32(1) + RATE * a)
     e = exp(np.float32(-0.5) * a * a)
@@ -147,11 +175,6 @@ def _leaky_relu(z, v, c):
 
 def _leaky_relu_backward(u, v, c):
     return v * (type(u)(1) if u > 0 else c)
-
-
-def _elu(z, v, c):
-    t, one = tanh_of(z / type(z)(2)), type(z)(1)
-    return z if z > 0 else c * ((t + t) / (one - t))  # eᶻ - 1, without cancellation
 
 
 def _elu_backward(u, v, c):
@@ -213,14 +236,20 @@ def _gelu_tanh_backward(z, v, c):
     return v * (s + z * dy * s * (type(z)(1) - s))
 
 
-relu, relu_backward = unary(_relu, flushes=False), binary(_relu_backward, flushes=False)
-leaky_relu = unary(_leaky_relu, flushes=False)
-leaky_relu_backward = binary_with_constant(_leaky_relu_backward, flushes=False)
-elu, elu_backward = unary(_elu, flushes=False), binary_with_constant(_elu_backward)
-sigmoid, sigmoid_backward = unary(_sigmoid), binary(_sigmoid_backward)
-tanh, tanh_backward = unary(_tanh), binary(_tanh_backward)
-softplus, softplus_backward = unary(_softplus), binary(_softplus_backward)
-silu, silu_backward = unary(_silu), binary(_silu_backward)
-# float32 alone: the tail's error is float32's
-gelu, gelu_backward = unary(_gelu, dtypes="f"), binary(_gelu_backward, dtypes="f")
-gelu_tanh, gelu_tanh_backward = unary(_gelu_tanh), binary(_gelu_tanh_backward)
+register(relu, _relu, flushes=False)
+register(relu_backward, _relu_backward, flushes=False)
+register(leaky_relu, _leaky_relu, flushes=False)
+register(leaky_relu_backward, _leaky_relu_backward, flushes=False)
+register(elu_backward, _elu_backward)
+register(sigmoid, _sigmoid)
+register(sigmoid_backward, _sigmoid_backward)
+register(tanh, _tanh)
+register(tanh_backward, _tanh_backward)
+register(softplus, _softplus)
+register(softplus_backward, _softplus_backward)
+register(silu, _silu)
+register(silu_backward, _silu_backward)
+register(gelu, _gelu, dtypes="f")  # float32 alone: the tail's error is float32's
+register(gelu_backward, _gelu_backward, dtypes="f")
+register(gelu_tanh, _gelu_tanh)
+register(gelu_tanh_backward, _gelu_tanh_backward)

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.functional.convolution import Window
-from bpcore.kernels import serves
-from bpcore.kernels.fast import onednn
-from bpcore.kernels.fast.dense import dense, rows, sum_rows
-from bpcore.kernels.fast.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, dims, engine, made
+from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine import onednn
+from bpcore.kernels.fast.engine.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, dims, engine, made
+from bpcore.kernels.fast.engine.threads import rows
+from bpcore.kernels.fast.linear import sum_rows
+from bpcore.primitive import twin
 
 TRAINING, DIRECT, ANY = 64, 1, 1  # dnnl_forward_training, dnnl_convolution_direct, dnnl_format_tag_any
 OF_WEIGHTS, OF_WEIGHTS_GRADIENT = 131, 132  # dnnl_query_weights_md, dnnl_query_diff_weights_md
@@ -34,7 +36,7 @@ def chosen(primitive: Handle, query: int) -> tuple[ctypes.c_void_p, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def plans(kind: str, z: Shape, W: Shape, u: Shape, window: Window, groups: int, with_bias: bool) -> tuple[Plan, Plan, int]:
+def plans(kind: str, z: Shape, W: Shape, u: Shape, placement: Placement, groups: int, with_bias: bool) -> tuple[Plan, Plan, int]:
     """A convolution of z with W to u: "forward", "backward_data" or "backward_weights". With it the copy of W to oneDNN's layout,
     or of dW from it, and the numbers that this layout takes.
     """
@@ -43,15 +45,15 @@ def plans(kind: str, z: Shape, W: Shape, u: Shape, window: Window, groups: int, 
     plain = onednn.description(shape, (out // groups, 1, out, kw * c * out, c * out))
     free = made("memory_desc", "dnnl_memory_desc_create_with_tag", len(shape), dims(*shape), FLOAT32, ANY)
     source, result, bias = images(z), images(u), onednn.description((out,), (1,)) if with_bias else None
-    (top, bottom), (left, right) = window.padding
-    placement = (window.stride, (d - 1 for d in window.dilation), (top, left), (bottom, right))
+    (top, bottom), (left, right) = placement.padding
+    around = (placement.stride, (d - 1 for d in placement.dilation), (top, left), (bottom, right))
 
     def convolution(kind: str, *before: object, after: tuple = ()) -> Handle:
         name = f"dnnl_convolution_{kind}_primitive_desc_create"
         operands = (source, free, result) if kind == "backward_data" else (source, free, bias, result)
         return made("primitive_desc", name, engine(), *before, DIRECT, *operands, *geometry, *after, None)
 
-    geometry = [dims(*pair) for pair in placement]
+    geometry = [dims(*pair) for pair in around]
     primitive = convolution("forward", TRAINING)
     if kind != "forward":
         primitive = convolution(kind, after=(primitive,))
@@ -75,65 +77,66 @@ def execute(plan: Plan, *operands: np.ndarray) -> None:
         raise OSError(f"oneDNN's convolution returned status {status}")
 
 
-def forward(z, W, b, u, window, groups):
+def forward(z, W, b, u, placement, groups):
     """Writes u."""
-    plan, copy, size = plans("forward", z.shape, W.shape, u.shape, window, groups, b is not None)
+    plan, copy, size = plans("forward", z.shape, W.shape, u.shape, placement, groups, b is not None)
     kernels = np.empty(size, W.dtype)
     execute(copy, W, kernels)
     execute(plan, z, kernels, u, *(() if b is None else (b,)))
 
 
-def backward_data(v, W, dz, window, groups):
+def backward_data(v, W, dz, placement, groups):
     """Writes dz."""
-    plan, copy, size = plans("backward_data", dz.shape, W.shape, v.shape, window, groups, False)
+    plan, copy, size = plans("backward_data", dz.shape, W.shape, v.shape, placement, groups, False)
     kernels = np.empty(size, W.dtype)
     execute(copy, W, kernels)
     execute(plan, v, kernels, dz)
 
 
-def backward_weights(z, v, dW, db, window, groups):
+def backward_weights(z, v, dW, db, placement, groups):
     """Writes dW and, unless it is None, db."""
-    plan, copy, size = plans("backward_weights", z.shape, dW.shape, v.shape, window, groups, db is not None)
+    plan, copy, size = plans("backward_weights", z.shape, dW.shape, v.shape, placement, groups, db is not None)
     kernels = np.empty(size, dW.dtype)
     execute(plan, z, v, kernels, *(() if db is None else (db,)))
     execute(copy, kernels, dW)
 
 
-def _float32(z, *others):
-    return onednn.LIBRARY is not None and z.dtype.char == "f" and z.size > 0 and dense(z, *(x for x in others if x is not None))
+def float32(first, /, *others):
+    """Whether oneDNN is there, and the arrays are dense float32."""
+    return onednn.LIBRARY is not None and first.dtype.char == "f" and COMPILED.some(first, *others)
 
 
-@serves(lambda z, W, b, window, groups: _float32(z, W, b))
-def conv2d(z, W, b, window, groups):
-    u = np.empty((len(z), *window.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
-    forward(z, W, b, u, window, groups)
+@twin(conv2d, serves=float32)
+def _(z, W, b, placement, groups):
+    u = np.empty((len(z), *placement.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
+    forward(z, W, b, u, placement, groups)
     return u
 
 
-@serves(lambda z, W, v, window, groups, dW, db, need_dz: _float32(z, W, v, dW, db))
-def conv2d_backward(z, W, v, window, groups, dW, db, need_dz):
-    backward_weights(z, v, dW, db, window, groups)
+@twin(conv2d_backward, serves=float32)
+def _(z, W, v, placement, groups, dW, db, need_dz):
+    backward_weights(z, v, dW, db, placement, groups)
     if not need_dz:
         return None
     dz = np.empty(z.shape, z.dtype)
-    backward_data(v, W, dz, window, groups)
+    backward_data(v, W, dz, placement, groups)
     return dz
 
 
-@serves(lambda z, W, b, window, h, w: _float32(z, W, b))
-def conv_transpose2d(z, W, b, window, h, w):
+@twin(conv_transpose2d, serves=float32)
+def _(z, W, b, placement, h, w):
     u = np.empty((len(z), h, w, W.shape[2]), z.dtype)
-    backward_data(z, W, u, window, 1)
+    backward_data(z, W, u, placement, 1)
     return u if b is None else np.add(u, b, out=u)
 
 
-@serves(lambda z, W, v, window, dW, db, need_dz: _float32(z, W, v, dW, db))
-def conv_transpose2d_backward(z, W, v, window, dW, db, need_dz):
-    backward_weights(v, z, dW, None, window, 1)
+@twin(conv_transpose2d_backward, serves=float32)
+def _(z, W, v, placement, dW, db, need_dz):
+    backward_weights(v, z, dW, None, placement, 1)
     if db is not None:
         sum_rows(rows(v), db)
     if not need_dz:
         return None
     dz = np.empty(z.shape, z.dtype)
-    forward(v, W, None, dz, window, 1)
+    forward(v, W, None, dz, placement, 1)
     return dz

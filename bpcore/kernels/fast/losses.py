@@ -6,23 +6,21 @@ import math
 
 import numpy as np
 
-from bpcore.functional import losses
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense, least_of
-from bpcore.kernels.fast.exponential import exp
-from bpcore.kernels.fast.threads import compiled, flushed, share, team
+from bpcore.functional.losses import cross_entropy, cross_entropy_backward, total, weighted_mean
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.exponential import exp
+from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
+from bpcore.primitive import twin
 
 
-def _classes(t, y, weights, smoothing, *v):
-    return (
-        t.ndim > 1
-        and y.ndim == t.ndim - 1
-        and not smoothing
-        and y.dtype.kind in "iu"
-        and dense(t)
-        and y.shape == t.shape[:-1]
-        and (weights is None or (weights.dtype == t.dtype and weights.shape == y.shape))
-    )
+def classes(t, y, weights, smoothing):
+    """Whether y holds class indices of rows t, and their distributions are not smoothed."""
+    return t.ndim > 1 and not smoothing and COMPILED.classes(t, y, weights)
+
+
+def classes_backward(phi, y, weights, v, smoothing):
+    """As `classes`."""
+    return classes(phi, y, weights, smoothing)
 
 
 def flat(x, dtype):
@@ -60,18 +58,18 @@ def _softmax_rows(start, stop, t, y, phi, ell):
 def _cross_entropy(t, y, phi, ell):
     _expect_classes(y, t.shape[1])
     share(_softmax_rows, t.shape[0], team(t, 4 * t.size), (t, y, phi, ell))
-    total = t.dtype.type(0)
+    J = t.dtype.type(0)
     for i in range(ell.shape[0]):
-        total += ell[i]
-    return total / ell.shape[0]
+        J += ell[i]
+    return J / ell.shape[0]
 
 
-@serves(_classes)
-def cross_entropy(t, y, weights, smoothing):
+@twin(cross_entropy, serves=classes)
+def _(t, y, weights, smoothing):
     k = t.shape[-1]
     phi, ell = np.empty_like(t), np.empty(y.size, t.dtype)
     J = _cross_entropy(t.reshape(-1, k), flat(y, np.int64), phi.reshape(-1, k), ell)
-    return (t.dtype.type(J) if weights is None else losses.weighted_mean(ell, weights.reshape(-1))), phi
+    return (t.dtype.type(J) if weights is None else weighted_mean(ell, weights.reshape(-1))), phi
 
 
 @compiled
@@ -91,11 +89,11 @@ def _cross_entropy_backward(phi, y, w, scale, least, dt):
     share(_difference_rows, phi.shape[0], team(phi, phi.size), (phi, y, w, scale, least, dt))
 
 
-@serves(_classes)
-def cross_entropy_backward(phi, y, weights, smoothing, v):
+@twin(cross_entropy_backward, serves=classes_backward)
+def _(phi, y, weights, v, smoothing):
     k, number = phi.shape[-1], phi.dtype.type
     w = np.empty(0, phi.dtype) if weights is None else flat(weights, phi.dtype)
-    scale = v / (y.size if weights is None else losses.total(weights))
+    scale = v / (y.size if weights is None else total(weights))
     dt = np.empty_like(phi)
     least = least_of(phi)
     _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, number(scale), least, dt.reshape(-1, k))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.functional.convolution import Window
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
-from bpcore.kernels.fast.threads import compiled, share, team
+from bpcore.functional.convolution import Placement
+from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.threads import compiled, share, team
+from bpcore.primitive import twin
 
 MAX, MAX_BACKWARD, MEAN, MEAN_BACKWARD = range(4)
 
 
-def placement(window: Window) -> tuple[int, ...]:
-    """A window's kernel, stride, dilation and padding before, each vertical and horizontal."""
-    (top, _), (left, _) = window.padding
-    return (*window.kernel, *window.stride, *window.dilation, top, left)
+def numbers(placement: Placement) -> tuple[int, ...]:
+    """The kernel, stride, dilation and padding before, each vertical and horizontal."""
+    (top, _), (left, _) = placement.padding
+    return (*placement.kernel, *placement.stride, *placement.dilation, top, left)
 
 
 @compiled
@@ -57,30 +58,35 @@ def pool(what, place, z, u, first):
     share(_images, z.shape[0], team(z, z.size), (what, place, z, u, first))
 
 
-@serves(lambda z, window: dense(z))
-def max_pool2d(z, window):
-    shape = len(z), *window.outputs(*z.shape[1:3]), z.shape[3]
+@twin(max_pool2d, serves=COMPILED.dense)
+def _(z, placement):
+    shape = len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]
     u, first = np.full(shape, -np.inf, z.dtype), np.zeros(shape, np.int32)
-    pool(MAX, placement(window), z, u, first)
+    pool(MAX, numbers(placement), z, u, first)
     return u, first
 
 
-@serves(lambda first, v, window, h, w: dense(v) and first.flags.carray and first.dtype.char == "i")
-def max_pool2d_backward(first, v, window, h, w):
+def of_entries(first, v, placement, h, w):
+    """Whether v is dense, and `first` holds int32."""
+    return COMPILED.dense(v) and first.flags.carray and first.dtype.char == "i"
+
+
+@twin(max_pool2d_backward, serves=of_entries)
+def _(first, v, placement, h, w):
     dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
-    pool(MAX_BACKWARD, placement(window), dz, v, first)
+    pool(MAX_BACKWARD, numbers(placement), dz, v, first)
     return dz
 
 
-@serves(lambda z, window: dense(z))
-def avg_pool2d(z, window):
-    u = np.zeros((len(z), *window.outputs(*z.shape[1:3]), z.shape[3]), z.dtype)
-    pool(MEAN, placement(window), z, u, np.empty(u.shape, np.int32))
+@twin(avg_pool2d, serves=COMPILED.dense)
+def _(z, placement):
+    u = np.zeros((len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]), z.dtype)
+    pool(MEAN, numbers(placement), z, u, np.empty(u.shape, np.int32))
     return u
 
 
-@serves(lambda v, window, h, w: dense(v))
-def avg_pool2d_backward(v, window, h, w):
+@twin(avg_pool2d_backward, serves=COMPILED.dense)
+def _(v, placement, h, w):
     dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
-    pool(MEAN_BACKWARD, placement(window), dz, v, np.empty(v.shape, np.int32))
+    pool(MEAN_BACKWARD, numbers(placement), dz, v, np.empty(v.shape, np.int32))
     return dz

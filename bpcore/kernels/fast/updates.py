@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from bpcore.functional.arithmetic import smallest_normal
-from bpcore.functional.updates import SQUARES
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense, least_of
-from bpcore.kernels.fast.threads import compiled, flushed, share, team
+from bpcore.functional.numerics import smallest_normal
+from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
+from bpcore.primitive import twin
 
 BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same for any number of threads
 
@@ -18,10 +18,6 @@ BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same fo
 def least_square_of(g):
     """What a second moment is flushed below, a number of the dtype of g."""
     return g.dtype.type(SQUARES * smallest_normal(g))
-
-
-def _vectors(g, *others):
-    return dense(g, *(x for x in others if isinstance(x, np.ndarray)))
 
 
 def numbers(g, *values):
@@ -56,8 +52,8 @@ def _run_momentum(g, theta, m, lr, decay, mu, of_g, of_m, least):
     share(_momentum, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, mu, of_g, of_m, least))
 
 
-@serves(_vectors)
-def sgd(g, lr, momentum, nesterov, decay, theta, m):
+@twin(sgd, serves=COMPILED.dense)
+def _(g, lr, momentum, nesterov, decay, theta, m):
     if m is None:
         _run_sgd(g, theta, *numbers(g, lr, decay))
     else:  # of g and of m, what θ moves by: g + μ m, or m
@@ -79,13 +75,13 @@ def _run_adaptive(g, theta, v, lr, decay, rho, fresh, eps, least):
     share(_adaptive, g.shape[0], team(g, g.size), (g, theta, v, lr, decay, rho, fresh, eps, least))
 
 
-@serves(_vectors)
-def rmsprop(g, lr, rho, eps, decay, theta, v):
+@twin(rmsprop, serves=COMPILED.dense)
+def _(g, lr, rho, eps, decay, theta, v):
     _run_adaptive(g, theta, v, *numbers(g, lr, decay, rho, 1 - rho, eps), least_square_of(g))
 
 
-@serves(_vectors)
-def adagrad(g, lr, eps, decay, theta, v):
+@twin(adagrad, serves=COMPILED.dense)
+def _(g, lr, eps, decay, theta, v):
     _run_adaptive(g, theta, v, *numbers(g, lr, decay, 1.0, 1.0, eps), least_square_of(g))
 
 
@@ -107,8 +103,8 @@ def _run_adam(g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, fresh2, e
     share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *constants))
 
 
-@serves(_vectors)
-def adam(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+@twin(adam, serves=COMPILED.dense)
+def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     root = math.sqrt(1 - beta2**step)
     # θ -= lr / c₁ · m / (√v / root + ε), with numerator and denominator times root
     rate, kept, coupled = lr * root / (1 - beta1**step), 1 - lr * decay if decoupled else 1.0, 0.0 if decoupled else decay
@@ -129,8 +125,8 @@ def _run_lion(g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
     share(_lion, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least))
 
 
-@serves(_vectors)
-def lion(g, lr, beta1, beta2, decay, theta, m):
+@twin(lion, serves=COMPILED.dense)
+def _(g, lr, beta1, beta2, decay, theta, m):
     _run_lion(g, theta, m, *numbers(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), least_of(g))
 
 
@@ -153,8 +149,8 @@ def _squared_norm(g, sums):
     return total
 
 
-@serves(dense)
-def squared_norm(g):
+@twin(squared_norm, serves=COMPILED.dense)
+def _(g):
     return g.dtype.type(_squared_norm(g, np.empty(-(-g.size // BLOCK), g.dtype)))
 
 
@@ -170,8 +166,8 @@ def _clip_norm(g, factor, clipped):
     share(_scale, g.shape[0], team(g, g.size), (g, factor, clipped))
 
 
-@serves(lambda g, square, largest, clipped: dense(g, clipped))
-def clip_norm(g, square, largest, clipped):
+@twin(clip_norm, serves=COMPILED.dense)
+def _(g, square, largest, clipped):
     factor = largest / max(math.sqrt(square), largest)
     if factor != 1 or clipped is not g:
         _clip_norm(g, g.dtype.type(factor), clipped)

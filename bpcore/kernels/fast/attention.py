@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bpcore.kernels import serves
-from bpcore.kernels.fast import onednn
-from bpcore.kernels.fast.dense import dense, least_of
-from bpcore.kernels.fast.exponential import exp
-from bpcore.kernels.fast.onednn import Plan, batched_plan, execute
-from bpcore.kernels.fast.rows import COST, maximum
-from bpcore.kernels.fast.threads import compiled, flushed, share, team
+from bpcore.functional.attention import attention, attention_backward
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine import onednn
+from bpcore.kernels.fast.engine.exponential import exp
+from bpcore.kernels.fast.engine.onednn import Plan, batched_plan, execute
+from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
+from bpcore.kernels.fast.softmax import COST, maximum
+from bpcore.primitive import twin
 
 AT_ONCE = 1 << 19  # numbers of A that are computed at a time: they and their gradient stay in cache
 WIDTH = 64  # keys after a causal query are computed up to a multiple of this: whole vectors are quicker than a part of one
@@ -128,8 +129,14 @@ def _run_rows_of_dS(A, *arguments):
     share(_rows_of_dS, A.shape[0], team(A, COST * A.size), (A, *arguments))
 
 
-def _served(qkv, heads, causal, padding, keep, p, *more):
-    return onednn.LIBRARY is not None and qkv.size > 0 and qkv.dtype.char == "f" and dense(qkv, *more)
+def float32(qkv, heads, causal, padding, keep, p):
+    """Whether oneDNN is there, and qkv is dense float32."""
+    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.some(qkv)
+
+
+def float32_backward(qkv, padding, keep, u, L, v, heads, causal, p):
+    """As `float32`, with what the forward pass saved, and v."""
+    return float32(qkv, heads, causal, padding, keep, p) and COMPILED.dense(qkv, u, L, v)
 
 
 def booleans(x, shape):
@@ -174,8 +181,8 @@ def thirds(qkv):
     return row, row[:, d:], row[:, 2 * d :]
 
 
-@serves(_served)
-def attention(qkv, heads, causal, padding, keep, p):
+@twin(attention, serves=float32)
+def _(qkv, heads, causal, padding, keep, p):
     n, tokens, features = qkv.shape
     u, L = np.empty((n, tokens, features // 3), qkv.dtype), np.empty((n, heads, tokens), qkv.dtype)
     for some, products, (A, _), arguments in pieces(qkv, heads, causal, padding, keep, p):
@@ -186,8 +193,8 @@ def attention(qkv, heads, causal, padding, keep, p):
     return u, L
 
 
-@serves(_served)
-def attention_backward(qkv, heads, causal, padding, keep, p, u, L, v):
+@twin(attention_backward, serves=float32_backward)
+def _(qkv, padding, keep, u, L, v, heads, causal, p):
     dqkv = np.empty_like(qkv)
     of_heads = -1, u.shape[2] // heads
     for some, products, (A, dS), arguments in pieces(qkv, heads, causal, padding, keep, p):

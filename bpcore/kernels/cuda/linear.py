@@ -7,26 +7,29 @@ from typing import Any
 import cupy
 import numpy as np
 
-from bpcore.kernels import serves
-from bpcore.kernels.cuda.activations import relu_backward
-from bpcore.kernels.cuda.gemm import gemm
-from bpcore.kernels.cuda.launch import dense, each, given
-from bpcore.kernels.cuda.sums import sum_columns
-
-
-def matrix(x: Any, char: str) -> bool:
-    """Whether x, of two axes, or its transpose, is C-contiguous, and of this dtype."""
-    return x.dtype.char == char and (x.flags.c_contiguous or x.flags.f_contiguous)
+from bpcore.functional.activations import relu_backward
+from bpcore.functional.arithmetic import matmul
+from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine.gemm import gemm
+from bpcore.kernels.cuda.engine.launch import each, pointer
+from bpcore.kernels.cuda.engine.sums import sum_columns
+from bpcore.primitive import twin
 
 
 def add_rows(u: Any, b: Any, relu: bool = False) -> None:
     """Adds b, (n,) or None, to each row of u, in place, and then takes the maximum with 0 where `relu`."""
     if b is not None or relu:
-        each("sums", "add_rows", u.dtype.char, u.size, u.shape[-1], given(b), int(relu), u)
+        each("sums", "add_rows", u.dtype.char, u.size, u.shape[-1], pointer(b), int(relu), u)
 
 
-@serves(lambda a, b: min(a.ndim, b.ndim) >= 2 and a.dtype.char == b.dtype.char and a.dtype.char in "efd")
-def matmul(a, b):
+def matrices(a: Any, b: Any) -> bool:
+    """Whether these are matrices of one dtype that there is code for."""
+    return min(a.ndim, b.ndim) >= 2 and a.dtype.char == b.dtype.char and a.dtype.char in CUDA.chars
+
+
+@twin(matmul, serves=matrices)
+def _(a, b):
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return gemm(a, b, cupy.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype))
 
@@ -52,38 +55,35 @@ def products_backward(z: Any, W: Any, v_rows: Any, dW: Any, need_dz: bool) -> An
     return dz
 
 
-def _serves(z: Any, W: Any, b: Any) -> bool:
-    return z.size > 0 and dense(z, *(() if b is None else (b,))) and matrix(W, z.dtype.char)
-
-
-@serves(_serves)
-def linear(z, W, b):
+@twin(linear, serves=CUDA.linear)
+def _(z, W, b):
     u = product(z, W)
     add_rows(u, b)
     return u
 
 
-@serves(_serves)
-def linear_relu(z, W, b):
+@twin(linear_relu, serves=CUDA.linear)
+def _(z, W, b):
     u = product(z, W)
     add_rows(u, b, relu=True)
     return u
 
 
-def _serves_backward(z: Any, W: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
-    return _serves(z, W, db) and dense(z, v) and matrix(dW, z.dtype.char)
-
-
-@serves(_serves_backward)
-def linear_backward(z, W, v, dW, db, need_dz):
+@twin(linear_backward, serves=CUDA.linear_backward)
+def _(z, W, v, dW, db, need_dz):
     v_rows = v.reshape(-1, W.shape[1])
     if db is not None:
         sum_columns(v_rows, db)
     return products_backward(z, W, v_rows, dW, need_dz)
 
 
-@serves(lambda z, W, u, v, dW, db, need_dz: _serves_backward(z, W, v, dW, db, need_dz) and dense(u, v))
-def linear_relu_backward(z, W, u, v, dW, db, need_dz):
+def linear_relu_dense(z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
+    """As for `linear_backward`, with u."""
+    return CUDA.linear_backward(z, W, v, dW, db, need_dz) and CUDA.dense(u, v)
+
+
+@twin(linear_relu_backward, serves=linear_relu_dense)
+def _(z, W, u, v, dW, db, need_dz):
     v_rows = v.reshape(-1, W.shape[1])
     if db is None:
         dt = relu_backward(u, v).reshape(v_rows.shape)

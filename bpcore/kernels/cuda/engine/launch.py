@@ -1,4 +1,4 @@
-"""CUDA kernels: sources beside this file, one a family, compiled by NVRTC for a dtype when first launched, and CuPy's launches.
+"""CUDA kernels: sources one folder up, one a family, compiled by NVRTC for a dtype when first launched, and CuPy's launches.
 
 A kernel takes pointers to C-contiguous arrays, `long long` for Python's int, `double` for its float, and a null pointer, 0,
 for an array that is not there: CuPy passes just these, and nothing may be narrowed.
@@ -14,7 +14,20 @@ from typing import Any
 import cupy
 import numpy as np
 
-FAMILIES = ("activations", "rows", "losses", "normalization", "sums", "updates", "dropout", "images", "embedding", "attention")
+HERE = Path(__file__).parent
+SHARED = {  # by family, the files that its kernels are compiled with, after common.cu
+    "activations": (),
+    "attention": (),
+    "batch_normalization": (),
+    "convolution": ("placement",),
+    "dropout": (),
+    "embedding": (),
+    "losses": (),
+    "normalization": (),
+    "pooling": ("placement",),
+    "sums": (),
+    "updates": (),
+}
 NUMBERS = {"e": ("__half", "float"), "f": ("float", "float"), "d": ("double", "double")}  # of arrays, and computed in
 THREADS = 256  # in a block, where nothing says otherwise
 BLOCKS = 4096  # of a loop over all entries: enough to fill a GPU
@@ -27,8 +40,13 @@ def source(family: str, char: str, **constants: int) -> str:
     array, computed = NUMBERS[char]
     lines = ["#include <cuda_fp16.h>"] if char == "e" else []
     lines += [f"typedef {array} T;", f"typedef {computed} A;", *(f"#define {name} {value!r}" for name, value in numbers.items())]
-    files = (Path(__file__).with_name(f"{name}.cu").read_text(encoding="utf-8") for name in ("common", family))
+    files = (path(name).read_text(encoding="utf-8") for name in ("common", *SHARED[family], family))
     return "\n".join([*lines, *files])
+
+
+def path(name: str) -> Path:
+    """The file of a family's kernels, or of what families share, which lies here."""
+    return next(file for file in (HERE / f"{name}.cu", HERE.parent / f"{name}.cu") if file.exists())
 
 
 @functools.cache
@@ -58,19 +76,13 @@ def teams(rows: int, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (-(-rows // y),), (x, y)
 
 
-def dense(*arrays: Any) -> bool:
-    """Whether these are C-contiguous arrays of one dtype that there are kernels for."""
-    char = arrays[0].dtype.char
-    return char in "efd" and all(x.dtype.char == char and x.flags.c_contiguous for x in arrays)
-
-
 def scalar(x: Any) -> tuple[float, Any]:
     """A number, or an array of one number, as two arguments of a kernel: by value, and where it lies on the device or 0."""
     return (0.0, x) if isinstance(x, cupy.ndarray) else (float(x), 0)
 
 
-def given(x: Any) -> Any:
-    """An array as the argument of a kernel; a null pointer where it is not there."""
+def pointer(x: Any) -> Any:
+    """An array as the argument of a kernel; a null pointer for None."""
     return 0 if x is None else x
 
 

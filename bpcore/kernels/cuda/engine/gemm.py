@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import cupy
 
 from bpcore.backend import tf32
-from bpcore.kernels.cuda import cublas
-from bpcore.kernels.cuda.cublas import FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
+from bpcore.kernels.cuda.engine import cublas
+from bpcore.kernels.cuda.engine.cublas import FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
 
 DATA = {"e": (FLOAT16, 2), "f": (FLOAT32, 4), "d": (FLOAT64, 8)}  # by dtype.char: cuBLAS's name for it, and its bytes
 PRODUCTS = ("eee", "eef", "fff", "ddd")  # dtypes of a, b and out that there is a product for
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
 
 def layout(shape: tuple[int, ...], strides: tuple[int, ...], size: int, count: int) -> tuple[int, int, int] | None:
-    """How cuBLAS is told of an array (..., rows, columns), `count` matrices or one for all; None where it cannot be.
+    """An array's layout in cuBLAS's terms: (..., rows, columns), `count` matrices or one for all; None where there is none.
 
     strides and size: bytes. Returns (1 where the matrix lies transposed, else 0; numbers from row to row, or from column to
     column where transposed; numbers from matrix to matrix).

@@ -1,36 +1,14 @@
-"""The module MM: products by oneDNN, the bias in the same pass."""
+"""The module MM: products by oneDNN, the bias in the same pass, and ReLU after it."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from bpcore.functional.arithmetic import smallest_normal
-from bpcore.kernels import serves
-from bpcore.kernels.fast.onednn import gemm
-from bpcore.kernels.fast.threads import compiled, share, team
-
-
-def dense(first, *others):
-    """Whether these are C-contiguous, writable arrays of one dtype, float32 or float64."""
-    char = first.dtype.char
-    if char not in "fd" or not first.flags.carray:
-        return False
-    for x in others:  # noqa: SIM110  a generator takes twice as long, and this is asked at every call
-        if x.dtype.char != char or not x.flags.carray:
-            return False
-    return True
-
-
-def least_of(z):
-    """What is flushed below, a number of the dtype of z."""
-    return z.dtype.type(math.sqrt(smallest_normal(z)))
-
-
-def matrix(x):
-    """Whether x, of two axes, or its transpose, is C-contiguous."""
-    return x.flags.carray or x.T.flags.carray
+from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.onednn import gemm
+from bpcore.kernels.fast.engine.threads import compiled, rows, share, team
+from bpcore.primitive import twin
 
 
 @compiled
@@ -81,25 +59,20 @@ def relu_backward_sum(u, v, dt, db):
     share(_relu_backward_sum, db.shape[0], team(v, v.size), (u, v, dt, db))
 
 
-def rows(x):
-    """(..., m) as (n, m), a view."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-
-
-def _serves_linear(z, W, b):
-    fits = dense(z) and matrix(W) and W.dtype.char == z.dtype.char and z.size > 0 and z.shape[-1] == W.shape[0]
-    return fits and (b is None or (dense(z, b) and b.shape == W.shape[1:]))
-
-
-@serves(_serves_linear)
-def linear(z, W, b):
+@twin(linear, serves=COMPILED.linear)
+def _(z, W, b):
     u = np.empty((*z.shape[:-1], W.shape[1]), z.dtype)
     gemm(rows(z), W, rows(u), b)
     return u
 
 
-@serves(lambda z, W, b: b is not None and _serves_linear(z, W, b))
-def linear_relu(z, W, b):
+def with_bias(z, W, b):
+    """Whether there is a bias, and all fits."""
+    return b is not None and COMPILED.linear(z, W, b)
+
+
+@twin(linear_relu, serves=with_bias)
+def _(z, W, b):
     u = np.empty((*z.shape[:-1], W.shape[1]), z.dtype)
     bias_relu(gemm(rows(z), W, rows(u)), b)
     return u
@@ -118,25 +91,20 @@ def products(z, W, v, dW, need_dz):
     return dz
 
 
-def _serves_linear_backward(z, W, v, dW, db, need_dz):
-    char, fits = z.dtype.char, z.size > 0 and v.shape == (*z.shape[:-1], W.shape[1]) and dW.shape == W.shape
-    fits = fits and W.shape[0] == z.shape[-1] and W.dtype.char == dW.dtype.char == char and matrix(W) and matrix(dW)
-    return fits and (dense(z, v) if db is None else dense(z, v, db) and db.shape == W.shape[1:])
-
-
-@serves(_serves_linear_backward)
-def linear_backward(z, W, v, dW, db, need_dz):
+@twin(linear_backward, serves=COMPILED.linear_backward)
+def _(z, W, v, dW, db, need_dz):
     if db is not None:
         sum_rows(rows(v), db)
     return products(z, W, v, dW, need_dz)
 
 
-@serves(
-    lambda z, W, u, v, dW, db, need_dz: (
-        db is not None and u.shape == v.shape and dense(u, v) and _serves_linear_backward(z, W, v, dW, db, need_dz)
-    )
-)
-def linear_relu_backward(z, W, u, v, dW, db, need_dz):
+def with_bias_backward(z, W, u, v, dW, db, need_dz):
+    """As `with_bias`."""
+    return db is not None and u.shape == v.shape and COMPILED.dense(u, v) and COMPILED.linear_backward(z, W, v, dW, db, need_dz)
+
+
+@twin(linear_relu_backward, serves=with_bias_backward)
+def _(z, W, u, v, dW, db, need_dz):
     dt = np.empty(v.shape, v.dtype)
     relu_backward_sum(rows(u), rows(v), rows(dt), db)
     return products(z, W, dt, dW, need_dz)

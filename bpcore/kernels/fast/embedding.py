@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
-from bpcore.kernels.fast.threads import compiled, share, team
+from bpcore.functional.embedding import scatter_add
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.threads import compiled, share, team
+from bpcore.primitive import twin
 
 
 @compiled
@@ -24,7 +25,12 @@ def _run_scatter_add(v, index, out):
     share(_scatter_add, out.shape[1], team(v, v.size), (v, index, out))  # each thread some of the columns: in one order
 
 
-@serves(lambda v, index, out: len(v) == len(index) and dense(v, out) and index.flags.carray and index.dtype == np.int64)
-def scatter_add(v, index, out):
+def int64(v, index, out):
+    """Whether index holds an int64 for each row of v."""
+    return len(v) == len(index) and COMPILED.dense(v, out) and index.flags.carray and index.dtype == np.int64
+
+
+@twin(scatter_add, serves=int64)
+def _(v, index, out):
     out[...] = 0
     _run_scatter_add(v, index, out)

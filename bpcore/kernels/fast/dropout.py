@@ -10,9 +10,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from bpcore.kernels import serves
-from bpcore.kernels.fast.dense import dense
-from bpcore.kernels.fast.threads import LEAST, compiled, share, team
+from bpcore.functional.dropout import dropout, keep_mask
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.threads import LEAST, compiled, share, team
+from bpcore.primitive import twin
 
 MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 STEPS_OF_KEY = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
@@ -58,8 +59,13 @@ def _keep_mask(seed, step, micro, use, bound, kept, threads):
     share(_blocks, (kept.shape[0] + 7) // 8, threads, (seed, step, micro, use, bound, kept))
 
 
-@serves(lambda like, p, key: like.size > 0)
-def keep_mask(like, p, key):
+def some_entries(like, p, key):
+    """Whether there is a mask to draw."""
+    return like.size > 0
+
+
+@twin(keep_mask, serves=some_entries)
+def _(like, p, key):
     kept = np.empty(prod(like.shape), np.bool_)
     threads = 0 if like.itemsize == 4 and COST * kept.size >= LEAST else 1  # as in `team`
     _keep_mask(*map(np.uint64, key), np.uint64(min(round(p * 2**32), 2**32 - 1)), kept, threads)
@@ -78,8 +84,13 @@ def _dropout(z, keep, factor, u):
     share(_drop, u.shape[0], team(u, u.size), (z, keep, factor, u))
 
 
-@serves(lambda z, keep, p: dense(z) and keep.shape == z.shape and keep.flags.carray)
-def dropout(z, keep, p):
+def masked(z, keep, p):
+    """Whether z is dense, and the mask is of its shape."""
+    return COMPILED.dense(z) and keep.shape == z.shape and COMPILED.mask(keep)
+
+
+@twin(dropout, serves=masked)
+def _(z, keep, p):
     u = np.empty_like(z)
     _dropout(z.reshape(-1), keep.reshape(-1), z.dtype.type(1 / (1 - p)), u.reshape(-1))
     return u

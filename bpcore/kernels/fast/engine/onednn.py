@@ -19,8 +19,8 @@ import llvmlite.binding
 import numpy as np
 from numba.core import types
 
-from bpcore.kernels.fast import threads
-from bpcore.kernels.fast.threads import compiled
+from bpcore.kernels.fast.engine import threads
+from bpcore.kernels.fast.engine.threads import compiled
 
 SMALL = 1 << 18  # products of that many multiplications or fewer: NumPy calls its BLAS, which stays in one thread there
 FLOAT32, CPU, IN_ORDER = 3, 1, 1  # dnnl_f32, dnnl_cpu, dnnl_stream_in_order

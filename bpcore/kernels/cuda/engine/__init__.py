@@ -1,0 +1,1 @@
+"""The machinery of CUDA twins: launches, products by cuBLAS, sums, graphs."""

@@ -1,0 +1,1 @@
+"""The machinery of compiled twins: threads, products by oneDNN, an exponential, memory."""

@@ -1,0 +1,84 @@
+"""Convolution: one scratch for what the places of the kernel see, products and sums in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bpcore.backend import is_half
+from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, pad
+from bpcore.primitive import twin
+
+
+def entries(placement, h, w) -> Iterator[tuple[slice, slice]]:
+    """For each entry of the kernel, the rows and columns of the padded image that it sees."""
+    for i in range(placement.kernel[0]):
+        for j in range(placement.kernel[1]):
+            starts, places = (i * placement.dilation[0], j * placement.dilation[1]), placement.outputs(h, w)
+            rows, columns = (slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(starts, placement.stride, places, strict=True))
+            yield rows, columns
+
+
+def gathered(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
+    """The batch part by part with its columns, (places, entries of the kernel · c): a scratch, the caller's to write to."""
+    n, h, w, c = z.shape
+    places, k = placement.outputs(h, w), placement.size * c
+    padded = pad(z, placement)
+    of_image, of_row, of_column, of_channel = padded.strides
+    (down, right), (dilation_h, dilation_w) = placement.stride, placement.dilation
+    strides = (of_image, of_row * down, of_column * right, of_row * dilation_h, of_column * dilation_w, of_channel)
+    shape = (n, *places, *placement.kernel, c)
+    seen = np.lib.stride_tricks.as_strided(padded, shape, strides, writeable=False)
+    scratch = None
+    for part in chunks(n, places[0] * places[1] * k):
+        piece = seen[part]
+        scratch = np.empty(piece.shape, z.dtype) if scratch is None else scratch[: len(piece)]
+        np.copyto(scratch, piece)
+        yield part, scratch.reshape(-1, k)
+
+
+def unpadded(dz, placement, h, w):
+    """The image within its padding."""
+    (top, _), (left, _) = placement.padding
+    return np.ascontiguousarray(dz[:, top : top + h, left : left + w])
+
+
+def fits(z, W, b, placement, groups):
+    """Whether a place sees more than one entry, of all channels."""
+    return groups == 1 and placement.size > 1 and z.size > 0 and not is_half(z)
+
+
+@twin(conv2d, serves=fits)
+def _(z, W, b, placement, groups):
+    u = np.empty((len(z), *placement.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
+    for part, columns in gathered(z, placement):
+        np.matmul(columns, W.reshape(-1, W.shape[3]), out=u[part].reshape(-1, W.shape[3]))
+    return u if b is None else np.add(u, b, out=u)
+
+
+def fits_backward(z, W, v, placement, groups, dW, db, need_dz):
+    """As `fits`, and dW can be written in place."""
+    return fits(z, W, None, placement, groups) and dW.flags.c_contiguous
+
+
+@twin(conv2d_backward, serves=fits_backward)
+def _(z, W, v, placement, groups, dW, db, need_dz):
+    n, h, w, c = z.shape
+    out = W.shape[3]
+    kernel, dW, v_rows = W.reshape(-1, out), dW.reshape(-1, out), v.reshape(n, -1, out)
+    dz = np.zeros((n, *placement.padded(h, w), c), z.dtype) if need_dz else None
+    for part, columns in gathered(z, placement):
+        v_part = v_rows[part].reshape(-1, out)
+        if part.start == 0:
+            np.matmul(columns.T, v_part, out=dW)
+        else:
+            np.add(dW, columns.T @ v_part, out=dW)
+        if dz is not None:
+            d = np.matmul(v_part, kernel.T, out=columns).reshape(-1, *v.shape[1:3], placement.size, c)
+            for entry, (rows, cols) in enumerate(entries(placement, h, w)):
+                image = dz[part, rows, cols]
+                np.add(image, d[:, :, :, entry], out=image)
+    if db is not None:
+        np.add.reduce(v, axis=(0, 1, 2), out=db)
+    return None if dz is None else unpadded(dz, placement, h, w)

@@ -1,0 +1,18 @@
+"""Gradients of rows that were looked up, added up row by row in the order of their ids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpcore.functional.embedding import scatter_add
+from bpcore.kernels.conditions import wide
+from bpcore.primitive import twin
+
+
+@twin(scatter_add, serves=wide)
+def _(v, index, out):
+    order = np.argsort(index, kind="stable")
+    index = index[order]
+    starts = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1])))[: index.size]  # of each id that is there
+    out[...] = 0
+    out[index[starts]] = np.add.reduceat(v[order], starts, axis=0)

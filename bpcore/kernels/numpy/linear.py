@@ -1,0 +1,37 @@
+"""The module MM, its bias added in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpcore.backend import is_half
+from bpcore.functional.linear import linear, linear_backward, linear_relu
+from bpcore.primitive import twin
+
+
+@twin(linear)
+def _(z, W, b):
+    u = np.matmul(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
+    if b is not None:
+        np.add(u, b, out=u)
+    return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])
+
+
+@twin(linear_backward)
+def _(z, W, v, dW, db, need_dz):
+    shape = z.shape
+    if z.ndim != 2:
+        z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
+    np.matmul(z.T, v, out=dW)
+    if db is not None:
+        np.add.reduce(v, axis=0, dtype=np.float32 if is_half(v) else None, out=db)
+    if not need_dz:
+        return None
+    dz = np.matmul(v, W.T)
+    return dz if len(shape) == 2 else dz.reshape(shape)
+
+
+@twin(linear_relu)
+def _(z, W, b):
+    u = linear(z, W, b)
+    return np.maximum(u, 0, out=u)

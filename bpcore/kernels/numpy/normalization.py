@@ -1,0 +1,42 @@
+"""LayerNorm, in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpcore.functional.normalization import layer_norm, layer_norm_backward
+from bpcore.kernels.conditions import wide
+from bpcore.primitive import twin
+
+
+@twin(layer_norm, serves=wide)
+def _(z, gamma, beta, eps):
+    n = z.shape[-1]
+    mean = np.add.reduce(z, axis=-1, keepdims=True)
+    np.divide(mean, n, out=mean)
+    u = np.subtract(z, mean)
+    scale = np.vecdot(u, u)[..., None]
+    np.divide(scale, n, out=scale)
+    np.add(scale, eps, out=scale)
+    np.sqrt(scale, out=scale)
+    np.reciprocal(scale, out=scale)
+    for factor in (scale, gamma):
+        np.multiply(u, factor, out=u)
+    return np.add(u, beta, out=u), mean, scale
+
+
+@twin(layer_norm_backward, serves=wide)
+def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+    n = z.shape[-1]
+    x = np.subtract(z, mean)
+    np.multiply(x, scale, out=x)
+    w = np.multiply(v, x)
+    np.add.reduce(w.reshape(-1, n), axis=0, out=dgamma)
+    np.add.reduce(v.reshape(-1, n), axis=0, out=dbeta)
+    if not need_dz:
+        return None
+    np.multiply(x, np.matmul(w, gamma)[..., None] / n, out=x)  # x mean(γ v x)
+    np.multiply(v, gamma, out=w)
+    np.subtract(w, np.matmul(v, gamma)[..., None] / n, out=w)
+    np.subtract(w, x, out=w)
+    return np.multiply(w, scale, out=w)
