@@ -6,6 +6,7 @@ Backward functions take v = dJ'/dJ (a number, or a scalar array) and flush what 
 
 from __future__ import annotations
 
+from bpcore.array import Array
 from bpcore.backend import device, namespace
 from bpcore.functional.activations import sigmoid
 from bpcore.functional.arithmetic import flush, smallest_normal
@@ -78,12 +79,16 @@ def huber_backward(z, y, weights, delta, v):
     return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * share(v, weights, examples(z), z.ndim))
 
 
+def logistic_per_example(t: Array, y: Array) -> Array:
+    """ℓ of each example, as in `logistic`."""
+    xp = namespace(t)
+    return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
+
+
 @primitive
 def logistic(t, y, weights):
     """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.        (7.70)"""
-    xp = namespace(t)
-    ell = xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t)))
-    return weighted_mean(per_example(ell), weights)
+    return weighted_mean(logistic_per_example(t, y), weights)
 
 
 @primitive
