@@ -16,7 +16,7 @@ class Schedule:
     """A factor on the optimiser's learning rate, as a function of the step. To write one, subclass this.
 
     A subclass defines `__call__`. One that learns from the history defines `observe` too, and then `state` and `restore`, so that
-    a resumed run goes on as the unbroken one would. A Trainer takes any function of the step as well.
+    a resumed run goes on as the uninterrupted one would. A Trainer takes any function of the step as well.
 
     monitor: the history column that `observe` reads; `fit` checks before it starts that the column will be measured.
 

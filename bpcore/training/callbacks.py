@@ -28,37 +28,46 @@ class Run(Protocol):
     @property
     def network(self) -> Network:
         """The network that is trained; `network.theta[...] = x` replaces θ."""
+        ...
 
     @property
     def history(self) -> History:
         """The records of the epochs done so far."""
+        ...
 
     @property
     def steps(self) -> int:
         """The steps done so far."""
+        ...
 
     @property
     def epoch(self) -> int:
         """The epochs done so far."""
+        ...
 
     @property
     def position(self) -> int:
         """The steps done in the epoch under way."""
+        ...
 
     @property
     def epochs(self) -> int:
         """How many epochs `fit` trains for in all."""
+        ...
 
     @property
     def steps_per_epoch(self) -> int | None:
         """The steps of an epoch; None where the data do not say how many batches they are."""
+        ...
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
+        ...
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint of the run."""
+        ...
 
 
 class Callback:
@@ -68,7 +77,7 @@ class Callback:
     is called after those that are not last, whatever the order in which they were passed.
 
     A callback that keeps numbers or arrays from epoch to epoch defines `state` and `restore`, so that a resumed run goes on as
-    the unbroken one would.
+    the uninterrupted one would.
 
     >>> class StopBelow(bp.Callback):
     ...     def __init__(self, loss):
