@@ -22,7 +22,8 @@ class Row:
 
     torch: its name in torch.optim; renamed: our name -> PyTorch's of a hyperparameter. reference: where PyTorch does not have it,
     (optimizer, theta, gradients, decay) -> θ and the state after all gradients; decay: λ for each entry of θ.
-    lasting: the vectors of the state that gradients of zero do not bring to zero.
+    lasting: the vectors of the state that gradients of zero do not bring to zero. by_definition: whether recorded steps on a GPU
+    run its definition, there being no kernel.
     """
 
     make: type[bp.Optimizer]
@@ -32,6 +33,7 @@ class Row:
     renamed: dict[str, str] = field(default_factory=dict)
     reference: Callable[[Any, np.ndarray, np.ndarray, np.ndarray], Vectors] | None = None
     lasting: tuple[str, ...] = ()
+    by_definition: bool = False
 
 
 def lion(optimizer: bp.Lion, theta: np.ndarray, gradients: np.ndarray, decay: np.ndarray) -> Vectors:

@@ -72,6 +72,15 @@ def numpy() -> BackendUnderTest:
     return BackendUnderTest("numpy", bp.get_backend("numpy"))
 
 
+@pytest.fixture
+def wide(torch):
+    """PyTorch with float64 for scalars of its own, such as a product of momentum factors: they are float32 otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
 def test_every_optimiser_has_a_row():
     assert {*optimizers.__all__} - {"Optimizer"} == {row.make.__name__ for row in ROWS}
     assert {*optimizers.__all__} <= {*bp.__all__}
@@ -80,8 +89,9 @@ def test_every_optimiser_has_a_row():
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.row.torch])
-def test_equals_pytorch(name, dtype, numpy, torch):
+def test_equals_pytorch(name, dtype, numpy, wide):
     """Weight decay to θ[:decayed] alone: PyTorch has two groups for it."""
+    torch = wide
     theta, gradients = start(dtype)
     pieces = [torch.nn.Parameter(torch.tensor(x)) for x in (theta[:DECAYED], theta[DECAYED:])]
     oracle = VARIANTS[name].oracle(torch, [{"params": [pieces[0]]}, {"params": [pieces[1]], "weight_decay": 0.0}])
@@ -146,6 +156,24 @@ def test_moments_flush_subnormals(name, dtype, backend):
         g = backend.asarray(np.zeros(8) if step > 1 else np.full(8, np.sqrt(smallest) / 30), dtype)
     falling = [array for vector, array in state.items() if vector not in VARIANTS[name].row.lasting]
     assert not any(np.any(backend.to_host(array)) for array in falling)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.row.by_definition])
+def test_step_and_lr_on_the_device_give_the_same_bits(name, dtype, backend):
+    """As in a recorded step: where no kernel reads them from the device, the definition must."""
+    optimizer, found = VARIANTS[name].optimizer, []
+    theta, gradients = start(dtype)
+    for on_device in (False, True):
+        x = backend.writable(theta)
+        state = optimizer.start(x)
+        for step, g in enumerate(gradients, 1):
+            numbers = (step, optimizer.lr / step)
+            if on_device:
+                numbers = tuple(backend.asarray(n, kind) for n, kind in zip(numbers, ("int64", "float64"), strict=True))
+            optimizer.update(x, backend.asarray(g), state, *numbers, DECAYED)
+        found.append([backend.to_host(vector).tobytes() for vector in (x, *state.values())])
+    assert found[0] == found[1]
 
 
 def test_adagrad_flushes_small_squares(backend):
