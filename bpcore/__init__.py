@@ -71,7 +71,7 @@ from bpcore.modules import (
 from bpcore.network import Network
 from bpcore.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSProp
 from bpcore.plots import LearningCurve, confusion, filters, learning_curve
-from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress
+from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress, Run
 from bpcore.training.guard import NonFiniteLoss
 from bpcore.training.history import History
 from bpcore.training.metrics import MAE, MSE, R2, RMSE, Accuracy, LogLoss, Metric, TopK
@@ -153,6 +153,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "RotaryPositions",
+    "Run",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -7,93 +7,125 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
+from bpcore.arguments import bounded, number
+from bpcore.array import Array
 from bpcore.backend import namespace
 from bpcore.functional import updates
-from bpcore.module import Array
+
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSProp"]
 
 State = dict[str, Array]
+Value = TypeVar("Value", float, tuple[float, float])
 
 
-def at_least(name: str, value: Any, low: float, below: float = math.inf) -> None:
-    """A ValueError unless low <= value < below."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < below:
-        bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
-        raise ValueError(f"{name} must be a finite number with {bound}, got {value!r}")
+def hyperparameter(default: Value, low: float = 0.0, below: float = math.inf) -> Value:
+    """A dataclass field for a number, or for a pair of numbers, each with low <= number < below: Optimizer checks it."""
+    return field(default=default, metadata={"low": low, "below": below})
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What optimisers share. lr: the learning rate, which a schedule multiplies."""
+    """An optimiser: hyperparameters as fields, and the update of θ. To write one, subclass this as a frozen dataclass.
 
-    lr: float
+    lr: the learning rate, >= 0, without the schedule's factor.
+
+    A subclass sets `moments`, the names of the vectors that it keeps from step to step, and defines `update`. A field declares
+    its bounds by `hyperparameter(default, low=0.0, below=math.inf)`; a subclass that gives the field another default keeps
+    them. A field annotated `float` without bounds must be a finite number. The constructor raises a ValueError otherwise.
+
+    >>> from dataclasses import dataclass
+    >>> from bpcore.optimizers import hyperparameter
+    >>> @dataclass(frozen=True)
+    ... class HeavyBall(bp.Optimizer):
+    ...     mu: float = hyperparameter(0.9, below=1.0)
+    ...     moments = ("m",)
+    ...     def update(self, theta, gradient, state, step, lr, decayed):
+    ...         state["m"][...] = self.mu * state["m"] + gradient
+    ...         theta[...] = theta - lr * state["m"]
+    >>> trainer = bp.Trainer(bp.Network(bp.Linear(2, 1)), bp.SquaredError(), HeavyBall(lr=0.1))
+    >>> J = [float(trainer.step([[1.0, 2.0]], [[3.0]])) for step in range(20)]
+    >>> J[-1] < J[0]
+    True
+    """
+
+    lr: float = field(metadata={"low": 0.0, "below": math.inf})
+    moments: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        for name, low, below in (
-            ("lr", 0.0, math.inf),
-            ("weight_decay", 0.0, math.inf),
-            ("eps", 0.0, math.inf),
-            ("momentum", 0.0, 1.0),
-            ("rho", 0.0, 1.0),
-        ):
-            if hasattr(self, name):
-                at_least(name, getattr(self, name), low, below)
-                object.__setattr__(self, name, float(getattr(self, name)))  # a NumPy scalar would promote
-        betas = getattr(self, "betas", (0.0, 0.0))
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {betas!r}; e.g. (0.9, 0.999)")
-        for beta in betas:
-            at_least("betas", beta, 0.0, 1.0)
-        if hasattr(self, "betas"):
-            object.__setattr__(self, "betas", tuple(map(float, betas)))
+        for declared in fields(self):
+            name = declared.name
+            object.__setattr__(self, name, self._checked(name, getattr(self, name)))  # a plain number: NumPy's would promote
 
-    @property
-    def moments(self) -> tuple[str, ...]:
-        """The names of the vectors of the state."""
-        return ()
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value of a field as plain numbers, or a ValueError."""
+        declared = self._declared(name)
+        if declared is None:
+            own = type(self).__dataclass_fields__[name]
+            is_number = own.type in ("float", float) or (isinstance(value, Real) and not isinstance(value, bool))
+            return number(name, value, "finite", math.isfinite) if is_number else value
+        low, below = declared.metadata["low"], declared.metadata["below"]
+        if not isinstance(declared.default, tuple):
+            return bounded(name, value, low, below)
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise ValueError(f"{name} must be two numbers, got {value!r}; e.g. {declared.default}")
+        return tuple(bounded(name, entry, low, below) for entry in value)
+
+    @classmethod
+    def _declared(cls, name: str) -> Any:
+        """The dataclass field with bounds for `name`, of this class or of the nearest base that has one; else None."""
+        declarations = (base.__dict__.get("__dataclass_fields__", {}).get(name) for base in cls.__mro__)
+        return next((declared for declared in declarations if declared is not None and "low" in declared.metadata), None)
 
     def start(self, theta: Array) -> State:
-        """The state before the first step: zeros, shaped like the trained part of θ."""
+        """The state before the first step: for each name in `moments` zeros, shaped like θ, the trained part (n,)."""
         return {name: namespace(theta).zeros_like(theta) for name in self.moments}
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
-        """Step number 1, 2, ...: write θ's trained part and the state. Weight decay applies to θ[:decayed] only."""
+        """Take one step: write θ and the vectors of the state in place.
+
+        theta: the trained part of θ, (n,). gradient: ∇J(θ), (n,), not to be written. state: what `start` gave, as the last step
+        left it. step: 1, 2, ... lr: the learning rate times the schedule's factor. decayed: weight decay applies to
+        θ[:decayed] only.
+        """
         raise TypeError(f"{type(self).__name__} must define update(self, theta, gradient, state, step, lr, decayed)")
 
 
-def pieces(decay: float, decayed: int, *vectors: Array | None) -> Iterator[tuple[Any, ...]]:
-    """(decay, *vectors) where it applies and (0, *vectors) where not: slices, or the whole where there is no difference."""
-    length = vectors[0].shape[0]  # type: ignore[union-attr]  # the gradient comes first
-    if not decay or decayed in (0, length):
-        yield (decay if decayed else 0.0, *vectors)
+def pieces(decay: float, decayed: int, gradient: Array, *vectors: Array | None) -> Iterator[tuple[Any, ...]]:
+    """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; one piece where both are the same."""
+    if not decay or decayed in (0, gradient.shape[0]):
+        yield (decay if decayed else 0.0, gradient, *vectors)
         return
-    yield (decay, *(None if x is None else x[:decayed] for x in vectors))
-    yield (0.0, *(None if x is None else x[decayed:] for x in vectors))
+    yield (decay, gradient[:decayed], *(None if x is None else x[:decayed] for x in vectors))
+    yield (0.0, gradient[decayed:], *(None if x is None else x[decayed:] for x in vectors))
 
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent, with momentum μ, Nesterov's if asked: m = μ m + g; θ -= lr m, or lr (g + μ m).
+    """Gradient descent with momentum μ: m = μ m + g; θ -= lr m, or θ -= lr (g + μ m) with nesterov=True.
 
-    weight_decay: λ of g + λ θ.        Sutskever et al., 2013
+    weight_decay: λ; g is ∇J + λ θ.
+
+    Sutskever et al., 2013
     """
 
     lr: float = 0.01
-    momentum: float = 0.0
+    momentum: float = hyperparameter(0.0, below=1.0)
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = hyperparameter(0.0)
+    moments = ("m",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs momentum > 0; e.g. momentum=0.9")
 
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("m",) if self.momentum else ()
+    def start(self, theta: Array) -> State:
+        """Zeros for m; nothing without momentum."""
+        return super().start(theta) if self.momentum else {}
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         for decay, g, x, m in pieces(self.weight_decay, decayed, gradient, theta, state.get("m")):
@@ -102,16 +134,18 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class RMSProp(Optimizer):
-    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε). weight_decay: λ of g + λ θ.        Tieleman and Hinton, 2012"""
+    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε).
+
+    weight_decay: λ; g is ∇J + λ θ.
+
+    Tieleman and Hinton, 2012
+    """
 
     lr: float = 0.01
-    rho: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("v",)
+    rho: float = hyperparameter(0.99, below=1.0)
+    eps: float = hyperparameter(1e-8)
+    weight_decay: float = hyperparameter(0.0)
+    moments = ("v",)
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         for decay, g, x, v in pieces(self.weight_decay, decayed, gradient, theta, state["v"]):
@@ -120,15 +154,17 @@ class RMSProp(Optimizer):
 
 @dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """v += g²; θ -= lr g / (√v + ε). weight_decay: λ of g + λ θ.        Duchi et al., 2011"""
+    """v += g²; θ -= lr g / (√v + ε).
+
+    weight_decay: λ; g is ∇J + λ θ.
+
+    Duchi et al., 2011
+    """
 
     lr: float = 0.01
-    eps: float = 1e-10
-    weight_decay: float = 0.0
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("v",)
+    eps: float = hyperparameter(1e-10)
+    weight_decay: float = hyperparameter(0.0)
+    moments = ("v",)
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         for decay, g, x, v in pieces(self.weight_decay, decayed, gradient, theta, state["v"]):
@@ -137,17 +173,19 @@ class Adagrad(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam, with betas (β₁, β₂). weight_decay: λ of g + λ θ.        Kingma and Ba, 2015"""
+    """m = β₁ m + (1 - β₁) g; v = β₂ v + (1 - β₂) g²; θ -= lr m̂ / (√v̂ + ε), where m̂ = m / (1 - β₁ᵗ) and v̂ = v / (1 - β₂ᵗ).
+
+    betas: (β₁, β₂). weight_decay: λ; g is ∇J + λ θ.
+
+    Kingma and Ba, 2015
+    """
 
     lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    decoupled = False  # not a field: AdamW's difference
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("m", "v")
+    betas: tuple[float, float] = hyperparameter((0.9, 0.999), below=1.0)
+    eps: float = hyperparameter(1e-8)
+    weight_decay: float = hyperparameter(0.0)
+    moments = ("m", "v")
+    decoupled = False  # not a field: it is what makes AdamW
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         beta1, beta2 = self.betas
@@ -157,7 +195,10 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: θ -= lr λ θ beside Adam's step.        Loshchilov and Hutter, 2019"""
+    """Adam with decoupled weight decay: g is ∇J, and θ -= lr λ θ before Adam's step. weight_decay: λ.
+
+    Loshchilov and Hutter, 2019
+    """
 
     weight_decay: float = 0.01
     decoupled = True
@@ -165,15 +206,17 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class Lion(Optimizer):
-    """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g. weight_decay is λ.        Chen et al., 2023"""
+    """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g.
+
+    betas: (β₁, β₂). weight_decay: λ.
+
+    Chen et al., 2023
+    """
 
     lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("m",)
+    betas: tuple[float, float] = hyperparameter((0.9, 0.99), below=1.0)
+    weight_decay: float = hyperparameter(0.0)
+    moments = ("m",)
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         beta1, beta2 = self.betas

@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.schedules import whole
-from bpcore.training.callbacks import Callback
+from bpcore.arguments import whole
+from bpcore.training.callbacks import Callback, Run
 from bpcore.training.history import History
+
+__all__ = ["LearningCurve", "confusion", "filters", "learning_curve"]
 
 
 def learning_curve(history: History, path: str | os.PathLike[str] | None = None) -> Any:
-    """Training and test loss against epochs, on a logarithmic scale, with the gap between them shaded.        (8.1)
+    """Training and test loss against epochs, on a logarithmic scale, with the gap between them shaded.
 
-    Metrics that were measured on both get a panel each. Returns matplotlib's Figure; writes it to `path` where given.
+    Metrics measured on both sets get a panel each. Returns matplotlib's Figure; a `path` (.png, .svg, .pdf) is written too.
+
+    (8.1)
     """
     if len(history) == 0:
         raise ValueError("the history is empty: there is no epoch to draw; call fit first")
@@ -46,47 +50,47 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
 
 
 def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None, names: Any = None) -> Any:
-    """How often class i (a row) was taken for class j (a column): counts, coloured where i and j differ.
+    """The confusion matrix: how often class i (a row) was predicted as class j (a column), coloured where i and j differ.
 
-    y, predicted: class indices (n,), on the host. names: of the classes, their numbers unless given. Returns matplotlib's
-    Figure; writes it to `path` where given.
+    y, predicted: class indices (n,), on the host. names: the classes' names; by default their numbers. Returns matplotlib's
+    Figure; a `path` (.png, .svg, .pdf) is written too.
     """
     y, predicted = np.asarray(y), np.asarray(predicted)
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or not y.size:
         got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
         raise ValueError(f"confusion expected two vectors of class indices, got {got}; pass scores.argmax(axis=1)")
-    y, predicted = y.astype("int64"), predicted.astype("int64")  # y k would wrap in fewer bits
+    y, predicted = y.astype("int64"), predicted.astype("int64")  # y * k could overflow in a smaller dtype
     k = max(int(y.max()), int(predicted.max())) + 1 if names is None else len(names)
     low, high = min(int(y.min()), int(predicted.min())), max(int(y.max()), int(predicted.max()))
     if low < 0 or high >= k:
         raise ValueError(f"confusion expected classes from 0 to {k - 1}, got {low} to {high}; correct them, or give all names")
     counts = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
-    own = np.eye(k, dtype=bool)
-    mistakes = np.where(own, 0, counts)
+    diagonal = np.eye(k, dtype=bool)
+    mistakes = np.where(diagonal, 0, counts)
     size = max(3.2, 0.46 * k + 1.2)
     figure = blank(size, size + 0.3)
     axes = figure.subplots()
     axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(1, mistakes.max()) * 1.25)
-    axes.imshow(np.where(own, 0.1, np.nan), cmap="Greys", vmin=0, vmax=1)
+    axes.imshow(np.where(diagonal, 0.1, np.nan), cmap="Greys", vmin=0, vmax=1)
     for i, j in np.argwhere(counts):
         axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=8, color="#666666" if i == j else "#222222")
     axes.set_xticks(range(k), range(k) if names is None else names)
     axes.set_yticks(range(k), range(k) if names is None else names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("taken for")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("class")
     axes.set_title(f"{mistakes.sum():,} of {len(y):,} wrong ({mistakes.sum() / len(y):.2%})")
     return written(figure, path)
 
 
 def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) -> Any:
-    """Pictures W (height, width, n) side by side, each on its own scale: blue below zero, red above.
+    """Filters W (height, width, n) side by side, each on its own scale: blue below zero, red above.
 
-    W: on the host; for Conv2d's (kh, kw, 1, n) and a Linear on flat images W.reshape(h, w, -1). Of more than `most`, those
-    with the largest norm. Returns matplotlib's Figure; writes it to `path` where given.
+    W: on the host. Conv2d's (kh, kw, 1, n), and a Linear's on flat images, come as W.reshape(h, w, -1). most: how many to draw;
+    of more filters, those with the largest norm. Returns matplotlib's Figure; a `path` (.png, .svg, .pdf) is written too.
     """
-    whole("most", most)
+    most = whole("most", most)
     W = np.asarray(W)
     if W.ndim != 3 or not W.size:
         raise ValueError(f"filters expected pictures (height, width, n), got shape {W.shape}; reshape them")
@@ -94,7 +98,7 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
     norms = np.sqrt(np.sum(W * W, axis=(0, 1)))
     chosen = np.sort(np.argsort(-norms, kind="stable")[:most])
     root = math.ceil(math.sqrt(len(chosen)))
-    columns = next((c for c in range(root, 2 * root) if len(chosen) % c == 0), root)  # full rows where that is possible
+    columns = next((c for c in range(root, 2 * root) if len(chosen) % c == 0), root)  # full rows where possible
     rows = -(-len(chosen) // columns)
     gap = max(1, h // 14)
     mosaic = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
@@ -110,7 +114,7 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
 
 
 def blank(width: float, height: float) -> Any:
-    """An empty figure of so many inches, or a RuntimeError where there is no matplotlib."""
+    """An empty figure, width and height in inches; a RuntimeError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -119,27 +123,27 @@ def blank(width: float, height: float) -> Any:
 
 
 def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    """The figure, which lies at `path` where one is given."""
+    """The figure, written to `path` unless that is None."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
 class LearningCurve(Callback):
-    """The learning curve as a picture at `path` (.png, .svg, .pdf), drawn anew every `every` epochs and at the end."""
+    """Draws the learning curve to `path` (.png, .svg, .pdf) every `every` epochs and at the end of `fit`."""
 
     def __init__(self, path: str | os.PathLike[str], every: int = 10):
-        whole("every", every)
-        self.path, self.every = path, every
+        self.path = path
+        self.every = whole("every", every)
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: Run) -> None:
         if find_spec("matplotlib") is None:
             raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'")
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if record["epoch"] % self.every == 0:
             learning_curve(trainer.history, self.path)
 
-    def on_end(self, trainer: Any) -> None:
+    def on_end(self, trainer: Run) -> None:
         if len(trainer.history):
             learning_curve(trainer.history, self.path)

@@ -5,40 +5,53 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
-from bpcore.optimizers import at_least
+from bpcore.arguments import bounded, whole
 
-
-def whole(name: str, value: Any) -> None:
-    """A ValueError unless value is a whole number from 1 up."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1 up, got {value!r}")
+__all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "ReduceOnPlateau", "Schedule", "Step", "WarmUp"]
 
 
 class Schedule:
-    """What schedules share: most know the step alone, and keep no state. monitor: the record's entry that is looked at."""
+    """A factor on the optimiser's learning rate, as a function of the step. To write one, subclass this.
+
+    A subclass defines `__call__`. One that learns from the history defines `observe` too, and then `state` and `restore`, so that
+    a resumed run goes on as the uninterrupted one would. A Trainer takes any function of the step as well.
+
+    monitor: the history column that `observe` reads; `fit` checks before it starts that the column will be measured.
+
+    >>> class InverseTime(bp.schedules.Schedule):
+    ...     def __init__(self, rate):
+    ...         self.rate = rate
+    ...     def __call__(self, step):
+    ...         return 1 / (1 + self.rate * step)
+    >>> net = bp.Network(bp.Linear(2, 1))
+    >>> trainer = bp.Trainer(net, bp.SquaredError(), bp.SGD(0.1), schedule=InverseTime(0.5))
+    >>> J = [trainer.step([[1.0, 2.0]], [[3.0]]) for step in range(2)]
+    >>> trainer.lr
+    0.05
+    """
 
     monitor: str | None = None
 
     def __call__(self, step: int) -> float:
+        """The factor in step 0, 1, 2, ..., a finite number."""
         raise TypeError(f"{type(self).__name__} must define __call__(self, step) -> factor")
 
     def observe(self, record: Mapping[str, Any]) -> None:
-        """Told the history's record at each epoch's end."""
+        """Called at each epoch's end with the history's record of it, numbers by column."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep of it."""
+        """What a checkpoint must keep of the schedule: numbers and strings by name. {} where the step decides alone."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take what `state` gave."""
+        """Go on from what `state` returned."""
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """1 always."""
+    """1 in every step."""
 
     def __call__(self, step: int) -> float:
         return 1.0
@@ -46,14 +59,14 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """Times `factor` every `every` steps."""
+    """Multiplies the learning rate by `factor` every `every` steps."""
 
     every: int
     factor: float = 0.1
 
     def __post_init__(self) -> None:
         whole("every", self.every)
-        at_least("factor", self.factor, 0.0)
+        bounded("factor", self.factor, 0.0)
 
     def __call__(self, step: int) -> float:
         return self.factor ** (step // self.every)
@@ -66,7 +79,7 @@ class Exponential(Schedule):
     rate: float
 
     def __post_init__(self) -> None:
-        at_least("rate", self.rate, 0.0)
+        bounded("rate", self.rate, 0.0)
 
     def __call__(self, step: int) -> float:
         return self.rate**step
@@ -74,14 +87,17 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """From 1 down to `floor` over `steps` steps along half a cosine, then `floor`.        Loshchilov and Hutter, 2017"""
+    """From 1 down to `floor` over `steps` steps along half a cosine, then `floor`.
+
+    Loshchilov and Hutter, 2017
+    """
 
     steps: int
     floor: float = 0.0
 
     def __post_init__(self) -> None:
         whole("steps", self.steps)
-        at_least("floor", self.floor, 0.0)
+        bounded("floor", self.floor, 0.0)
 
     def __call__(self, step: int) -> float:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
@@ -89,7 +105,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """From 1 / steps linearly up to 1 in the first `steps` steps, then the schedule `then`, from its step 0."""
+    """From 1 / steps linearly up to 1 in the first `steps` steps; the schedule `then` follows, from its step 0."""
 
     steps: int
     then: Schedule = field(default_factory=Constant)
@@ -118,7 +134,10 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """From `start` up to 1 over the first `warm` of `steps` steps, then down to `end`, along cosines.        Smith, 2018"""
+    """From `start` up to 1, then down to `end`, along cosines; `warm` is the part of the `steps` steps that goes up.
+
+    Smith, 2018
+    """
 
     steps: int
     warm: float = 0.3
@@ -127,9 +146,9 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         whole("steps", self.steps)
-        at_least("warm", self.warm, 0.0, 1.0)
-        at_least("start", self.start, 0.0)
-        at_least("end", self.end, 0.0)
+        bounded("warm", self.warm, 0.0, 1.0)
+        bounded("start", self.start, 0.0)
+        bounded("end", self.end, 0.0)
 
     def __call__(self, step: int) -> float:
         peak = self.warm * self.steps
@@ -144,15 +163,19 @@ def between(a: float, b: float, way: float) -> float:
 
 
 class ReduceOnPlateau(Schedule):
-    """Times `factor` after more than `patience` epochs in which `monitor` did not fall by a part `threshold` of its best."""
+    """Multiplies the learning rate by `factor` when `monitor` has not improved in more than `patience` epochs.
+
+    monitor: the history column to watch. It improves when it falls by more than the part `threshold` of its best value.
+    """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, monitor: str = "test_loss"):
-        at_least("factor", factor, 0.0, 1.0)
-        at_least("patience", patience, 0)
-        at_least("threshold", threshold, 0.0, 1.0)
-        self.factor, self.patience, self.threshold = float(factor), patience, float(threshold)
+        self.factor = bounded("factor", factor, 0.0, 1.0)
+        self.patience = whole("patience", patience, least=0)
+        self.threshold = bounded("threshold", threshold, 0.0, 1.0)
         self.monitor: str = monitor
-        self.best, self.waited, self.current = math.inf, 0, 1.0
+        self.best = math.inf
+        self.waited = 0  # epochs since the best
+        self.current = 1.0  # the factor
 
     def __call__(self, step: int) -> float:
         return self.current
@@ -177,7 +200,7 @@ class ReduceOnPlateau(Schedule):
 
 
 def monitored(record: Mapping[str, Any], name: str) -> float:
-    """record[name], or a ValueError that says what there is."""
+    """record[name], or a ValueError that names the columns there are."""
     if name not in record:
         raise ValueError(f"there is no {name!r} to monitor, only {', '.join(record)}; choose one, or pass validation to fit")
     value: float = record[name]

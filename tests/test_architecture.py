@@ -22,6 +22,8 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
     "streams": 0,
+    "arguments": 0,
+    "array": 0,
     "backend": 0,
     "functional": 1,
     "kernels": 1,

@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import Any
+
 import numpy as np
 import pytest
 from conftest import BackendUnderTest, missing
+from optimizer_cases import ROWS, VARIANTS
 from runs import assert_same, become, examples, trainer
 
 import bpcore as bp
-from bpcore import schedules
+from bpcore import optimizers, schedules
 from bpcore.functional.updates import clip_norm, squared_norm
+from bpcore.optimizers import hyperparameter
 
 SIZE, DECAYED, STEPS = 101, 64, 100
 
-# name: (optimiser, its namesake in torch.optim and the arguments that it takes there; None for what PyTorch has not)
-TABLE = {
-    "SGD": (bp.SGD(0.1), "SGD", {}),
-    "SGD, momentum": (bp.SGD(0.1, momentum=0.9), "SGD", {"momentum": 0.9}),
-    "SGD, nesterov": (bp.SGD(0.1, momentum=0.9, nesterov=True), "SGD", {"momentum": 0.9, "nesterov": True}),
-    "SGD, decay": (bp.SGD(0.1, weight_decay=0.1), "SGD", {"weight_decay": 0.1}),
-    "SGD, nesterov, decay": (
-        bp.SGD(0.1, 0.8, nesterov=True, weight_decay=0.1),
-        "SGD",
-        {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1},
-    ),
-    "RMSProp": (bp.RMSProp(0.01, rho=0.9), "RMSprop", {"alpha": 0.9}),
-    "RMSProp, decay": (bp.RMSProp(0.01, eps=1e-3, weight_decay=0.1), "RMSprop", {"eps": 1e-3, "weight_decay": 0.1}),
-    "Adagrad": (bp.Adagrad(0.1), "Adagrad", {}),
-    "Adagrad, decay": (bp.Adagrad(0.1, eps=1e-3, weight_decay=0.1), "Adagrad", {"eps": 1e-3, "weight_decay": 0.1}),
-    "Adam": (bp.Adam(0.01), "Adam", {}),
-    "Adam, betas": (bp.Adam(0.01, betas=(0.5, 0.9), eps=1e-2), "Adam", {"betas": (0.5, 0.9), "eps": 1e-2}),
-    "Adam, decay": (bp.Adam(0.01, weight_decay=0.1), "Adam", {"weight_decay": 0.1}),
-    "AdamW": (bp.AdamW(0.01), "AdamW", {}),
-    "AdamW, decay": (bp.AdamW(0.01, weight_decay=0.3), "AdamW", {"weight_decay": 0.3}),
-    "Lion": (bp.Lion(0.01), None, {}),
-    "Lion, decay": (bp.Lion(0.01, betas=(0.8, 0.95), weight_decay=0.3), None, {}),
-}
+
+def with_scalars(make: type[bp.Optimizer], scalar: type) -> bp.Optimizer:
+    """An optimiser with a NumPy scalar for each number: 0.5 where it must be below 1, else 0.125."""
+    options: dict[str, Any] = {}
+    for declared in fields(make):
+        if isinstance(declared.default, tuple):
+            options[declared.name] = scalar(0.5), scalar(0.75)
+        elif isinstance(declared.default, float):
+            options[declared.name] = scalar(0.5 if declared.metadata.get("below") == 1 else 0.125)
+    return make(**options)
+
 
 # options of a trainer from a NumPy scalar for each number
 SCALARS = {
-    "SGD": lambda s: {"optimizer": bp.SGD(s(0.125), s(0.5), weight_decay=s(0.125))},
-    "RMSProp": lambda s: {"optimizer": bp.RMSProp(s(0.125), s(0.5), s(2**-20), s(0.125))},
-    "Adagrad": lambda s: {"optimizer": bp.Adagrad(s(0.125), s(2**-20), s(0.125))},
-    "Adam": lambda s: {"optimizer": bp.Adam(s(0.125), (s(0.5), s(0.75)), s(2**-20), s(0.125))},
+    **{row.make.__name__: lambda s, make=row.make: {"optimizer": with_scalars(make, s)} for row in ROWS},
     "Adam, betas in a list": lambda s: {"optimizer": bp.Adam(s(0.125), [s(0.5), s(0.75)])},
-    "AdamW": lambda s: {"optimizer": bp.AdamW(s(0.125), (s(0.5), s(0.75)), weight_decay=s(0.125))},
-    "Lion": lambda s: {"optimizer": bp.Lion(s(0.125), (s(0.5), s(0.75)), s(0.125))},
     "clipped": lambda s: {"optimizer": bp.SGD(0.125), "clip_norm": s(0.0625)},
     "a schedule": lambda s: {"optimizer": bp.SGD(0.125), "schedule": lambda step: s(0.5)},
     "plateau": lambda s: {"optimizer": bp.SGD(0.125), "schedule": schedules.ReduceOnPlateau(s(0.5), 0, s(0.5), "training_loss")},
     "smoothing": lambda s: {"loss": bp.CrossEntropy(s(0.125))},
 }
-ORACLES = [name for name, (_, namesake, _) in TABLE.items() if namesake]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 
@@ -85,62 +72,64 @@ def numpy() -> BackendUnderTest:
     return BackendUnderTest("numpy", bp.get_backend("numpy"))
 
 
-def test_every_optimiser_is_in_the_table():
-    optimisers = {
-        name for name in bp.__all__ if isinstance(getattr(bp, name), type) and issubclass(getattr(bp, name), bp.Optimizer)
-    }
-    assert optimisers - {"Optimizer"} == {name.partition(",")[0] for name in TABLE}
+@pytest.fixture
+def wide(torch):
+    """PyTorch with float64 for scalars of its own, such as a product of momentum factors: they are float32 otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(before)
+
+
+def test_every_optimiser_has_a_row():
+    assert {*optimizers.__all__} - {"Optimizer"} == {row.make.__name__ for row in ROWS}
+    assert {*optimizers.__all__} <= {*bp.__all__}
+    assert all(row.torch or row.reference for row in ROWS)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", ORACLES)
-def test_equals_pytorch(name, dtype, numpy, torch):
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.row.torch])
+def test_equals_pytorch(name, dtype, numpy, wide):
     """Weight decay to θ[:decayed] alone: PyTorch has two groups for it."""
-    optimizer, namesake, arguments = TABLE[name]
+    torch = wide
     theta, gradients = start(dtype)
     pieces = [torch.nn.Parameter(torch.tensor(x)) for x in (theta[:DECAYED], theta[DECAYED:])]
-    groups = [{"params": [pieces[0]]}, {"params": [pieces[1]], "weight_decay": 0.0}]
-    oracle = getattr(torch.optim, namesake)(groups, lr=optimizer.lr, **arguments)
+    oracle = VARIANTS[name].oracle(torch, [{"params": [pieces[0]]}, {"params": [pieces[1]], "weight_decay": 0.0}])
     for g in torch.tensor(gradients):
         pieces[0].grad, pieces[1].grad = g[:DECAYED], g[DECAYED:]
         oracle.step()
     expected = torch.cat(pieces).detach().numpy()
-    assert_close(train(optimizer, numpy, dtype)["theta"], expected, TOLERANCE[dtype])
+    assert_close(train(VARIANTS[name].optimizer, numpy, dtype)["theta"], expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in ORACLES])
-def test_lion_is_its_paper(name, numpy):
-    """Algorithm 2 of Chen et al., 2023, written as it stands there."""
-    optimizer = TABLE[name][0]
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.row.reference])
+def test_equals_its_paper(name, numpy):
+    optimizer, reference = VARIANTS[name].optimizer, VARIANTS[name].row.reference
     theta, gradients = start()
-    decay = np.where(np.arange(SIZE) < DECAYED, optimizer.weight_decay, 0.0)
-    (beta1, beta2), m = optimizer.betas, np.zeros(SIZE)
-    for g in gradients:
-        c = beta1 * m + (1 - beta1) * g
-        theta = theta - optimizer.lr * (np.sign(c) + decay * theta)
-        m = beta2 * m + (1 - beta2) * g
+    expected = reference(optimizer, theta, gradients, np.where(np.arange(SIZE) < DECAYED, optimizer.weight_decay, 0.0))
     got = train(optimizer, numpy)
-    assert_close(got["theta"], theta, 1e-12)
-    assert_close(got["m"], m, 1e-12)
+    assert list(got) == list(expected)
+    for vector, values in expected.items():
+        assert_close(got[vector], values, 1e-12)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_backend_equals_the_definition(name, backend):
     """array_api_strict computes with NumPy and has no twins."""
     try:
         definition = BackendUnderTest("array_api_strict", bp.get_backend("array_api_strict"))
     except RuntimeError as error:
         missing("array_api_strict", str(error))
-    got, expected = train(TABLE[name][0], backend), train(TABLE[name][0], definition)
+    got, expected = train(VARIANTS[name].optimizer, backend), train(VARIANTS[name].optimizer, definition)
     assert list(got) == list(expected)
     for vector, values in expected.items():
         assert_close(got[vector], values, 1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if "decay" in name])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if "weight_decay" in name])
 @pytest.mark.parametrize("decayed", [0, DECAYED, SIZE])
 def test_weight_decay_applies_to_the_decayed_alone(name, decayed, numpy):
-    with_decay = TABLE[name][0]
+    with_decay = VARIANTS[name].optimizer
     without = type(with_decay)(**{**vars(with_decay), "weight_decay": 0.0})
     got, plain = (train(optimizer, numpy, decayed=decayed)["theta"] for optimizer in (with_decay, without))
     np.testing.assert_array_equal(got[decayed:], plain[decayed:])
@@ -148,12 +137,12 @@ def test_weight_decay_applies_to_the_decayed_alone(name, decayed, numpy):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_moments_flush_subnormals(name, dtype, backend):
     """Under zero gradient moments fall to zero, and are never subnormal on the way; nor are squares of small gradients."""
     fast = {"momentum": 0.8, "rho": 0.8, "betas": (0.8, 0.8), "weight_decay": 0.0}
-    given = vars(TABLE[name][0])
-    optimizer = type(TABLE[name][0])(**{**given, **{k: x for k, x in fast.items() if given.get(k)}})
+    slow = vars(VARIANTS[name].optimizer)
+    optimizer = VARIANTS[name].row.make(**{**slow, **{k: x for k, x in fast.items() if slow.get(k)}})
     smallest = float(np.finfo(dtype).smallest_normal)
     theta, g = backend.writable(np.ones(8), dtype), backend.writable(np.full(8, np.sqrt(smallest) * 4), dtype)
     state = optimizer.start(theta)
@@ -165,8 +154,26 @@ def test_moments_flush_subnormals(name, dtype, backend):
             host = backend.to_host(array)
             assert np.all((host == 0) | (np.abs(host) >= smallest)), f"{vector} is subnormal in step {step}: {host[0]}"
         g = backend.asarray(np.zeros(8) if step > 1 else np.full(8, np.sqrt(smallest) / 30), dtype)
-    if not isinstance(optimizer, bp.Adagrad):  # whose sum never falls
-        assert not any(np.any(backend.to_host(array)) for array in state.values())
+    falling = [array for vector, array in state.items() if vector not in VARIANTS[name].row.lasting]
+    assert not any(np.any(backend.to_host(array)) for array in falling)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.row.by_definition])
+def test_step_and_lr_on_the_device_give_the_same_bits(name, dtype, backend):
+    """As in a recorded step: where no kernel reads them from the device, the definition must."""
+    optimizer, found = VARIANTS[name].optimizer, []
+    theta, gradients = start(dtype)
+    for on_device in (False, True):
+        x = backend.writable(theta)
+        state = optimizer.start(x)
+        for step, g in enumerate(gradients, 1):
+            numbers = (step, optimizer.lr / step)
+            if on_device:
+                numbers = tuple(backend.asarray(n, kind) for n, kind in zip(numbers, ("int64", "float64"), strict=True))
+            optimizer.update(x, backend.asarray(g), state, *numbers, DECAYED)
+        found.append([backend.to_host(vector).tobytes() for vector in (x, *state.values())])
+    assert found[0] == found[1]
 
 
 def test_adagrad_flushes_small_squares(backend):
@@ -230,6 +237,46 @@ def test_clip_norm_in_training():
 def test_bad_hyperparameters(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@dataclass(frozen=True)
+class Own(bp.Adam):
+    """An optimiser of a user's own: defaults anew, a bound of its own, numbers without bounds, and what is no number."""
+
+    lr: float = 0.5
+    betas: tuple[float, float] = (0.8, 0.9)
+    beta3: float = hyperparameter(0.9, below=1.0)
+    between: tuple[float, float] = hyperparameter((-1.0, 1.0), low=-2.0, below=2.0)
+    gain: float = -1.0
+    every: int = 3
+    kind: str = "own"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr must be a finite number with 0.0 <= lr, got -1.0"),
+        ({"betas": (0.8, 1.0)}, "betas must be a finite number with 0.0 <= betas < 1.0, got 1.0"),
+        ({"betas": 0.8}, r"betas must be two numbers, got 0.8; e.g. \(0.9, 0.999\)"),
+        ({"beta3": 5.0}, "beta3 must be a finite number with 0.0 <= beta3 < 1.0, got 5.0"),
+        ({"between": (-3, 0)}, "between must be a finite number with -2.0 <= between < 2.0, got -3"),
+        ({"gain": np.inf}, "gain must be a number, finite, got inf"),
+        ({"gain": "large"}, "gain must be a number, finite, got 'large'"),
+        ({"gain": True}, "gain must be a number, finite, got True"),
+        ({"every": np.nan}, "every must be a number, finite, got nan"),
+    ],
+)
+def test_bad_hyperparameters_of_a_subclass(options, message):
+    """A new default keeps the bounds; a number that declares none must be finite."""
+    assert Own().beta3 == 0.9
+    with pytest.raises(ValueError, match=message):
+        Own(**options)
+
+
+def test_hyperparameters_are_plain_numbers():
+    own = Own(np.float32(0.5), [np.float64(0), 0], beta3=np.float32(0), gain=np.float32(2), every=np.int64(4), kind="new")
+    assert [type(value) for value in vars(own).values()] == [float, tuple, float, float, float, tuple, float, int, str]
+    assert [type(beta) for beta in own.betas] == [float, float]
 
 
 def test_optimisers_are_values():

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from optimizer_cases import FULLEST
 from runs import CLASSES, FEATURES, Call, assert_same, become, examples, trainer
 
 import bpcore as bp
@@ -73,6 +74,7 @@ COMBINATIONS = {
         "metrics": ["accuracy"],
         "callbacks": [bp.EarlyStopping("test_accuracy", patience=2, higher=True)],
     },
+    **{name: lambda optimizer=optimizer: {"optimizer": optimizer} for name, optimizer in FULLEST.items()},
 }
 
 

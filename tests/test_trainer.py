@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+from optimizer_cases import FULLEST
 from runs import CLASSES, FEATURES, ROWS, Call, assert_same, become, examples, records, trainer
 
 import bpcore as bp
@@ -735,10 +736,7 @@ def waits(backend, array):
     raise AssertionError("a value leaves the device: the host waits")
 
 
-OPTIMIZERS = [bp.SGD(0.1, 0.9, nesterov=True), bp.RMSProp(), bp.Adagrad(), bp.Adam(), bp.AdamW(), bp.Lion()]
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
+@pytest.mark.parametrize("optimizer", FULLEST.values(), ids=FULLEST)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "accumulate": 3}], ids=["plain", "clipped and accumulated"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_step_does_not_wait_for_the_device(optimizer, options, dtype, backend, monkeypatch):

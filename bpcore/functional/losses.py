@@ -100,15 +100,19 @@ def huber_backward(z: Array, y: Array, weights: Array | None, v: Scalar, delta: 
     return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * share(v, weights, examples(z), z.ndim))
 
 
+def logistic_per_example(t: Array, y: Array) -> Array:
+    """ℓ of each example, as in `logistic`."""
+    xp = namespace(t)
+    return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
+
+
 @primitive
 def logistic(t: Array, y: Array, weights: Array | None) -> Array:
     """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.
 
     (7.70)
     """
-    xp = namespace(t)
-    ell = xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t)))
-    return weighted_mean(per_example(ell), weights)
+    return weighted_mean(logistic_per_example(t, y), weights)
 
 
 @primitive

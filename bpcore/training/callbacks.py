@@ -1,4 +1,4 @@
-"""Callbacks: told of the start, of each step, of each epoch and of the end of `fit`."""
+"""Callbacks: what is called at the start, after each step, after each epoch, and at the end of `fit`."""
 
 from __future__ import annotations
 
@@ -6,110 +6,189 @@ import math
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Protocol
 
-from bpcore.module import Array
-from bpcore.schedules import monitored, whole
-from bpcore.training.history import check_suffix
+from bpcore.arguments import number, whole
+from bpcore.array import Array
+from bpcore.network import Network
+from bpcore.schedules import monitored
+from bpcore.training.history import History, check_suffix
+
+__all__ = ["Callback", "Checkpoint", "EarlyStopping", "HistoryLog", "Progress", "Run"]
+
+
+class Run(Protocol):
+    """What a callback may use of the trainer that calls it, for annotations: `def on_end(self, trainer: bp.Run)`.
+
+    Only `finished` is to be assigned; it says why training is over, and stops `fit` for good after the epoch under way.
+    """
+
+    finished: str | None
+
+    @property
+    def network(self) -> Network:
+        """The network that is trained; `network.theta[...] = x` replaces θ."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """The records of the epochs done so far."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """The steps done so far."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epochs done so far."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The steps done in the epoch under way."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs `fit` trains for in all."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """The steps of an epoch; None where the data do not say how many batches they are."""
+        ...
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        ...
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint of the run."""
+        ...
 
 
 class Callback:
-    """What callbacks share: they do nothing, and have no state. Those with `last` are told after the others.
+    """What `fit` calls as it goes on; the methods here do nothing. To write a callback, subclass this and override some.
 
-    monitor, path: the record's entry that is looked at, and the file that is written; `fit` begins by seeing to both.
+    monitor: the history column to watch; path: the file to write; `fit` checks both before it starts. last: whether this callback
+    is called after those that are not last, whatever the order in which they were passed.
+
+    A callback that keeps numbers or arrays from epoch to epoch defines `state` and `restore`, so that a resumed run goes on as
+    the uninterrupted one would.
+
+    >>> class StopBelow(bp.Callback):
+    ...     def __init__(self, loss):
+    ...         self.loss = loss
+    ...     def on_epoch(self, trainer, record):
+    ...         if record["training_loss"] < self.loss:
+    ...             trainer.finished = f"the training loss fell below {self.loss}"
+    >>> net = bp.Network(bp.Linear(2, 1))
+    >>> trainer = bp.Trainer(net, bp.SquaredError(), bp.SGD(0.1), callbacks=[StopBelow(0.1)])
+    >>> len(trainer.fit(([[1.0, 2.0]], [[3.0]]), epochs=100)) < 100
+    True
     """
 
     last = False
     monitor: str | None = None
     path: str | os.PathLike[str] | None = None
 
-    def on_start(self, trainer: Any) -> None:
-        """`fit` begins, or goes on."""
+    def on_start(self, trainer: Run) -> None:
+        """`fit` begins, or goes on after a stop."""
 
-    def on_step(self, trainer: Any, J: Array) -> None:
-        """A step was taken; J lies on the device: looking at it makes the host wait."""
+    def on_step(self, trainer: Run, J: Array) -> None:
+        """A step was taken. J: the loss before it, a scalar on the device; looking at its value makes the host wait."""
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
-        """An epoch ended and was measured."""
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
+        """An epoch ended. record: its measurements by column, the same dictionary as `trainer.history[-1]`."""
 
-    def on_end(self, trainer: Any) -> None:
-        """`fit` ends, whichever way."""
+    def on_end(self, trainer: Run) -> None:
+        """`fit` ends, also by Ctrl-C or an error."""
 
-    def state(self, trainer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(numbers, host arrays) that a checkpoint must keep."""
+    def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a checkpoint must keep: (numbers and strings by name, NumPy arrays by name)."""
         return {}, {}
 
-    def restore(self, trainer: Any, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Take what `state` gave."""
+    def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
 
 
 class Progress(Callback):
-    """A tqdm bar for each epoch with the loss every `every` steps, and a line of figures at its end.
+    """A tqdm bar for each epoch, and a line of figures at the epoch's end.
 
-    Silent where the output is not a terminal; with lines=True the lines are printed there too, with False nowhere.
+    every: the bar shows the loss every `every` steps. lines: whether to print the lines; None prints them to a terminal only. The
+    bar is shown on a terminal only.
     """
 
     def __init__(self, every: int = 20, lines: bool | None = None):
-        whole("every", every)
-        self.every, self.lines = every, lines
+        self.every = whole("every", every)
+        self.lines = lines
         self.bar: Any = None
-        self.steps, self.told = 0, 0.0  # that the bar was not told of yet, and when it was
+        self.steps = 0  # taken since the bar was last updated
+        self.updated = 0.0  # when the bar was last updated
 
-    def on_step(self, trainer: Any, J: Array) -> None:
+    def on_step(self, trainer: Run, J: Array) -> None:
         if self.bar is None:
             from tqdm import tqdm
 
             title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
-            start = trainer.position - 1
-            self.bar = tqdm(total=trainer.steps_per_epoch, initial=start, desc=title, leave=False, disable=None, unit="step")
+            done = trainer.position - 1
+            self.bar = tqdm(total=trainer.steps_per_epoch, initial=done, desc=title, leave=False, disable=None, unit="step")
         if not self.bar.disable and trainer.steps % self.every == 0:
             loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
-            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar: ten times a second, and at the end
+            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar, ten times a second and at the end
         self.steps += 1
-        if not self.bar.disable and time.monotonic() - self.told >= 0.05:
-            self.tell()
+        if not self.bar.disable and time.monotonic() - self.updated >= 0.05:
+            self.update()
 
-    def tell(self) -> None:
-        """Tell the bar of the steps."""
+    def update(self) -> None:
+        """Add the steps taken since the last update to the bar."""
         self.bar.update(self.steps)
-        self.steps, self.told = 0, time.monotonic()
+        self.steps = 0
+        self.updated = time.monotonic()
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         self.close()
         if self.lines or (self.lines is None and sys.stderr.isatty()):
             figures = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if isinstance(v, float) and k not in ("lr", "seconds"))
             print(f"epoch {record['epoch']:>3}/{trainer.epochs}  {figures}", flush=True)
 
-    def on_end(self, trainer: Any) -> None:
+    def on_end(self, trainer: Run) -> None:
         self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
-            self.tell()
+            self.update()
             self.bar.refresh()
             self.bar.close()
             self.bar = None
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs in which `monitor` did not improve by `min_delta`, and go back to the best θ.
+    """Stop after `patience` epochs without a better `monitor`, and go back to the best θ.
 
-    higher: whether more is better, as for accuracy. The best θ and the count are in checkpoints.
+    monitor: the history column to watch. min_delta: it is better when it improves by more than this. higher: whether larger is
+    better, as for accuracy. Checkpoints keep the best θ and the count.
     """
 
     def __init__(self, monitor: str = "test_loss", patience: int = 10, min_delta: float = 0.0, higher: bool = False):
-        whole("patience", patience)
         self.monitor: str = monitor
-        self.patience, self.min_delta, self.higher = patience, min_delta, higher
-        self.best, self.best_epoch, self.waited = -math.inf if higher else math.inf, 0, 0
-        self.theta: Any = None
+        self.patience = whole("patience", patience)
+        self.min_delta = number("min_delta", min_delta, "finite", math.isfinite)
+        self.higher = higher
+        self.best = -math.inf if higher else math.inf
+        self.best_epoch = 0
+        self.waited = 0  # epochs since the best
+        self.theta: Any = None  # the best θ, on the host
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         value = monitored(record, self.monitor)
-        better = value - self.best if self.higher else self.best - value
+        improvement = value - self.best if self.higher else self.best - value
         first = self.theta is None or (math.isnan(self.best) and not math.isnan(value))
-        if better > self.min_delta or first:
+        if improvement > self.min_delta or first:
             self.best, self.best_epoch, self.waited = value, record["epoch"], 0
             self.theta = trainer.network.backend.to_host(trainer.network.theta).copy()
             return
@@ -118,35 +197,36 @@ class EarlyStopping(Callback):
             trainer.network.theta[...] = trainer.network.backend.asarray(self.theta)
             trainer.finished = f"no better {self.monitor} than {self.best:.6g} of epoch {self.best_epoch} in {self.waited} epochs"
 
-    def state(self, trainer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         numbers = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
         return numbers, {} if self.theta is None else {"theta": self.theta}
 
-    def restore(self, trainer: Any, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
+    def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.best, self.best_epoch, self.waited = numbers["best"], numbers["best_epoch"], numbers["waited"]
         self.theta = arrays.get("theta")
 
 
 class Checkpoint(Callback):
-    """Save the trainer to `path`: every `every` steps; where `best` names a record's entry, when it improved; else each epoch.
+    """Save the trainer to `path` after each epoch; or every `every` steps; or after the epochs in which `best` improved.
 
-    higher: whether more of `best` is better.
+    best: the history column to watch. higher: whether larger is better. With both `every` and `best` it saves at both; with
+    `every` alone also when training is over.
     """
 
-    last = True  # what it saves has seen the epoch
+    last = True  # the other callbacks have seen the epoch when it is saved
 
     def __init__(self, path: str | os.PathLike[str], every: int | None = None, best: str | None = None, higher: bool = False):
-        if every is not None:
-            whole("every", every)
-        self.path, self.every, self.best, self.higher = path, every, best, higher
-        self.monitor = best
-        self.value = -math.inf if higher else math.inf
+        self.path: str | os.PathLike[str] = path
+        self.every = None if every is None else whole("every", every)
+        self.best = self.monitor = best
+        self.higher = higher
+        self.value = -math.inf if higher else math.inf  # the best so far
 
-    def on_step(self, trainer: Any, J: Array) -> None:
+    def on_step(self, trainer: Run, J: Array) -> None:
         if self.every is not None and trainer.steps % self.every == 0:
             trainer.save(self.path)
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if self.best is not None:
             value = monitored(record, self.best)
             if value > self.value if self.higher else value < self.value:
@@ -155,33 +235,35 @@ class Checkpoint(Callback):
         elif self.every is None or trainer.finished:
             trainer.save(self.path)
 
-    def state(self, trainer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"value": self.value}, {}
 
-    def restore(self, trainer: Any, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
+    def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
         self.value = numbers["value"]
 
 
 class HistoryLog(Callback):
-    """The history as a file, .csv or .jsonl, written anew at the ends of epochs: a resumed run's log is whole too.
+    """Writes the history to a file, .csv or .jsonl, after each epoch. It writes all records, so a resumed run's log is whole too.
 
-    Where epochs end more than ten times a second it is written so often, and once more when `fit` ends.
+    Where epochs take less than a tenth of a second, it writes ten times a second and once more when `fit` ends.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         check_suffix(path)
-        self.path = path
-        self.written, self.rows = -math.inf, 0  # when, and how much
+        self.path: str | os.PathLike[str] = path
+        self.written = -math.inf  # when the file was last written
+        self.rows = 0  # records in the file
 
-    def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if time.monotonic() - self.written >= 0.1:
             self.write(trainer)
 
-    def on_end(self, trainer: Any) -> None:
+    def on_end(self, trainer: Run) -> None:
         if len(trainer.history) != self.rows:
             self.write(trainer)
 
-    def write(self, trainer: Any) -> None:
-        """Write all there is."""
+    def write(self, trainer: Run) -> None:
+        """Write all records."""
         trainer.history.write(self.path)
-        self.written, self.rows = time.monotonic(), len(trainer.history)
+        self.written = time.monotonic()
+        self.rows = len(trainer.history)

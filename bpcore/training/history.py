@@ -1,4 +1,7 @@
-"""What was measured at each epoch's end: training loss, test loss, and their gap.        (8.1)"""
+"""What was measured at each epoch's end: training loss, test loss, and their gap.
+
+(8.1)
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+__all__ = ["History"]
+
 
 class History:
-    """Records, one an epoch: `history[-1]`, and `history["test_loss"]` for a column (None where it was not measured)."""
+    """The records of a run, one dictionary an epoch: numbers by column.
+
+    `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, None where it was not measured.
+    Iterating gives the records; str() gives them as a table.
+    """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
         self.records = records or []
 
     def append(self, record: dict[str, Any]) -> None:
+        """Add the record of an epoch."""
         self.records.append(record)
 
     def __len__(self) -> int:
@@ -47,7 +57,7 @@ class History:
     __repr__ = __str__
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write all records to `path`, .csv or .jsonl, replacing it as a whole."""
+        """Write all records to `path`, .csv or .jsonl. The file is replaced at once, never half written."""
         suffix = Path(path).suffix
         check_suffix(path)
         if suffix == ".csv":
@@ -70,7 +80,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """value, or None where it is NaN or infinite, which JSON has no word for."""
+    """value, or None for NaN and infinities, which JSON cannot express."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

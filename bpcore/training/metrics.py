@@ -1,61 +1,79 @@
-"""Metrics: sums over batches on the device, put together on the host.
-
-`terms(t, y, w)` gives scalars of one batch, t the network's outputs, w one weight an example; `join` puts batches
-together, and `value` makes the number of the totals. Labels y of class index or probability rows, or of t's shape for regression.
-"""
+"""Metrics: sums over batches on the device, put together on the host."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from bpcore.arguments import whole
+from bpcore.array import Array
 from bpcore.backend import is_floating, namespace
 from bpcore.functional.activations import log_softmax
-from bpcore.functional.losses import per_example, total
-from bpcore.module import Array
+from bpcore.functional.losses import logistic_per_example, total
+
+__all__ = ["MAE", "MSE", "R2", "RMSE", "Accuracy", "LogLoss", "Metric", "TopK"]
 
 
 class Metric:
-    """What metrics share. `name` is the history's column."""
+    """A figure measured over a data set, in evaluation mode. To write one, subclass this.
+
+    name: the history's columns are training_<name> and test_<name>.
+
+    A metric that is a mean over examples defines `scores`. Any other defines `terms`, the sums of one batch, `value`, which makes
+    the figure from the sums of all batches, and `join` where terms of two batches do not simply add.
+
+    t are the network's outputs, y the labels: class indices, probability rows, or of t's shape for regression. All are arrays on
+    the network's device, and no method may look at their values: the host would wait. Only `value` gets Python numbers.
+
+    >>> class Within(bp.Metric):
+    ...     name = "within"
+    ...     def scores(self, t, y):
+    ...         xp = bp.backend_of(t).xp
+    ...         return xp.astype(xp.max(xp.abs(t - y), axis=-1) < 0.5, t.dtype)
+    >>> trainer = bp.Trainer(bp.Network(bp.Linear(2, 1)), bp.SquaredError(), bp.SGD(), metrics=[Within()])
+    >>> trainer.evaluate((np.zeros((4, 2)), np.asarray([[0.1], [0.2], [0.7], [0.3]])))["within"]
+    0.75
+    """
 
     name = ""
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
-        """The sums of one batch: by default Σ w s and Σ w, s being the score of each example."""
+        """The sums of one batch, scalar arrays: Σ w s and Σ w, where s are the scores. w: the weight of each example."""
         xp = namespace(t)
         return xp.sum(self.scores(t, y) * w), xp.sum(w)
 
     def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The terms of two sets of batches as those of both."""
+        """The terms of two sets of batches as those of both: their sums."""
         return tuple(a + b for a, b in zip(old, new, strict=True))
 
-    def expect(self, right: bool, t: Array, y: Array) -> None:
-        """A ValueError unless outputs and labels are shaped as this metric needs them."""
-        if not right:
-            got = f"outputs {tuple(t.shape)} and labels {tuple(y.shape)} of {y.dtype}"
-            raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
-
     def scores(self, t: Array, y: Array) -> Array:
-        """One number an example."""
+        """The score of each example, of t's dtype, shaped like t without its last axis (like t where it has one axis)."""
         raise TypeError(f"{type(self).__name__} must define scores(self, t, y)")
 
     def value(self, *sums: float) -> float:
-        """The metric, from the totals."""
+        """The metric, from the terms of all batches as Python numbers: the mean score Σ w s / Σ w."""
         return sums[0] / sums[1]
+
+    def expect(self, fits: bool, t: Array, y: Array) -> None:
+        """Raise a ValueError that names the metric and both shapes unless `fits`."""
+        if not fits:
+            got = f"outputs {tuple(t.shape)} and labels {tuple(y.shape)} of {y.dtype}"
+            raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
 
 
 def classes(y: Array) -> Array:
     """Class indices: y itself, or the largest of each probability row."""
-    return namespace(y).argmax(y, axis=-1) if is_floating(y) else y
+    indices: Array = namespace(y).argmax(y, axis=-1) if is_floating(y) else y
+    return indices
 
 
 def of_logits(t: Array, y: Array) -> bool:
-    """Whether t are logits with a label 0 or 1 each, as LogisticLoss takes them, rather than one of k classes."""
+    """Whether each logit in t has a label 0 or 1 of its own, as LogisticLoss takes them; else the labels are of k classes."""
     return tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1 or not is_floating(y))
 
 
 class Accuracy(Metric):
-    """The part of the examples whose class is right: the largest logit. For logits with labels 0 and 1, t > 0."""
+    """The part of the examples whose class has the largest logit; for logits with labels 0 and 1, where t > 0 agrees with y."""
 
     name = "accuracy"
 
@@ -64,29 +82,33 @@ class Accuracy(Metric):
         if of_logits(t, y):
             return mean_of_outputs(xp.astype((t > 0) == (y > 0.5 if is_floating(y) else xp.astype(y, xp.bool)), t.dtype))
         self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
-        return xp.astype(xp.argmax(t, axis=-1) == xp.astype(classes(y), xp.int64), t.dtype)
+        scores: Array = xp.astype(xp.argmax(t, axis=-1) == xp.astype(classes(y), xp.int64), t.dtype)
+        return scores
 
 
 class TopK(Metric):
-    """The part of the examples whose class is among the k largest logits; a tie counts for the example."""
+    """The part of the examples whose class is among the k largest logits; a tie counts as among them."""
 
     def __init__(self, k: int = 5):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be a whole number from 1 up, got {k!r}")
-        self.k, self.name = k, f"top_{k}"
+        self.k = whole("k", k)
+        self.name = f"top_{self.k}"
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
         self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
         rows = xp.reshape(t, (-1, t.shape[-1]))
         index = xp.reshape(xp.astype(classes(y), xp.int64), (-1, 1))
-        own = xp.take_along_axis(rows, index, axis=-1)  # the logit of the right class
-        larger = xp.sum(xp.astype(rows > own, t.dtype), axis=-1)
-        return xp.reshape(xp.astype(larger < self.k, t.dtype), t.shape[:-1])
+        logit = xp.take_along_axis(rows, index, axis=-1)  # of the example's own class
+        larger = xp.sum(xp.astype(rows > logit, t.dtype), axis=-1)
+        scores: Array = xp.reshape(xp.astype(larger < self.k, t.dtype), t.shape[:-1])
+        return scores
 
 
 class MSE(Metric):
-    """The mean of (y - h(x))², without the ½ of the loss, over examples and outputs.        (8.1)"""
+    """The mean of (y - h(x))², without the ½ of the loss, over examples and outputs.
+
+    (8.1)
+    """
 
     name = "mse"
 
@@ -130,7 +152,10 @@ class R2(Metric):
         return residual, weight, mean, spread
 
     def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Means and spreads of two sets together; Σ y² - (Σ y)² / n would lose the digits.        Chan et al., 1979"""
+        """Means and spreads of two sets together; Σ y² - (Σ y)² / n would lose the digits.
+
+        Chan et al., 1979
+        """
         (residual_a, a, mean_a, spread_a), (residual_b, b, mean_b, spread_b) = old, new
         weight, apart = a + b, mean_b - mean_a
         spread = spread_a + spread_b + apart * apart * (a * b / weight)
@@ -149,28 +174,29 @@ class LogLoss(Metric):
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
         if of_logits(t, y):
-            y = xp.astype(y, t.dtype)
-            return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
+            return logistic_per_example(t, xp.astype(y, t.dtype))
         self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
-        log_phi = log_softmax(t, -1)
+        log_phi: Array = log_softmax(t, -1)
         if is_floating(y):
-            return -xp.sum(y * log_phi, axis=-1)
-        own = xp.take_along_axis(log_phi, xp.expand_dims(xp.astype(y, xp.int64), axis=-1), axis=-1)
-        return -xp.reshape(own, y.shape)
+            expected: Array = xp.sum(y * log_phi, axis=-1)
+            return -expected
+        log_phi_y: Array = xp.take_along_axis(log_phi, xp.expand_dims(xp.astype(y, xp.int64), axis=-1), axis=-1)
+        return -log_phi_y[..., 0]
 
 
 def mean_of_outputs(s: Array) -> Array:
     """The mean over the outputs of each example."""
-    return s if s.ndim <= 1 else namespace(s).mean(s, axis=-1)
+    mean: Array = s if s.ndim <= 1 else namespace(s).mean(s, axis=-1)
+    return mean
 
 
 METRICS = {metric.name: metric for metric in (Accuracy, MSE, RMSE, MAE, R2, LogLoss)}
 
 
-def metric(given: Any) -> Metric:
-    """A metric, from itself or from its name."""
-    if isinstance(given, Metric):
-        return given
-    if given in METRICS:
-        return METRICS[given]()
-    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {given!r}")
+def metric(chosen: Any) -> Metric:
+    """The metric of that name; a Metric is returned as it is."""
+    if isinstance(chosen, Metric):
+        return chosen
+    if chosen in METRICS:
+        return METRICS[chosen]()
+    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {chosen!r}")

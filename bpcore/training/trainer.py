@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from bpcore.arguments import bounded, whole
 from bpcore.backend import host_data
 from bpcore.checkpoint import check_place
 from bpcore.layout import check_seed
 from bpcore.module import Array
 from bpcore.modules import Loss
 from bpcore.network import Network
-from bpcore.optimizers import Optimizer, at_least
-from bpcore.schedules import Constant, Schedule, monitored, whole
+from bpcore.optimizers import Optimizer
+from bpcore.schedules import Constant, Schedule, monitored
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Batch, data
@@ -64,7 +65,7 @@ class Trainer:
             if not isinstance(value, kind):
                 raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
         if clip_norm is not None:
-            at_least("clip_norm", clip_norm, 1e-30)
+            bounded("clip_norm", clip_norm, 1e-30)
         whole("accumulate", accumulate)
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
