@@ -21,11 +21,14 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
+    "array": 0,
+    "arguments": 0,
     "streams": 0,
     "backend": 0,
     "functional": 1,
     "kernels": 1,
     "module": 2,
+    "expect": 2,
     "layout": 2,
     "initializers": 2,
     "checkpoint": 2,
