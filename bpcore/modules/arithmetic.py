@@ -141,16 +141,18 @@ class Power(Module):
         rule = "or None for two inputs"
         self.exponent = None if exponent is None else arguments.number("exponent", exponent, rule, math.isfinite, of=self)
 
-    def forward(self, theta: Windows, a: Array, *b: Array, mode: Mode) -> tuple[Array, Any]:
+    def forward(self, theta: Windows, a: Array, *others: Array, mode: Mode) -> tuple[Array, Any]:
         expect_floats(self, theta, a)
-        if len(b) != (self.exponent is None):
+        if len(others) != (self.exponent is None):
             wanted = "two inputs" if self.exponent is None else "one input"
-            raise ValueError(f"{self.name(theta)} expected {wanted}, got {1 + len(b)}; an exponent is given for one input only")
+            got = 1 + len(others)
+            raise ValueError(f"{self.name(theta)} expected {wanted}, got {got}; an exponent is given for one input only")
         if self.exponent is not None:
             return f.power(a, self.exponent), a
-        expect_operands(self, theta, a, *b)
-        u = f.binary_power(a, *b)
-        return u, (a, *b, u)
+        (b,) = others
+        expect_operands(self, theta, a, b)
+        u = f.binary_power(a, b)
+        return u, (a, b, u)
 
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Array | Pair:
         if self.exponent is not None:

@@ -78,7 +78,7 @@ class Sequential(Module):
 
     def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
         if type(saved) is tuple:
-            return self.backward_further(theta, *saved, v, gradient, need_dz)
+            return self.backward_further(theta, saved, v, gradient, need_dz)
         first = 0 if need_dz else self.first
         # dJ/dθ[i] as soon as dJ/du[i] is there (7.74, 7.75); what module i saved is released on the way.
         for i, module in reversed(self.steps):
@@ -104,14 +104,15 @@ class Sequential(Module):
             inputs = for_backward = None  # type: ignore[assignment]  # release them before the next module needs memory
         return z, (saved, len(further))
 
-    def backward_further(self, theta: Windows, saved: list[Any], n_further: int, v: Any, gradient: Windows, need_dz: bool) -> Any:
+    def backward_further(self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool) -> Any:
         """`backward` with further inputs: (dz, the gradient of each further input or None)."""
+        of_children, n_further = saved
         first = 0 if need_dz else self.first
         arriving: dict[str, Any] = {}
         for i, module in reversed(self.steps):
             if i < first:
                 break
-            v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+            v = module.backward(theta.children[i], of_children.pop(), v, gradient.children[i], need_dz or i > first)
             if isinstance(v, tuple):
                 v, *of_further = v
                 for name, d in zip(module.further, of_further, strict=False):

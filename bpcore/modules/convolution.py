@@ -201,7 +201,7 @@ class ConvTranspose2d(Windowed):
         c_out: int,
         kernel: Sizes,
         stride: Sizes = 1,
-        padding: Sizes = 0,
+        padding: Padding = 0,
         dilation: Sizes = 1,
         output_padding: int = 0,
         bias: bool = True,
