@@ -1,6 +1,7 @@
 """bpcore: backpropagation written out. Names, and nothing else."""
 
 from bpcore import datasets, functional, initializers, schedules
+from bpcore.array import Array
 from bpcore.backend import Backend, backend_of, get_backend, use_backend
 from bpcore.check import check_module
 from bpcore.checkpoint import CheckpointError
@@ -95,6 +96,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Add",
+    "Array",
     "AvgPool2d",
     "Backend",
     "BatchNorm",

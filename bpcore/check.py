@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 
+from bpcore.arguments import seed as checked_seed
+from bpcore.array import Array
 from bpcore.backend import Backend, get_backend, is_array
-from bpcore.layout import Layout, check_seed
-from bpcore.module import Mode, Module, fresh_lists
+from bpcore.layout import Layout
+from bpcore.module import Mode, Module, expect_inputs, fresh_lists
 from bpcore.modules import Loss
 
 STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1
 TOLERANCE = 1e-6  # relative to the sizes of the numbers compared
 DIRECTIONS = 3
+
+Host = np.ndarray[tuple[int, ...], np.dtype[Any]]
+Forward = Callable[[], tuple[Any, Any]]  # module.forward with its arguments
 
 
 def check_module(
@@ -21,22 +28,27 @@ def check_module(
 ) -> None:
     """Raise AssertionError, naming module, variable, worst index and both numbers, unless `module` keeps its contract.
 
-    shapes_or_examples: one for each input. A tuple is a shape: normal numbers are drawn, in float64, kept at least 0.1 off
-    zero, where kinks lie. A floating array is an input as it is; an integer one stands for labels or ids. mode:
-    evaluation and training are both tried unless one is given.
+    shapes_or_examples: a shape or an example for each input. A tuple is a shape: normal numbers are drawn, in float64, kept
+    at least 0.1 off zero, where kinks lie. A floating array is an input as it is; an integer or boolean array stands for
+    labels, ids or a mask. mode: by default evaluation and training are both tried.
 
     Checked: B against differences along random directions, for every parameter and every input (None is right for an
     array that stands for labels, and for the labels of a loss); B linear in v, B(0) = 0;
     inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
     dθ without dz; shapes and dtypes; rows independent where the module says so.
     """
-    for one in (Mode(), Mode(training=True, seed=check_seed(seed))) if mode is None else (mode,):
-        _Check(module, shapes_or_examples, seed, one, get_backend(backend)).run()
+    modes = (Mode(), Mode(training=True, seed=checked_seed(seed))) if mode is None else (mode,)
+    for each in modes:
+        _Check(module, shapes_or_examples, seed, each, get_backend(backend)).run()
 
 
 class _Check:
+    """A module in one mode, its θ, inputs for it, and the checks."""
+
     def __init__(self, module: Module, shapes: tuple[Any, ...], seed: int, mode: Mode, backend: Backend):
-        self.module, self.mode, self.backend = module, mode, backend
+        self.module = module
+        self.mode = mode
+        self.backend = backend
         self.generator = np.random.default_rng([seed, 1])
         self.layout = Layout(module)
         host = self.layout.draw(seed)
@@ -49,29 +61,38 @@ class _Check:
         self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
         self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
 
-    def example(self, x: Any) -> Any:
+    def example(self, x: Any) -> Array:
+        """An input like x, in float64 where it is floating; nothing else holds it."""
         if is_shape(x):
             drawn = self.generator.standard_normal(tuple(x))
             return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
         host = self.backend.to_host(x) if is_array(x) else np.asarray(x)
         return self.backend.asarray(host.copy(), "float64" if host.dtype.kind == "f" else None)
 
-    def fail(self, what: str) -> None:
+    def fail(self, what: str) -> NoReturn:
+        """Raise the AssertionError that says `what`."""
         raise AssertionError(f"{self.module!r}, {'training' if self.mode.training else 'evaluation'} mode: {what}")
 
     def host(self, x: Any) -> Any:
-        return [self.host(one) for one in x] if isinstance(x, (tuple, list)) else self.backend.to_host(x)
+        """x on the host: an array, or a list of them."""
+        return [self.host(part) for part in x] if isinstance(x, (tuple, list)) else self.backend.to_host(x)
 
-    def forward(self) -> Any:
-        return self.module.forward(self.theta, *self.z, mode=self.mode)
+    def forward(self) -> tuple[Any, Any]:
+        """(u, saved), or a TypeError that says how many inputs the module takes."""
+        try:
+            u, saved = self.module.forward(self.theta, *self.z, mode=self.mode)
+        except TypeError:
+            expect_inputs(self.module, self.theta, self.z)
+            raise
+        return u, saved
 
     def random(self, u: Any) -> Any:
         """A v for u."""
         if isinstance(u, tuple):
-            return tuple(self.random(one) for one in u)
+            return tuple(self.random(part) for part in u)
         return self.backend.asarray(self.generator.standard_normal(tuple(u.shape)), "float64")
 
-    def gradient(self, saved: Any, v: Any, fill: float = 0.0, need_dz: bool = True) -> tuple[list[Any], np.ndarray]:
+    def gradient(self, saved: Any, v: Any, fill: float = 0.0, need_dz: bool = True) -> tuple[list[Host | None], Host]:
         """dz for each input on the host, None where there is none, and dθ, from windows filled with `fill`."""
         vector = self.backend.asarray(np.full(self.layout.trained, fill))
         spare = self.backend.asarray(np.full(self.layout.spare, fill))
@@ -80,21 +101,22 @@ class _Check:
         dz = dz if isinstance(dz, tuple) else (dz,)
         if need_dz and len(dz) != len(self.z):
             self.fail(f"backward returned {len(dz)} gradients for {len(self.z)} inputs; return one for each, None for labels")
-        return [None if one is None else self.host(one).copy() for one in dz], self.host(vector).copy()
+        return [None if d is None else self.host(d).copy() for d in dz], self.host(vector).copy()
 
     def run(self) -> None:
+        """Every check, or an AssertionError."""
         before = [array.copy() for array in self.host([self.vector, *self.z])]
         u, saved = self.forward()
         outputs = u if isinstance(u, tuple) else (u,)
         first = [array.copy() for array in self.host(outputs)]
         if not all(np.isfinite(array).all() for array in first):
             self.fail("the output is not finite at the inputs drawn; pass example arrays within its domain")
-        kept = [array.copy() for array in self.host(arrays(saved))]
+        saved_before = [array.copy() for array in self.host(arrays(saved))]
         v = self.random(u)
         v_before = [array.copy() for array in self.host(v if isinstance(v, tuple) else (v,))]
         dz, dtheta = self.gradient(saved, v)
         self.unwritten(before, "forward or backward", [self.vector, *self.z])
-        self.unwritten(kept, "backward", arrays(saved), "saved")
+        self.unwritten(saved_before, "backward", arrays(saved), "saved")
         self.unwritten(v_before, "backward", list(v) if isinstance(v, tuple) else [v], "v")
         self.shapes(outputs, dz)
         self.repeatable(first, v, dz, dtheta, saved)
@@ -104,20 +126,22 @@ class _Check:
         if self.module.rows_independent:
             self.rows(first)
 
-    def unwritten(self, before: list[Any], who: str, now: list[Any], name: str = "") -> None:
+    def unwritten(self, before: list[Host], who: str, now: list[Array], name: str = "") -> None:
+        """Fail where an array differs from what it was; name: of the arrays, by default those of θ and the inputs."""
         names = ["θ", *(f"input {i}" for i in range(len(self.z)))] if not name else [name] * len(now)
         for label, old, new in zip(names, before, self.host(now), strict=True):
             if not np.array_equal(old, new, equal_nan=True):
                 self.fail(f"{who} wrote to {label}; work on a fresh array")
 
-    def shapes(self, outputs: Any, dz: list[Any]) -> None:
+    def shapes(self, outputs: tuple[Array, ...], dz: list[Host | None]) -> None:
+        """u in float64, and dz like the inputs."""
         for array in self.host(list(outputs)):
             if array.dtype != np.float64:
                 self.fail(f"the output has dtype {array.dtype} for float64 inputs; use Python scalars as constants")
-        for i, one in enumerate(dz):
+        for i, d in enumerate(dz):
             z = self.host(self.z[i])
-            if one is not None and (one.shape != z.shape or one.dtype != np.float64):
-                self.fail(f"dz of input {i} has shape {one.shape} and dtype {one.dtype}, the input has {z.shape}, float64")
+            if d is not None and (d.shape != z.shape or d.dtype != np.float64):
+                self.fail(f"dz of input {i} has shape {d.shape} and dtype {d.dtype}, the input has {z.shape}, float64")
 
     def single_precision(self) -> None:
         """From float32, float32: a NumPy scalar as a constant would promote."""
@@ -125,19 +149,20 @@ class _Check:
         theta = self.layout.windows(self.backend.asarray(self.vector, "float32"))
         u, saved = self.module.forward(theta, *z, mode=self.mode)
         v = self.random(u)
-        v = (
-            tuple(self.backend.asarray(one, "float32") for one in v)
-            if isinstance(v, tuple)
-            else self.backend.asarray(v, "float32")
-        )
-        vectors = (self.backend.zeros(n, "float32") for n in (self.layout.trained, self.layout.spare))
-        dz = self.module.backward(theta, saved, v, self.layout.windows(*vectors))
-        for what, given in (("the output", u), ("dz", dz)):
-            for array in given if isinstance(given, tuple) else (given,):
+        if isinstance(v, tuple):
+            v = tuple(self.backend.asarray(part, "float32") for part in v)
+        else:
+            v = self.backend.asarray(v, "float32")
+        gradient = self.backend.zeros(self.layout.trained, "float32")
+        spare = self.backend.zeros(self.layout.spare, "float32")
+        dz = self.module.backward(theta, saved, v, self.layout.windows(gradient, spare))
+        for what, result in (("the output", u), ("dz", dz)):
+            for array in result if isinstance(result, tuple) else (result,):
                 if array is not None and self.host(array).dtype != np.float32:
                     self.fail(f"{what} has dtype {self.host(array).dtype} for float32 inputs; use Python scalars as constants")
 
-    def repeatable(self, first: list[Any], v: Any, dz: list[Any], dtheta: Any, saved: Any) -> None:
+    def repeatable(self, first: list[Host], v: Any, dz: list[Host | None], dtheta: Host, saved: Any) -> None:
+        """Other calls between, a second call, a gradient that was not zero, and need_dz=False change nothing."""
         others = [0.5 * z if i in self.differentiable else z for i, z in enumerate(self.z)]
         self.module.forward(self.theta, *others, mode=self.mode)
         hidden = "forward called on other inputs before backward (return what it needs as saved, keep nothing on the module)"
@@ -153,30 +178,33 @@ class _Check:
             self.equal_gradients(dz, dtheta, dz_again, dtheta_again, what)
         self.equal_gradients([], dtheta, [], self.gradient(saved, v, need_dz=False)[1], "need_dz=False")
 
-    def linear(self, u: Any, saved: Any, v: Any, dz: list[Any], dtheta: Any) -> None:
+    def linear(self, u: Any, saved: Any, v: Any, dz: list[Host | None], dtheta: Host) -> None:
+        """B(2 v - 3 w) = 2 B(v) - 3 B(w), and B(0) = 0."""
         w = self.random(u)
         both = tuple(2 * a - 3 * b for a, b in zip(v, w, strict=True)) if isinstance(v, tuple) else 2 * v - 3 * w
         dz_w, dtheta_w = self.gradient(saved, w)
         dz_both, dtheta_both = self.gradient(saved, both)
-        expected = [None if a is None else 2 * a - 3 * b for a, b in zip(dz, dz_w, strict=True)]
+        expected = [None if a is None or b is None else 2 * a - 3 * b for a, b in zip(dz, dz_w, strict=True)]
         self.equal_gradients(expected, 2 * dtheta - 3 * dtheta_w, dz_both, dtheta_both, "2 v - 3 w, so B is not linear in v")
         zero = tuple(0 * a for a in v) if isinstance(v, tuple) else 0 * v
         dz_zero, dtheta_zero = self.gradient(saved, zero)
         nothing = [None if a is None else 0 * a for a in dz]
         self.equal_gradients(nothing, 0 * dtheta, dz_zero, dtheta_zero, "v = 0, where B must give zero")
 
-    def differences(self, v: Any, dz: list[Any], dtheta: np.ndarray) -> None:
+    def differences(self, v: Any, dz: list[Host | None], dtheta: Host) -> None:
+        """B with respect to every input and every parameter, against differences."""
         for i in [i for i in self.differentiable if dz[i] is not None or i in self.drawn] or self.differentiable[:1]:
-            name = f"input {i}" + (", where backward returned None," if dz[i] is None else "")
-            B = np.zeros(self.z[i].shape) if dz[i] is None else dz[i]
-            self.along(name, v, B, lambda d, i=i: self.moved_input(i, d))
+            d = dz[i]
+            name = f"input {i}" + (", where backward returned None," if d is None else "")
+            B = np.zeros(self.z[i].shape) if d is None else d
+            self.along(name, v, B, partial(self.moved_input, i))
         for use in self.layout.homes:
             if use.parameter.trained:
                 part = slice(use.start, use.start + use.size)
                 B = dtheta[part].reshape(use.parameter.shape)
-                self.along(use.path, v, B, lambda d, part=part: self.moved_theta(part, d))
+                self.along(use.path, v, B, partial(self.moved_theta, part))
 
-    def along(self, name: str, v: Any, B: np.ndarray, moved: Any) -> None:
+    def along(self, name: str, v: Any, B: Host, moved: Callable[[Host], Forward]) -> None:
         """⟨B(v), d⟩ against differences of ⟨v, M⟩ along random directions d; where it curves too much, finer ones."""
         for _ in range(DIRECTIONS if B.size else 0):
             d = self.generator.standard_normal(B.shape)
@@ -188,7 +216,7 @@ class _Check:
             else:
                 self.fail(f"B with respect to {name} is wrong. {self.worst(v, B, moved)}")
 
-    def numeric(self, v: Any, d: np.ndarray, moved: Any, fine: bool = True) -> tuple[float, float]:
+    def numeric(self, v: Any, d: Host, moved: Callable[[Host], Forward], fine: bool = True) -> tuple[float, float]:
         """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h; fine: with those of 2h, so that the error is about h⁴."""
 
         def value(steps: float) -> tuple[float, float]:
@@ -204,9 +232,10 @@ class _Check:
             return near, 1e-4 * size
         return (4 * near - (value(2.0)[0] - value(-2.0)[0]) / (4 * STEP)) / 3, 1e-4 * size
 
-    def worst(self, v: Any, B: np.ndarray, moved: Any) -> str:
+    def worst(self, v: Any, B: Host, moved: Callable[[Host], Forward]) -> str:
         """The entry where B and differences are furthest apart; of a large variable, the first thousand are looked at."""
-        apart, text = -1.0, ""
+        apart = -1.0
+        text = ""
         for k in range(min(B.size, 1000)):
             d = np.zeros(B.size)
             d[k] = 1.0
@@ -218,18 +247,20 @@ class _Check:
                 text = f"Worst at index {index}: B gives {analytic:.10g}, differences give {numeric:.10g}"
         return text
 
-    def moved_input(self, i: int, d: np.ndarray) -> Any:
+    def moved_input(self, i: int, d: Host) -> Forward:
+        """The module's forward with input i moved by d."""
         z = list(self.z)
         z[i] = z[i] + self.backend.asarray(d)
-        return lambda: self.module.forward(self.theta, *z, mode=self.mode)
+        return partial(self.module.forward, self.theta, *z, mode=self.mode)
 
-    def moved_theta(self, part: slice, d: np.ndarray) -> Any:
+    def moved_theta(self, part: slice, d: Host) -> Forward:
+        """The module's forward with this part of θ moved by d."""
         host = self.host(self.vector).copy()
         host[part] += d.reshape(-1)
         theta = self.layout.windows(self.backend.asarray(host))
-        return lambda: self.module.forward(theta, *self.z, mode=self.mode)
+        return partial(self.module.forward, theta, *self.z, mode=self.mode)
 
-    def rows(self, first: list[Any]) -> None:
+    def rows(self, first: list[Host]) -> None:
         """Row 0 of u from row 0 of the inputs alone."""
         hosts = [self.host(z) for z in self.z]
         n = hosts[0].shape[0] if hosts and hosts[0].ndim else 0
@@ -240,17 +271,24 @@ class _Check:
         for old, new in zip(first, self.host(u if isinstance(u, tuple) else (u,)), strict=True):
             self.equal("u", old[:1], new, "row 0 of u depends on other rows, but rows_independent is True")
 
-    def equal_gradients(self, dz: list[Any], dtheta: Any, dz_again: list[Any], dtheta_again: Any, where: str) -> None:
+    def equal_gradients(
+        self, dz: Sequence[Host | None], dtheta: Host, dz_again: Sequence[Host | None], dtheta_again: Host, where: str
+    ) -> None:
+        """Fail where a second pass, made as `where` says, gave other gradients."""
         for i, (old, new) in enumerate(zip(dz, dz_again, strict=True)):
-            if old is not None:
+            if (old is None) != (new is None):
+                self.fail(f"dz of input {i}: it is None, or not None, with {where}; return None always or never")
+            if old is not None and new is not None:
                 self.equal(f"dz of input {i}", old, new, f"it is another with {where}")
         for use in self.layout.homes:
             if use.parameter.trained:
-                part, shape = slice(use.start, use.start + use.size), use.parameter.shape
-                old, new = dtheta[part].reshape(shape), dtheta_again[part].reshape(shape)
-                self.equal(f"the gradient of {use.path}", old, new, f"it is another with {where}")
+                part = slice(use.start, use.start + use.size)
+                shape = use.parameter.shape
+                path = f"the gradient of {use.path}"
+                self.equal(path, dtheta[part].reshape(shape), dtheta_again[part].reshape(shape), f"it is another with {where}")
 
-    def equal(self, name: str, old: np.ndarray, new: np.ndarray, problem: str) -> None:
+    def equal(self, name: str, old: Host, new: Host, problem: str) -> None:
+        """Fail unless old and new are equal up to rounding."""
         if old.shape != new.shape:
             self.fail(f"{name}: {problem}. Shapes {old.shape} and {new.shape}")
         apart = np.abs(old - new)
@@ -265,8 +303,8 @@ def is_shape(x: Any) -> bool:
     return isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x)
 
 
-def arrays(saved: Any) -> list[Any]:
+def arrays(saved: Any) -> list[Array]:
     """The arrays in `saved`."""
     if isinstance(saved, (list, tuple)):
-        return [array for one in saved for array in arrays(one)]
+        return [array for part in saved for array in arrays(part)]
     return [saved] if is_array(saved) else []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bpcore.backend import Backend, backend_of, get_backend, is_array, namespace
-from bpcore.module import RESERVED, Array, Mode, Module, Parameter, Windows, fresh_lists, join
+from bpcore.module import RESERVED, Array, Mode, Module, Parameter, Windows, expect_inputs, fresh_lists, join
 
 
 @dataclass
@@ -190,7 +190,11 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
-    u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
+    try:
+        u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
+    except TypeError:
+        expect_inputs(module, theta, z)
+        raise
     layout = Layout(module)
 
     def B(v: Any) -> tuple[Any, Windows]:

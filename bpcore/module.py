@@ -1,54 +1,71 @@
-"""The Module contract: how a module evaluates, and its backward functions (B1), (B2).        section 7.4.2
+"""The Module contract: how a module evaluates, and its backward functions (B1), (B2).
 
     forward(theta, *z, mode) -> (u, saved)
     backward(theta, saved, v, gradient, need_dz=True) -> dz
 
-`forward` writes nothing. `backward` returns B[M, z](v), overwrites its windows of the gradient with B[M, θ](v), and
-writes nothing else.
+`forward` writes nothing. What the backward pass needs is returned as `saved`: an array, or tuples and lists of arrays.
+`backward` returns B[M, z](v): a tuple for several inputs, None for an input without gradient. It overwrites its windows of
+the gradient with B[M, θ](v), and writes nothing else.
+
+Lists in `saved` belong to the container that returned them: its backward pass empties them, so that memory is released on
+the way. Whoever calls a backward pass twice copies the lists first, at any depth, with `fresh_lists(saved)`.
+
+Section 7.4.2
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
-from bpcore.backend import backend_of, is_floating
+from bpcore.array import Array
+from bpcore.backend import backend_of
 from bpcore.functional.dropout import keep_mask
 
-Array = Any  # an array of any namespace
+Initializer = Callable[[Any, tuple[int, ...]], Any]  # (NumPy's generator, shape) -> values on the host
 
 
 class Parameter:
     """The declaration of one parameter; its identity is this object, and two modules may hold the same one.
 
-    shape: of the window; initializer: `(generator, shape) -> host array`; decay: whether weight decay applies to it;
+    shape: of its windows; initializer: `(generator, shape) -> host array`; decay: whether weight decay applies to it;
     trained: False makes it a buffer, in θ's untrained tail, changed only through `mode.track`.
     """
 
-    def __init__(self, shape: tuple[int, ...], initializer: Any, decay: bool = True, trained: bool = True):
+    def __init__(self, shape: tuple[int, ...], initializer: Initializer, decay: bool = True, trained: bool = True):
         if not callable(initializer):
             raise TypeError(f"initializer must be a function of (generator, shape), got {initializer!r}; e.g. HeNormal()")
-        self.shape, self.initializer = tuple(shape), initializer
-        self.decay, self.trained = decay and trained, trained
+        self.shape = tuple(shape)
+        self.initializer = initializer
+        self.decay = decay and trained
+        self.trained = trained
 
 
 class Windows:
-    """Named windows (views) of θ or of ∇J for one use of a module.
+    """The named windows of one use of a module. A window is a view: the part of θ, or of ∇J, that is one parameter.
 
-    A parameter is an attribute, `theta.W`; an absent one is None. A child is `theta[0]` or `theta["encoder"]`, and a path
-    reaches through: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` numbers it, for the random streams.
+    A parameter is an attribute, `theta.W`; an absent parameter is None. A child is `theta[0]` or `theta["encoder"]`, and a
+    path reaches through: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` numbers it, for the random streams.
     """
 
-    def __init__(self, path: str, use: int, arrays: Mapping[str, Array], children: Mapping[str, Windows]):
-        self.path, self.use, self.names = path, use, tuple(arrays)
+    def __init__(self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows]):
+        self.path = path
+        self.use = use
+        self.names = tuple(arrays)
         self.children = tuple(children.values())
         self._children = children
         self.__dict__.update(arrays)
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Array: ...
+
+    @overload
+    def __getitem__(self, key: int) -> Windows: ...
+    @overload
+    def __getitem__(self, key: str) -> Any: ...
     def __getitem__(self, key: int | str) -> Any:
         if isinstance(key, int):
             return self.children[key]
@@ -60,10 +77,11 @@ class Windows:
         return self._children[name][rest] if rest else self._children[name]
 
     def items(self) -> Iterator[tuple[str, Array]]:
-        """(path, window) of every parameter that is there, in the module's order."""
+        """(path, window) of every parameter that is not absent, in the module's order."""
         for name in self.names:
-            if getattr(self, name) is not None:
-                yield join(self.path, name), getattr(self, name)
+            window = getattr(self, name)
+            if window is not None:
+                yield join(self.path, name), window
         for child in self.children:
             yield from child.items()
 
@@ -83,25 +101,28 @@ def join(path: str, name: str) -> str:
 class Mode:
     """How an evaluation is meant: training or not, and the randomness, a function of (seed, step, micro, use).
 
-    So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects what modules
-    ask to be written to their buffers; `commit` writes it, in order, once the step has proved good. look: whether values may
-    be looked at, which on a GPU makes the host wait; then ids out of range are an error. saving: whether a backward pass may
-    follow; where not, containers let go of what their children saved.
+    So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects the updates of
+    buffers that modules ask for; `commit` writes them, in order, once the step has proved good. look: whether values may be
+    looked at, which on a GPU makes the host wait; then ids out of range are an error. saving: whether a backward pass may
+    follow; if not, containers release what their children saved.
     """
 
     def __init__(
         self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
     ):
-        self.training, self.seed, self.step, self.micro = training, seed, step, micro
-        self.look, self.saving = look, saving
+        self.training = training
+        self.seed, self.step, self.micro = seed, step, micro
+        self.look = look
+        self.saving = saving
         self.tracked: list[tuple[Array, Array, float]] = []
 
     def keep(self, theta: Windows, z: Array, p: float) -> Array:
         """Booleans shaped like z, each False with probability p: this use's dropout mask."""
-        return keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
+        mask: Array = keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
+        return mask
 
     def expect_range(self, name: str, ids: Array, n: int) -> None:
-        """An IndexError, where values may be looked at, unless ids are from 0 to n - 1."""
+        """Where values may be looked at, an IndexError unless ids are from 0 to n - 1."""
         if not self.look or 0 in ids.shape:
             return
         host = backend_of(ids).to_host(ids)
@@ -109,13 +130,15 @@ class Mode:
             raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
 
     def again(self) -> Mode:
-        """This mode for evaluating the same again: the same masks, no second look, and what is tracked is never committed."""
+        """This mode for a second evaluation: the same masks, values not looked at again, updates of buffers dropped."""
         mode = copy.copy(self)
-        mode.look, mode.saving, mode.tracked = False, True, []
+        mode.look = False
+        mode.saving = True
+        mode.tracked = []
         return mode
 
     def forgetting(self) -> Mode:
-        """This mode where no backward pass will follow; what is tracked is tracked here."""
+        """This mode where no backward pass will follow; updates of buffers are collected in this mode's list."""
         mode = copy.copy(self)
         mode.saving = False
         return mode
@@ -125,27 +148,42 @@ class Mode:
         self.tracked.append((window, value, momentum))
 
     def commit(self) -> None:
-        """Write what was tracked."""
+        """Write the updates of buffers."""
         for window, value, momentum in self.tracked:
             window[...] = (1 - momentum) * window + momentum * value
         self.tracked.clear()
 
 
 class Module:
-    """A module M: what it evaluates, and its backward functions B[M, z] and B[M, θ].
+    """A module M: how it evaluates, and its backward functions B[M, z] and B[M, θ].
 
-    A subclass gives `forward` and `backward` (see the top of this file), and says in `__init__` what it holds: sizes,
-    `parameters` (name to Parameter, or None for one that is absent) and `children` (name to Module). It keeps its
-    constructor's arguments under their own names, so that a checkpoint can describe it. It holds no array and no path:
-    the same object may be used twice.
+    A subclass defines `forward` and `backward`, and sets in `__init__` what it holds: sizes, `parameters` (name to
+    Parameter, or None for an absent one) and `children` (name to Module). It keeps its constructor's arguments under their
+    own names, so that a checkpoint can describe it. It holds no array and no path: the same object may be used twice.
+
+        >>> import bpcore as bp
+        >>> class Product(bp.Module):
+        ...     def __init__(self, n, m):
+        ...         self.n, self.m = n, m
+        ...         self.parameters = {"W": bp.Parameter((n, m), bp.initializers.HeNormal())}
+        ...     def forward(self, theta, z, mode):  # u = z W, and z is saved
+        ...         return z @ theta.W, z
+        ...     def backward(self, theta, saved, v, gradient, need_dz=True):
+        ...         gradient.W[...] = saved.T @ v  # B[M, W](v), written over what was there
+        ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
+        >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError where B is not the derivative's adjoint
+
+    `forward` writes to nothing. `backward` writes to its windows of `gradient` alone; a container hands need_dz on to its
+    first child. A list in `saved` may be emptied by the backward pass; see the top of bpcore/module.py.
     """
 
     parameters: Mapping[str, Parameter | None] = {}
     children: Mapping[str, Module] = {}
-    rows_independent = False  # whether row i of u depends on row i of the inputs only
+    rows_independent: bool = False  # whether row i of u depends on row i of the inputs only
+    further: tuple[str, ...] = ()  # names of optional inputs after the first, e.g. ("mask",): containers pass them on
 
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
-        """forward(theta, *z, mode). Evaluate: (u, saved), `saved` being what the backward pass will need."""
+        """forward(theta, *z, mode). Evaluate: (u, saved), `saved` being what the backward pass needs."""
         raise TypeError(f"{type(self).__name__} must define forward(self, theta, *z, mode) -> (u, saved)")
 
     def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
@@ -168,62 +206,6 @@ class Module:
         """This use's path and class, as errors begin."""
         return f"{theta.path}: {type(self).__name__}" if theta.path else type(self).__name__
 
-    def whole(self, name: str, value: Any) -> int:
-        """The constructor's argument `name` as an int, or a ValueError unless it is a whole number from 1 up."""
-        try:
-            n = 0 if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            n = 0
-        if n < 1:
-            raise ValueError(f"{type(self).__name__}'s {name} must be a whole number from 1 up, got {value!r}")
-        return n
-
-    def number(self, name: str, value: Any, rule: str, holds: Callable[[Any], bool]) -> Any:
-        """The constructor's argument `name` as a Python number, or a ValueError unless the rule holds for it."""
-        if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
-            raise ValueError(f"{type(self).__name__}'s {name} must be a number, {rule}, got {value!r}")
-        return int(value) if isinstance(value, Integral) else float(value)  # a NumPy scalar would promote
-
-    def axis_number(self, value: Any) -> int:
-        """The constructor's argument `axis` as an int, or a ValueError unless it is a whole number."""
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise ValueError(f"{type(self).__name__}'s axis must be a whole number, got {value!r}")
-        return int(value)
-
-    def expect_floats(self, theta: Windows, z: Array) -> Array:
-        """z, or a TypeError if it does not hold real floating numbers."""
-        if not is_floating(z):
-            raise TypeError(f"{self.name(theta)} expected floating numbers, got {z.dtype}; convert: X.astype('float32')")
-        return z
-
-    def expect_axis(self, theta: Windows, z: Array, axis: int) -> None:
-        """A ValueError unless z has this axis."""
-        if not -z.ndim <= axis < z.ndim:
-            got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected an axis {axis}, got {got}; choose an axis that is there")
-
-    def expect_operands(self, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:
-        """An error unless a and b are of one real floating dtype and, but for the last `apart` axes, broadcast together."""
-        shapes = (x.shape[: x.ndim - apart] for x in (a, b))
-        if any(n != m and 1 not in (n, m) for n, m in zip(*map(reversed, shapes), strict=False)):
-            got = f"{tuple(a.shape)} and {tuple(b.shape)}"
-            raise ValueError(f"{self.name(theta)} expected shapes that broadcast together, got {got}; reshape one of them")
-        if self.expect_floats(theta, a).dtype != self.expect_floats(theta, b).dtype:
-            raise TypeError(f"{self.name(theta)} expected one dtype, got {a.dtype} and {b.dtype}; convert one to the other")
-
-    def expect_features(self, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:
-        """z, or an error unless its last axis has n features and its dtype is that of `window`."""
-        if z.shape[-1:] != (n,):
-            got = f"z of shape {tuple(z.shape)}"
-            repair = f"pass {argument}={z.shape[-1]} or fix the data" if z.ndim else "give it an axis of features"
-            raise ValueError(f"{self.name(theta)} expected features {n} in the last axis, got {got}; {repair}")
-        if z.dtype != window.dtype:
-            self.expect_floats(theta, z)
-            raise TypeError(
-                f"{self.name(theta)} has parameters of dtype {window.dtype}, got z of dtype {z.dtype}; convert one to the other"
-            )
-        return z
-
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The constructor's arguments, read back from the attributes of the same names: (positional, by name)."""
         positional: list[Any] = []
@@ -245,22 +227,82 @@ class Module:
             return f"{type(self).__name__}(...)"
         return f"{type(self).__name__}({', '.join([*map(repr, positional), *(f'{k}={v!r}' for k, v in named.items())])})"
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            moved = {
+                "axis_number": "bpcore.arguments.axis",
+                "whole": "bpcore.arguments.whole",
+                "number": "bpcore.arguments.number",
+            }
+            moved |= {f"expect_{what}": f"bpcore.expect.expect_{what}" for what in ("floats", "axis", "operands", "features")}
+            hint = f"; it is a function now, {moved[name]}" if name in moved else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
+
 
 class Observed(Module):
-    """A module seen through `around(module, theta, what, call)`, which makes the call and returns its result."""
+    """A module seen through `around(module, theta, what, call)`, which makes the call and returns its result.
 
-    def __init__(self, module: Module, around: Callable[..., Any]):
+    what: "forward" or "backward". Its children are observed too, each by itself: see `fused` in modules/containers.py.
+    """
+
+    def __init__(self, module: Module, around: Callable[[Module, Windows, str, Callable[[], Any]], Any]):
         self.around = around
         self.module = module.with_children({name: Observed(child, around) for name, child in module.children.items()})
+        self.further = module.further
 
-    def forward(self, theta, *z, mode):
-        return self.around(self.module, theta, "forward", lambda: self.module.forward(theta, *z, mode=mode))
+    def forward(self, theta: Windows, *z: Any, mode: Mode) -> Any:
+        def call() -> Any:
+            return self.module.forward(theta, *z, mode=mode)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
-        call = lambda: self.module.backward(theta, saved, v, gradient, need_dz)  # noqa: E731  a name for a thunk
+        try:
+            return self.around(self.module, theta, "forward", call)
+        except TypeError:
+            expect_inputs(self.module, theta, z)
+            raise
+
+    def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        def call() -> Any:
+            return self.module.backward(theta, saved, v, gradient, need_dz)
+
         return self.around(self.module, theta, "backward", call)
 
 
+def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
+    """A TypeError that says which inputs module.forward takes, unless it takes as many as z has.
+
+    Call it where a call of forward raised a TypeError, so that a right call pays nothing:
+
+        try:
+            u, saved = module.forward(theta, *z, mode=mode)
+        except TypeError:
+            expect_inputs(module, theta, z)
+            raise
+    """
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(theta, *z, mode=None)
+    except TypeError:
+        _, *parameters = signature.parameters.values()
+        if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters):
+            wanted = "must define forward(self, theta, *z, mode) -> (u, saved)"
+            raise TypeError(f"{module.name(theta)} {wanted}, got forward{signature}") from None
+        inputs = [p for p in parameters if p.name != "mode" and p.kind is not p.KEYWORD_ONLY]
+        raise wrong_inputs(module, theta, [str(p.replace(annotation=p.empty)) for p in inputs], len(z)) from None
+
+
+def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int) -> TypeError:
+    """The error of a module that takes the inputs `taken` and got another number of them."""
+    inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs"
+    return TypeError(f"{module.name(theta)} takes {inputs}, got {got}; pass one array for each, several as a tuple")
+
+
 def fresh_lists(saved: Any) -> Any:
-    """`saved` with new lists: containers keep children's saved values in lists and empty them as they walk back."""
-    return [fresh_lists(s) for s in saved] if isinstance(saved, list) else saved
+    """`saved` with new lists, at any depth: backward passes of containers empty the lists that they are given."""
+    if isinstance(saved, list):
+        return [fresh_lists(part) for part in saved]
+    if type(saved) is tuple:
+        return tuple(fresh_lists(part) for part in saved)
+    if hasattr(saved, "_make"):  # a named tuple
+        return saved._make(fresh_lists(part) for part in saved)
+    return saved

@@ -9,7 +9,7 @@ from bpcore import checkpoint
 from bpcore.backend import Backend, computing_in, get_backend, host_data, is_floating
 from bpcore.cost import Cost, cost
 from bpcore.layout import Layout, check_compute, check_dtype, check_seed
-from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows
+from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
 
@@ -105,12 +105,16 @@ class Network:
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): the module in compute_dtype at θ as it is; u in θ's dtype."""
-        if self.compute_dtype == self.dtype:
-            return module.forward(self._windows, *X, mode=mode)
-        with computing_in(self.compute_dtype):
-            if self._half is not None:
-                self._half[...] = self._theta[: self.layout.trained]
-            u, saved = module.forward(self._computed, *X, mode=mode)
+        try:
+            if self.compute_dtype == self.dtype:
+                return module.forward(self._windows, *X, mode=mode)
+            with computing_in(self.compute_dtype):
+                if self._half is not None:
+                    self._half[...] = self._theta[: self.layout.trained]
+                u, saved = module.forward(self._computed, *X, mode=mode)
+        except TypeError:
+            expect_inputs(module, self._windows, X)
+            raise
         cast = lambda one: self.backend.asarray(one, self.dtype)  # noqa: E731  a name for a thunk
         return (tuple(map(cast, u)) if isinstance(u, tuple) else cast(u)), saved
 

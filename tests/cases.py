@@ -105,6 +105,29 @@ class TransposedLinear(Module):
         return v @ theta.W if need_dz else None
 
 
+class SideBySide(Module):
+    """A container of a user's own, u = a(z) + b(z): what its children saved comes back as a tuple of their lists."""
+
+    def __init__(self, a: Module, b: Module):
+        self.a, self.b = a, b
+        self.children = {"a": a, "b": b}
+
+    def forward(self, theta, z, mode):
+        u, s = self.children["a"].forward(theta["a"], z, mode=mode)
+        w, t = self.children["b"].forward(theta["b"], z, mode=mode)
+        return u + w, (s, t)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        s, t = saved
+        dz = self.children["a"].backward(theta["a"], s, v, gradient["a"], need_dz)
+        dw = self.children["b"].backward(theta["b"], t, v, gradient["b"], need_dz)
+        return dz + dw if need_dz else None
+
+
+def side_by_side() -> Module:
+    return SideBySide(bp.MLP([4, 5, 3]), bp.Sequential(bp.Linear(4, 3), bp.Tanh()))
+
+
 def twice() -> Module:
     """One Linear, used twice."""
     linear = bp.Linear(4, 4)
@@ -164,6 +187,12 @@ def unembedded() -> Module:
     """Ids to logits, the embedding's parameter used at both ends: its gradients add."""
     embedding = bp.Embedding(7, 4)
     return bp.Sequential(embedding, bp.Tanh(), bp.Unembed(embedding))
+
+
+def masked_stack() -> Module:
+    """Ids and a mask to features: the mask passes the modules that do not take it, one of them between the blocks."""
+    blocks = bp.TransformerBlock(4, 2, dropout=0.2), bp.LayerNorm(4), bp.Recompute(bp.TransformerBlock(4, 2, True))
+    return bp.Sequential(bp.Embedding(7, 4), bp.PositionalEmbedding(5, 4), bp.Sequential(*blocks), bp.Linear(4, 3), bp.ReLU())
 
 
 SHAPE = (3, 2, 5)
@@ -237,7 +266,15 @@ CASES = [
     case("Sequential, empty", lambda: bp.Sequential(), (5, 4)),
     case("Sequential, one module twice", twice, (5, 4)),
     case("Sequential, nested", nested, (3, 8)),
+    case("Sequential, two in a container whose saved values are a tuple", side_by_side, (5, 4)),
+    Case("Sequential, ids and a mask", masked_stack, (labels(7, 3, 5), keys(5, 3, 1)), (0, 1)),
     case("Residual", lambda: bp.Residual(bp.Linear(4, 4)), (5, 4)),
+    with_mask(
+        "Residual, attention with a mask",
+        lambda: bp.Residual(bp.Sequential(bp.LayerNorm(4), bp.MultiHeadAttention(4, 2))),
+        (3, 5, 4),
+        keys(5, 3, 1),
+    ),
     case("Circuit, fan-out", fan_out, (5, 4)),
     case("Circuit, two inputs", two_inputs, (4, 3), (4, 2)),
     case("Circuit, several outputs", two_outputs, (5, 4)),
@@ -302,6 +339,12 @@ CASES = [
     case("GRU, sizes of one", lambda: bp.GRU(1, 1), (1, 1, 1)),
     case("Recompute", lambda: bp.Recompute(bp.MLP([4, 6, 3], "gelu", 0.3, "layer_norm")), (5, 4)),
     case("Recompute, buffers", lambda: bp.Recompute(bp.BatchNorm(3)), (5, 3)),
+    with_mask(
+        "Recompute, a mask in a stack",
+        lambda: bp.Recompute(bp.Sequential(bp.TransformerBlock(4, 2, dropout=0.2), bp.RMSNorm(4), bp.TransformerBlock(4, 2))),
+        (3, 5, 4),
+        keys(5, 3, 1),
+    ),
     with_mask("Recompute, two inputs", lambda: bp.Recompute(bp.TransformerBlock(4, 2, dropout=0.2)), (3, 5, 4), keys(5, 3, 1)),
     loss("SquaredError", lambda: bp.SquaredError(), (5, 3), floats(5, 3)),
     loss("SquaredError, one output", lambda: bp.SquaredError(), (5,), floats(5)),

@@ -21,6 +21,8 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
+    "array": 0,
+    "arguments": 0,
     "streams": 0,
     "arguments": 0,
     "array": 0,
@@ -28,6 +30,7 @@ FLOORS = {
     "functional": 1,
     "kernels": 1,
     "module": 2,
+    "expect": 2,
     "layout": 2,
     "initializers": 2,
     "checkpoint": 2,

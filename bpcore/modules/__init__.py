@@ -1,109 +1,57 @@
-"""The modules that a network is composed of, one family a file."""
+"""The modules that a network is composed of, one family a file; each file says in `__all__` which names are public."""
 
-from bpcore.modules.activations import (
-    ELU,
-    GELU,
-    Identity,
-    LeakyReLU,
-    LogSoftmax,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
+from bpcore.modules import (
+    activations,
+    arithmetic,
+    attention,
+    batch_normalization,
+    circuit,
+    containers,
+    convolution,
+    dropout,
+    embedding,
+    linear,
+    losses,
+    mlp,
+    normalization,
+    pooling,
+    positions,
+    recurrent,
+    transformer,
 )
-from bpcore.modules.arithmetic import (
-    Add,
-    Concatenate,
-    Divide,
-    Exp,
-    Flatten,
-    Log,
-    MatMul,
-    Mean,
-    Multiply,
-    Power,
-    Reshape,
-    Subtract,
-    Sum,
-)
-from bpcore.modules.batch import BatchNorm, Dropout2d, GroupNorm
-from bpcore.modules.circuit import Circuit
-from bpcore.modules.containers import MLP, Residual, Sequential
-from bpcore.modules.convolution import Conv1d, Conv2d, ConvTranspose2d
-from bpcore.modules.linear import Linear, Weight
-from bpcore.modules.losses import CrossEntropy, Huber, LogisticLoss, Loss, SquaredError
-from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
-from bpcore.modules.pooling import AvgPool2d, GlobalAvgPool, MaxPool2d, Upsample
-from bpcore.modules.recurrent import GRU, LSTM, Recompute
-from bpcore.modules.sequences import (
-    Embedding,
-    MultiHeadAttention,
-    PositionalEmbedding,
-    RotaryPositions,
-    SinusoidalPositions,
-    TransformerBlock,
-    Unembed,
-)
+from bpcore.modules.activations import *
+from bpcore.modules.arithmetic import *
+from bpcore.modules.attention import *
+from bpcore.modules.batch_normalization import *
+from bpcore.modules.circuit import *
+from bpcore.modules.containers import *
+from bpcore.modules.convolution import *
+from bpcore.modules.dropout import *
+from bpcore.modules.embedding import *
+from bpcore.modules.linear import *
+from bpcore.modules.losses import *
+from bpcore.modules.mlp import *
+from bpcore.modules.normalization import *
+from bpcore.modules.pooling import *
+from bpcore.modules.positions import *
+from bpcore.modules.recurrent import *
+from bpcore.modules.transformer import *
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "GRU",
-    "LSTM",
-    "MLP",
-    "Add",
-    "AvgPool2d",
-    "BatchNorm",
-    "Circuit",
-    "Concatenate",
-    "Conv1d",
-    "Conv2d",
-    "ConvTranspose2d",
-    "CrossEntropy",
-    "Divide",
-    "Dropout",
-    "Dropout2d",
-    "Embedding",
-    "Exp",
-    "Flatten",
-    "GlobalAvgPool",
-    "GroupNorm",
-    "Huber",
-    "Identity",
-    "LayerNorm",
-    "LeakyReLU",
-    "Linear",
-    "Log",
-    "LogSoftmax",
-    "LogisticLoss",
-    "Loss",
-    "MatMul",
-    "MaxPool2d",
-    "Mean",
-    "MultiHeadAttention",
-    "Multiply",
-    "PositionalEmbedding",
-    "Power",
-    "RMSNorm",
-    "ReLU",
-    "Recompute",
-    "Reshape",
-    "Residual",
-    "RotaryPositions",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "SinusoidalPositions",
-    "Softmax",
-    "Softplus",
-    "SquaredError",
-    "Subtract",
-    "Sum",
-    "Tanh",
-    "TransformerBlock",
-    "Unembed",
-    "Upsample",
-    "Weight",
-]
+__all__: list[str] = []
+__all__ += activations.__all__
+__all__ += arithmetic.__all__
+__all__ += attention.__all__
+__all__ += batch_normalization.__all__
+__all__ += circuit.__all__
+__all__ += containers.__all__
+__all__ += convolution.__all__
+__all__ += dropout.__all__
+__all__ += embedding.__all__
+__all__ += linear.__all__
+__all__ += losses.__all__
+__all__ += mlp.__all__
+__all__ += normalization.__all__
+__all__ += pooling.__all__
+__all__ += positions.__all__
+__all__ += recurrent.__all__
+__all__ += transformer.__all__

@@ -1,170 +1,186 @@
-"""Activation modules σ, without parameters, for inputs of any shape.        (7.69)
+"""Activation modules σ, without parameters, for inputs of any shape.
 
-What each saves for the backward pass is u or z, whichever its derivative is written in.
+Each saves u or z for the backward pass, whichever its derivative is written in.
+
+(7.69)
 """
 
 from __future__ import annotations
 
 import math
 
+from bpcore import arguments
+from bpcore.array import Array
+from bpcore.expect import expect_axis, expect_floats
 from bpcore.functional import activations as f
-from bpcore.module import Module
+from bpcore.module import Mode, Module, Windows
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "Identity",
+    "LeakyReLU",
+    "LogSoftmax",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+]
 
 
-class Identity(Module):
-    """u = z."""
+class Elementwise(Module):
+    """An activation that maps each entry by itself. MLP knows those in `__all__` by their names in snake_case."""
 
     rows_independent = True
 
-    def forward(self, theta, z, mode):
-        return z, None
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
-        return v
-
-
-class ReLU(Module):
+class ReLU(Elementwise):
     """u = max(z, 0). The derivative at 0 is taken as 0."""
 
-    rows_independent = True
-
-    def forward(self, theta, z, mode):
-        u = f.relu(self.expect_floats(theta, z))
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.relu(expect_floats(self, theta, z))
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.relu_backward(saved, v)
 
 
-class LeakyReLU(Module):
+class LeakyReLU(Elementwise):
     """u = z where z > 0, slope · z elsewhere; 0 <= slope < 1."""
 
-    rows_independent = True
-
     def __init__(self, slope: float = 0.01):
-        self.slope = self.number("slope", slope, "0 <= slope < 1", lambda slope: 0 <= slope < 1)
+        self.slope = arguments.number("slope", slope, "0 <= slope < 1", lambda slope: 0 <= slope < 1, of=self)
 
-    def forward(self, theta, z, mode):
-        u = f.leaky_relu(self.expect_floats(theta, z), self.slope)
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.leaky_relu(expect_floats(self, theta, z), self.slope)
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.leaky_relu_backward(saved, self.slope, v)
 
 
-class ELU(Module):
-    """u = z where z > 0, α (eᶻ - 1) elsewhere; α > 0.        Clevert et al., 2016"""
+class ELU(Elementwise):
+    """u = z where z > 0, α (eᶻ - 1) elsewhere; α > 0.
 
-    rows_independent = True
+    Clevert et al., 2016
+    """
 
     def __init__(self, alpha: float = 1.0):
-        self.alpha = self.number("alpha", alpha, "alpha > 0 and finite", lambda alpha: 0 < alpha < math.inf)
+        self.alpha = arguments.number("alpha", alpha, "alpha > 0 and finite", lambda alpha: 0 < alpha < math.inf, of=self)
 
-    def forward(self, theta, z, mode):
-        u = f.elu(self.expect_floats(theta, z), self.alpha)
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.elu(expect_floats(self, theta, z), self.alpha)
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.elu_backward(saved, self.alpha, v)
 
 
-class GELU(Module):
-    """u = z Φ(z), Φ the normal distribution function; approximate="tanh": its approximation.        Hendrycks and Gimpel, 2016"""
+class GELU(Elementwise):
+    """u = z Φ(z), Φ the normal distribution function; approximate="tanh": its approximation.
 
-    rows_independent = True
+    Hendrycks and Gimpel, 2016
+    """
 
     def __init__(self, approximate: str = "none"):
         if approximate not in ("none", "tanh"):
             raise ValueError(f"GELU's approximate must be 'none' or 'tanh', got {approximate!r}")
         self.approximate = approximate
 
-    def forward(self, theta, z, mode):
-        self.expect_floats(theta, z)
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        expect_floats(self, theta, z)
         return (f.gelu(z) if self.approximate == "none" else f.gelu_tanh(z)), z
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.gelu_backward(saved, v) if self.approximate == "none" else f.gelu_tanh_backward(saved, v)
 
 
-class SiLU(Module):
-    """u = z / (1 + e⁻ᶻ).        Elfwing et al., 2018"""
+class SiLU(Elementwise):
+    """u = z / (1 + e⁻ᶻ).
 
-    rows_independent = True
+    Elfwing et al., 2018
+    """
 
-    def forward(self, theta, z, mode):
-        return f.silu(self.expect_floats(theta, z)), z
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        return f.silu(expect_floats(self, theta, z)), z
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.silu_backward(saved, v)
 
 
-class Sigmoid(Module):
+class Sigmoid(Elementwise):
     """u = 1 / (1 + e⁻ᶻ)."""
 
-    rows_independent = True
-
-    def forward(self, theta, z, mode):
-        u = f.sigmoid(self.expect_floats(theta, z))
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.sigmoid(expect_floats(self, theta, z))
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.sigmoid_backward(saved, v)
 
 
-class Tanh(Module):
+class Tanh(Elementwise):
     """u = tanh(z)."""
 
-    rows_independent = True
-
-    def forward(self, theta, z, mode):
-        u = f.tanh(self.expect_floats(theta, z))
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.tanh(expect_floats(self, theta, z))
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.tanh_backward(saved, v)
 
 
-class Softplus(Module):
+class Softplus(Elementwise):
     """u = log(1 + eᶻ)."""
 
-    rows_independent = True
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        return f.softplus(expect_floats(self, theta, z)), z
 
-    def forward(self, theta, z, mode):
-        return f.softplus(self.expect_floats(theta, z)), z
-
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.softplus_backward(saved, v)
+
+
+class Identity(Elementwise):
+    """u = z."""
+
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, None]:
+        return z, None
+
+    def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
+        return v
 
 
 class AlongAxis(Module):
     """What softmax and its logarithm share: the axis, and whether rows stay independent."""
 
     def __init__(self, axis: int = -1):
-        self.axis = self.axis_number(axis)
+        self.axis = arguments.axis("axis", axis, of=self)
         self.rows_independent = self.axis == -1
 
-    def expect(self, theta, z):
-        self.expect_axis(theta, z, self.axis)
-        return self.expect_floats(theta, z)
+    def expect(self, theta: Windows, z: Array) -> Array:
+        expect_axis(self, theta, z, self.axis)
+        return expect_floats(self, theta, z)
 
 
 class Softmax(AlongAxis):
     """u = eᶻ / Σ eᶻ along axis. Its backward function is the whole Jacobian's; for training use CrossEntropy on logits."""
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
         u = f.softmax(self.expect(theta, z), self.axis)
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.softmax_backward(saved, self.axis, v)
 
 
 class LogSoftmax(AlongAxis):
     """u = z - log Σ eᶻ along axis."""
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
         u = f.log_softmax(self.expect(theta, z), self.axis)
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.log_softmax_backward(saved, self.axis, v)

@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from bpcore import arguments
+from bpcore.array import Array
 from bpcore.backend import namespace
+from bpcore.expect import expect_axis, expect_floats, expect_operands
 from bpcore.functional import arithmetic as f
-from bpcore.module import Module
+from bpcore.module import Mode, Module, Windows
+
+__all__ = [
+    "Add",
+    "Concatenate",
+    "Divide",
+    "Exp",
+    "Flatten",
+    "Log",
+    "MatMul",
+    "Mean",
+    "Multiply",
+    "Power",
+    "Reshape",
+    "Subtract",
+    "Sum",
+]
+
+Shape = tuple[int, ...]
+Pair = tuple[Array, Array]
 
 
 class Add(Module):
@@ -15,11 +38,11 @@ class Add(Module):
 
     rows_independent = True
 
-    def forward(self, theta, a, b, mode):
-        self.expect_operands(theta, a, b)
+    def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Shape]]:
+        expect_operands(self, theta, a, b)
         return f.add(a, b), (a.shape, b.shape)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: tuple[Shape, Shape], v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
         shape_a, shape_b = saved
         return f.add_backward(shape_a, shape_b, v)
 
@@ -29,11 +52,11 @@ class Subtract(Module):
 
     rows_independent = True
 
-    def forward(self, theta, a, b, mode):
-        self.expect_operands(theta, a, b)
+    def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Shape]]:
+        expect_operands(self, theta, a, b)
         return f.subtract(a, b), (a.shape, b.shape)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: tuple[Shape, Shape], v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
         shape_a, shape_b = saved
         return f.subtract_backward(shape_a, shape_b, v)
 
@@ -43,11 +66,11 @@ class Multiply(Module):
 
     rows_independent = True
 
-    def forward(self, theta, a, b, mode):
-        self.expect_operands(theta, a, b)
+    def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, Pair]:
+        expect_operands(self, theta, a, b)
         return f.multiply(a, b), (a, b)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Pair, v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
         a, b = saved
         return f.multiply_backward(a, b, v)
 
@@ -57,12 +80,14 @@ class Divide(Module):
 
     rows_independent = True
 
-    def forward(self, theta, a, b, mode):
-        self.expect_operands(theta, a, b)
+    def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Array, Array]]:
+        expect_operands(self, theta, a, b)
         u = f.divide(a, b)
         return u, (a.shape, b, u)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(
+        self, theta: Windows, saved: tuple[Shape, Array, Array], v: Array, gradient: Windows, need_dz: bool = True
+    ) -> Pair:
         shape_a, b, u = saved
         return f.divide_backward(shape_a, b, u, v)
 
@@ -70,14 +95,14 @@ class Divide(Module):
 class MatMul(Module):
     """u = a @ b: matrices in the last two axes of each, leading axes broadcast."""
 
-    def forward(self, theta, a, b, mode):
+    def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, Pair]:
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
             got = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ValueError(f"{self.name(theta)} expected shapes (..., n, m) and (..., m, k), got {got}; reshape one of them")
-        self.expect_operands(theta, a, b, apart=2)
+        expect_operands(self, theta, a, b, apart=2)
         return f.matmul(a, b), (a, b)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Pair, v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
         a, b = saved
         return f.matmul_backward(a, b, v)
 
@@ -87,11 +112,11 @@ class Exp(Module):
 
     rows_independent = True
 
-    def forward(self, theta, z, mode):
-        u = f.exp(self.expect_floats(theta, z))
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        u = f.exp(expect_floats(self, theta, z))
         return u, u
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.exp_backward(saved, v)
 
 
@@ -100,10 +125,10 @@ class Log(Module):
 
     rows_independent = True
 
-    def forward(self, theta, z, mode):
-        return f.log(self.expect_floats(theta, z)), z
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        return f.log(expect_floats(self, theta, z)), z
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.log_backward(saved, v)
 
 
@@ -114,20 +139,22 @@ class Power(Module):
 
     def __init__(self, exponent: float | None = None):
         rule = "or None for two inputs"
-        self.exponent = None if exponent is None else self.number("exponent", exponent, rule, math.isfinite)
+        self.exponent = None if exponent is None else arguments.number("exponent", exponent, rule, math.isfinite, of=self)
 
-    def forward(self, theta, a, *b, mode):
-        self.expect_floats(theta, a)
-        if len(b) != (self.exponent is None):
+    def forward(self, theta: Windows, a: Array, *others: Array, mode: Mode) -> tuple[Array, Any]:
+        expect_floats(self, theta, a)
+        if len(others) != (self.exponent is None):
             wanted = "two inputs" if self.exponent is None else "one input"
-            raise ValueError(f"{self.name(theta)} expected {wanted}, got {1 + len(b)}; an exponent is given for one input only")
+            got = 1 + len(others)
+            raise ValueError(f"{self.name(theta)} expected {wanted}, got {got}; an exponent is given for one input only")
         if self.exponent is not None:
             return f.power(a, self.exponent), a
-        self.expect_operands(theta, a, *b)
-        u = f.binary_power(a, *b)
-        return u, (a, *b, u)
+        (b,) = others
+        expect_operands(self, theta, a, b)
+        u = f.binary_power(a, b)
+        return u, (a, b, u)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Array | Pair:
         if self.exponent is not None:
             return f.power_backward(saved, self.exponent, v)
         a, b, u = saved
@@ -135,44 +162,49 @@ class Power(Module):
 
 
 class Reduction(Module):
-    """What Sum and Mean share: axis (one, a tuple, or None for all) and keepdims."""
+    """What Sum and Mean share: axis (a number, a tuple of them, or None for all axes) and keepdims."""
 
     def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+        self.axis: int | tuple[int, ...] | None
         if isinstance(axis, (list, tuple)):
-            self.axis: Any = tuple(map(self.axis_number, axis))
+            self.axis = tuple(arguments.axis("axis", number, of=self) for number in axis)
         else:
-            self.axis = None if axis is None else self.axis_number(axis)
+            self.axis = None if axis is None else arguments.axis("axis", axis, of=self)
         self.keepdims = keepdims
 
-    def axes(self, ndim):
-        return range(ndim) if self.axis is None else self.axis if isinstance(self.axis, tuple) else (self.axis,)
+    def axes(self, ndim: int) -> Sequence[int]:
+        """The axes that are summed over, of an array with ndim axes."""
+        if self.axis is None:
+            return range(ndim)
+        return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
-    def expect_axes(self, theta, z):
+    def expect_axes(self, theta: Windows, z: Array) -> Array:
+        """z, or an error unless it holds floats and has the axes, each named once."""
         axes = self.axes(z.ndim)
         for axis in axes:
-            self.expect_axis(theta, z, axis)
+            expect_axis(self, theta, z, axis)
         if len({axis % z.ndim for axis in axes}) < len(axes):
             raise ValueError(f"{self.name(theta)} expected axes that differ, got {axes} for z of {z.ndim} axes; name each once")
-        return self.expect_floats(theta, z)
+        return expect_floats(self, theta, z)
 
 
 class Sum(Reduction):
-    """u = Σ z over axis; over all axes, a scalar, unless given."""
+    """u = Σ z over axis; by default over all axes: a scalar."""
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         return f.summation(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.summation_backward(v, saved, self.axis, self.keepdims)
 
 
 class Mean(Reduction):
-    """u = the mean of z over axis; over all axes, a scalar, unless given."""
+    """u = the mean of z over axis; by default over all axes: a scalar."""
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         return f.mean(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.mean_backward(v, saved, self.axis, self.keepdims)
 
 
@@ -180,17 +212,20 @@ class Concatenate(Module):
     """u = the inputs, one or more, joined along axis."""
 
     def __init__(self, axis: int = -1):
-        self.axis = self.axis_number(axis)
+        self.axis = arguments.axis("axis", axis, of=self)
 
-    def forward(self, theta, *z, mode):
-        self.expect_axis(theta, z[0], self.axis)
-        axis = self.axis % z[0].ndim
-        if len({(*one.shape[:axis], *one.shape[axis + 1 :]) for one in z}) > 1 or len({one.dtype for one in z}) > 1:
-            got = ", ".join(f"{tuple(one.shape)} of {one.dtype}" for one in z)
+    def forward(self, theta: Windows, z: Array, *others: Array, mode: Mode) -> tuple[Array, tuple[Shape, ...]]:
+        expect_axis(self, theta, z, self.axis)
+        inputs = (z, *others)
+        axis = self.axis % z.ndim
+        if len({(*x.shape[:axis], *x.shape[axis + 1 :]) for x in inputs}) > 1 or len({x.dtype for x in inputs}) > 1:
+            got = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)
             raise ValueError(f"{self.name(theta)} expected arrays that differ in axis {self.axis} alone, got {got}; reshape them")
-        return f.concatenate(z, self.axis), tuple(one.shape for one in z)
+        return f.concatenate(inputs, self.axis), tuple(x.shape for x in inputs)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(
+        self, theta: Windows, saved: tuple[Shape, ...], v: Array, gradient: Windows, need_dz: bool = True
+    ) -> tuple[Array, ...]:
         return f.concatenate_backward(saved, self.axis, v)
 
 
@@ -202,11 +237,11 @@ class Reshape(Module):
     def __init__(self, shape: tuple[int, ...]):
         if not isinstance(shape, (tuple, list)):
             raise ValueError(f"Reshape's shape must be a tuple, got {shape!r}; e.g. (28, 28, 1)")
-        self.shape = tuple(-1 if n == -1 else self.whole("shape", n) for n in shape)
+        self.shape = tuple(-1 if n == -1 else arguments.whole("shape", n, of=self) for n in shape)
         if self.shape.count(-1) > 1:
             raise ValueError(f"Reshape's shape must leave one size open at most, got {shape!r}")
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         try:
             return namespace(z).reshape(z, (z.shape[0], *self.shape)), z.shape
         except (ValueError, RuntimeError, IndexError) as error:
@@ -214,7 +249,7 @@ class Reshape(Module):
             repair = "choose a shape of as many entries, or fix the data"
             raise ValueError(f"{self.name(theta)} expected rows that reshape to {self.shape}, got {got}; {repair}") from error
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return namespace(v).reshape(v, saved)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bpcore.module import Module
+from bpcore.array import Array
+from bpcore.module import Mode, Module, Windows, expect_inputs
+from bpcore.modules.containers import add_gradient
+
+__all__ = ["Circuit"]
 
 
 class Circuit(Module):
@@ -16,14 +20,15 @@ class Circuit(Module):
 
         Circuit("x", {"h": (Linear(4, 4), "x"), "sum": (Add(), "x", "h")}, "sum")
 
-    Where a value goes to several nodes its gradients add. A node, or an input, that reaches no output is an error.
+    Where a value goes to several nodes its gradients add. A node, or an input, that reaches no output is an error. Every
+    node runs by itself: a circuit fuses nothing.
     """
 
     def __init__(self, inputs: str | Iterable[str], nodes: Mapping[str, tuple[Any, ...]], outputs: str | Iterable[str]):
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
         self.nodes = {name: tuple(node) if isinstance(node, (tuple, list)) else (node,) for name, node in nodes.items()}
         self.outputs = outputs if isinstance(outputs, str) else tuple(outputs)
-        self._ends = (outputs,) if isinstance(outputs, str) else self.outputs
+        self._ends = (outputs,) if isinstance(outputs, str) else tuple(self.outputs)
         self._check()
         self.children = {name: module for name, (module, *_) in self.nodes.items()}
         # Without dJ/dz of the inputs, only what lies behind a parameter needs a gradient.
@@ -33,6 +38,7 @@ class Circuit(Module):
                 self._behind.add(name)
 
     def _check(self) -> None:
+        """An error unless names differ, sources come before their nodes, and everything reaches an output."""
         seen = list(self.inputs)
         if len(set(seen)) != len(seen):
             raise ValueError(f"Circuit's inputs {seen} repeat a name; rename one")
@@ -59,26 +65,34 @@ class Circuit(Module):
             if name not in reached:
                 raise ValueError(f"Circuit's {name!r} reaches no output; use it, name it in outputs, or leave it out")
 
-    def forward(self, theta, *z, mode):
+    def forward(self, theta: Windows, *z: Array, mode: Mode) -> tuple[Any, list[Any]]:
         if len(z) != len(self.inputs):
             raise ValueError(f"{self.name(theta)} expected {len(self.inputs)} inputs {self.inputs}, got {len(z)}")
         values = dict(zip(self.inputs, z, strict=True))
-        saved = []
+        saved: list[Any] = []
         for (name, (_, *sources)), windows in zip(self.nodes.items(), theta.children, strict=True):
-            values[name], for_backward = self.children[name].forward(windows, *(values[s] for s in sources), mode=mode)
+            module = self.children[name]
+            inputs = [values[source] for source in sources]
+            try:
+                values[name], for_backward = module.forward(windows, *inputs, mode=mode)
+            except TypeError:
+                expect_inputs(module, windows, inputs)
+                raise
             saved.append(for_backward if mode.saving else None)
             if isinstance(values[name], tuple):
-                raise ValueError(f"{self.children[name].name(windows)} has several outputs, and a node has one; join them first")
-        u = tuple(values[end] for end in self._ends)
-        return (u[0] if isinstance(self.outputs, str) else u), saved
+                raise ValueError(f"{module.name(windows)} has several outputs, and a node has one; join them first")
+        if isinstance(self.outputs, str):
+            return values[self.outputs], saved
+        return tuple(values[end] for end in self._ends), saved
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
-        arriving: dict[str, Any] = {}
-        for end, one in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
-            add(arriving, end, one)
+    def backward(self, theta: Windows, saved: list[Any], v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        arriving: dict[str, Any] = {}  # dJ/d of each value, as far as its uses have been walked back
+        for end, of_end in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
+            add_gradient(arriving, end, of_end)
         order = list(zip(self.nodes.items(), theta.children, gradient.children, strict=True))
         for (name, (_, *sources)), windows, gradients in reversed(order):
-            for_backward, v = saved.pop(), arriving.pop(name, None)
+            for_backward = saved.pop()
+            v = arriving.pop(name, None)
             if v is None:  # nothing downstream has a gradient for it, as for labels
                 for _, window in gradients.items():
                     window[...] = 0.0
@@ -86,15 +100,9 @@ class Circuit(Module):
                 need = need_dz or any(source in self._behind for source in sources)
                 dz = self.children[name].backward(windows, for_backward, v, gradients, need)
                 if need:
-                    for source, one in zip(sources, dz if isinstance(dz, tuple) else (dz,), strict=True):
-                        add(arriving, source, one)
+                    for source, of_source in zip(sources, dz if isinstance(dz, tuple) else (dz,), strict=True):
+                        add_gradient(arriving, source, of_source)
         if not need_dz:
             return None
-        dz = tuple(arriving.get(name) for name in self.inputs)
-        return dz[0] if len(dz) == 1 else dz
-
-
-def add(arriving, name, v):
-    """Fan-out adds gradients; an array that came from elsewhere is not written to."""
-    if v is not None:
-        arriving[name] = arriving[name] + v if name in arriving else v
+        of_inputs = tuple(arriving.get(name) for name in self.inputs)
+        return of_inputs[0] if len(of_inputs) == 1 else of_inputs

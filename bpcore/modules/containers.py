@@ -1,20 +1,49 @@
-"""Composition: one after another, and around."""
+"""Composition: modules one after another, around a residual, and evaluated again instead of remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
-from bpcore.module import Module
-from bpcore.modules import activations as a
+from bpcore.array import Array
+from bpcore.module import Mode, Module, Windows, expect_inputs, wrong_inputs
+from bpcore.modules.activations import ReLU
 from bpcore.modules.linear import Linear, LinearReLU
-from bpcore.modules.normalization import Dropout, LayerNorm, RMSNorm
+
+__all__ = ["Recompute", "Residual", "Sequential"]
+
+FUSED: dict[tuple[type[Module], type[Module]], Callable[[Any], Module]] = {(Linear, ReLU): LinearReLU}
+
+
+def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
+    """The steps that a Sequential of these modules runs, each with its place among them.
+
+    Two neighbours whose classes are exactly a pair of FUSED run as one step, at the place of the first: one primitive, which
+    is defined as the second of the first. A subclass is another class; so is an observed module, and `cost` and
+    `first_not_finite` see each module by itself: the operations and saved arrays of the step, each in its module's row.
+    """
+    steps: list[tuple[int, Module]] = []
+    before: Module | None = None
+    for i, module in enumerate(modules):
+        step = None if before is None else FUSED.get((type(before), type(module)))
+        if step is None:
+            steps.append((i, module))
+            before = module
+        else:
+            steps[-1] = (i - 1, step(before))
+            before = None
+    return steps
 
 
 class Sequential(Module):
-    """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]) of section 7.4.2. Children are "0", "1", ..."""
+    """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
+
+    A Linear and a ReLU right after it run as one step (see `fused`). Further inputs, such as a mask, go by their names to
+    the children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The
+    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
+
+    Section 7.4.2
+    """
 
     def __init__(self, *modules: Module):
         for module in modules:
@@ -23,42 +52,79 @@ class Sequential(Module):
         self.modules = modules
         self.children = {str(i): module for i, module in enumerate(modules)}
         self.rows_independent = all(module.rows_independent for module in modules)
+        self.further = tuple(dict.fromkeys(name for module in modules for name in module.further))
         # Without dJ/dz of the whole, modules before the first parameter have nothing to compute.
         self.first = next((i for i, module in enumerate(modules) if module.trained), len(modules))
-        # What runs, with its place among the children: a Linear and a ReLU after it are one.
-        self.steps: list[tuple[int, Module]] = []
-        for i, module in enumerate(modules):
-            before = modules[i - 1] if i else None
-            if type(module) is a.ReLU and isinstance(before, Linear) and type(before) is Linear:
-                self.steps[-1] = i - 1, LinearReLU(before)
-            else:
-                self.steps.append((i, module))
+        self.steps = fused(modules)
 
-    def with_children(self, children: Mapping[str, Module]) -> Module:
+    def with_children(self, children: Mapping[str, Module]) -> Any:
         other = super().with_children(children)
-        other.steps = list(enumerate(children.values()))
+        other.steps = fused(children.values())
         return other
 
-    def forward(self, theta, z, mode):
-        saved = []
-        for i, module in self.steps:
-            z, for_backward = module.forward(theta.children[i], z, mode=mode)
-            saved.append(for_backward if mode.saving else None)
-            for_backward = None  # let go, before the next module needs memory
+    def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode) -> tuple[Any, Any]:
+        if further:
+            return self.forward_further(theta, z, further, mode)
+        saved: list[Any] = []
+        try:
+            for i, module in self.steps:
+                z, for_backward = module.forward(theta.children[i], z, mode=mode)
+                saved.append(for_backward if mode.saving else None)
+                for_backward = None  # release it before the next module needs memory
+        except TypeError:
+            expect_inputs(module, theta.children[i], (z,))
+            raise
         return z, saved
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        if type(saved) is tuple:
+            return self.backward_further(theta, saved, v, gradient, need_dz)
         first = 0 if need_dz else self.first
-        # dJ/dθ[i] as soon as dJ/du[i] is there; what module i saved is let go on the way.        (7.74), (7.75)
+        # dJ/dθ[i] as soon as dJ/du[i] is there (7.74, 7.75); what module i saved is released on the way.
         for i, module in reversed(self.steps):
             if i < first:
                 break
             v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
         return v if need_dz else None
 
+    def forward_further(self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode) -> tuple[Any, Any]:
+        """`forward` with further inputs; saved is (the list, their number)."""
+        if len(further) > len(self.further):
+            raise wrong_inputs(self, theta, ("z", *self.further), 1 + len(further))
+        named = dict(zip(self.further, further, strict=False))
+        saved: list[Any] = []
+        for i, module in self.steps:
+            inputs = (z, *chosen(module, named))
+            try:
+                z, for_backward = module.forward(theta.children[i], *inputs, mode=mode)
+            except TypeError:
+                expect_inputs(module, theta.children[i], inputs)
+                raise
+            saved.append(for_backward if mode.saving else None)
+            inputs = for_backward = None  # type: ignore[assignment]  # release them before the next module needs memory
+        return z, (saved, len(further))
+
+    def backward_further(self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool) -> Any:
+        """`backward` with further inputs: (dz, the gradient of each further input or None)."""
+        of_children, n_further = saved
+        first = 0 if need_dz else self.first
+        arriving: dict[str, Any] = {}
+        for i, module in reversed(self.steps):
+            if i < first:
+                break
+            v = module.backward(theta.children[i], of_children.pop(), v, gradient.children[i], need_dz or i > first)
+            if isinstance(v, tuple):
+                v, *of_further = v
+                for name, d in zip(module.further, of_further, strict=False):
+                    add_gradient(arriving, name, d)
+        return (v, *(arriving.get(name) for name in self.further[:n_further])) if need_dz else None
+
 
 class Residual(Module):
-    """u = z + M(z), for an M that keeps the shape. The child is "body".        He et al., 2016"""
+    """u = z + M(z), for an M that keeps the shape. The child is "body"; it gets the further inputs too.
+
+    He et al., 2016
+    """
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
@@ -66,59 +132,71 @@ class Residual(Module):
         self.body = body
         self.children = {"body": body}
         self.rows_independent = body.rows_independent
+        self.further = body.further
 
-    def forward(self, theta, z, mode):
-        u, saved = self.children["body"].forward(theta.children[0], z, mode=mode)
+    def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode) -> tuple[Array, list[Any]]:
+        body, windows = self.children["body"], theta.children[0]
+        try:
+            if further:
+                u, saved = body.forward(windows, z, *further, mode=mode)
+            else:
+                u, saved = body.forward(windows, z, mode=mode)
+        except TypeError:
+            expect_inputs(body, windows, (z, *further))
+            raise
         if tuple(u.shape) != tuple(z.shape):
             got = f"{tuple(z.shape)} to {tuple(u.shape)}"
             raise ValueError(f"{self.name(theta)} expected a body that keeps the shape, got {got}; make its sizes agree")
         return z + u, [saved]
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         dz = self.children["body"].backward(theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
-        return v + dz if need_dz else None
+        if not need_dz:
+            return None
+        return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
 
 
-ACTIVATIONS = {
-    "relu": a.ReLU,
-    "leaky_relu": a.LeakyReLU,
-    "elu": a.ELU,
-    "gelu": a.GELU,
-    "silu": a.SiLU,
-    "sigmoid": a.Sigmoid,
-    "tanh": a.Tanh,
-    "softplus": a.Softplus,
-    "identity": a.Identity,
-}
-NORMALIZATIONS = {"layer_norm": LayerNorm, "rms_norm": RMSNorm}
+class Recompute(Module):
+    """u = M(z), saving z alone: the backward pass evaluates M again. The child is "body"; it gets the further inputs too.
 
+    Randomness is a function of the mode, so the masks are the same; buffers are tracked by the first evaluation only.
 
-class MLP(Sequential):
-    """A multi-layer network (7.72): Linear, then normalization, activation and dropout between layers, Linear last.
-
-    sizes: [n_in, hidden ..., n_out], two or more. activation: the snake_case name of an activation, or a module.
-    dropout: its p, 0 for none. normalization: "layer_norm", "rms_norm" or None. The first weights are He's normal before
-    the ReLU family, Glorot's before sigmoid and tanh, and LeCun's normal in the last layer.
+    Chen et al., 2016
     """
 
-    def __init__(self, sizes: Any, activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None):
-        if isinstance(sizes, (str, int)) or len(sizes) < 2:
-            raise ValueError(f"MLP's sizes must have the input's and the output's at least, got {sizes!r}; e.g. [64, 128, 10]")
-        sizes = tuple(self.whole("sizes", n) for n in sizes)
-        if not isinstance(activation, Module) and activation not in ACTIVATIONS:
-            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
-        if normalization is not None and normalization not in NORMALIZATIONS:
-            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
-        self.sizes, self.activation, self.normalization = sizes, activation, normalization
-        self.dropout = self.number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1)
-        sigma = activation if isinstance(activation, Module) else ACTIVATIONS[activation]()
-        initializer = GlorotNormal() if isinstance(sigma, (a.Sigmoid, a.Tanh)) else HeNormal()
-        layers: list[Module] = []
-        for n_in, n_out in pairwise(sizes[:-1]):
-            layers.append(Linear(n_in, n_out, initializer=initializer))
-            if normalization is not None:
-                layers.append(NORMALIZATIONS[normalization](n_out))
-            layers.append(sigma)
-            if dropout:
-                layers.append(Dropout(self.dropout))
-        super().__init__(*layers, Linear(sizes[-2], sizes[-1], initializer=LeCunNormal()))
+    def __init__(self, body: Module):
+        if not isinstance(body, Module):
+            raise TypeError(f"Recompute expected a module, got {body!r}; e.g. Recompute(TransformerBlock(64, 4))")
+        self.body = body
+        self.children = {"body": body}
+        self.rows_independent = body.rows_independent
+        self.further = body.further
+
+    def forward(self, theta: Windows, *z: Any, mode: Mode) -> tuple[Any, tuple[Any, Mode]]:
+        body, windows = self.children["body"], theta.children[0]
+        try:
+            u, _ = body.forward(windows, *z, mode=mode.forgetting())
+        except TypeError:
+            expect_inputs(body, windows, z)
+            raise
+        return u, (z, mode)
+
+    def backward(self, theta: Windows, saved: tuple[Any, Mode], v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        z, mode = saved
+        body = self.children["body"]
+        _, again = body.forward(theta.children[0], *z, mode=mode.again())
+        return body.backward(theta.children[0], again, v, gradient.children[0], need_dz)
+
+
+def chosen(module: Module, named: Mapping[str, Array | None]) -> list[Array | None]:
+    """The further inputs among `named` that the module takes, in its order; None where one is missing before another."""
+    inputs = [named.get(name) for name in module.further]
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    return inputs
+
+
+def add_gradient(arriving: dict[str, Any], name: str, v: Array | None) -> None:
+    """Fan-out adds gradients; an array that came from elsewhere is not written to."""
+    if v is not None:
+        arriving[name] = arriving[name] + v if name in arriving else v

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from bpcore.arguments import whole
+from bpcore.array import Array
+from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.initializers import HeNormal, Zeros
-from bpcore.module import Module, Parameter
+from bpcore.module import Initializer, Mode, Module, Parameter, Windows
+
+__all__ = ["Linear", "Weight"]
 
 
 class Linear(Module):
-    """MM: u = z W + b over the last axis.        section 7.4.3, rows as in 7.5
+    """MM: u = z W + b over the last axis.
 
-    z (..., n_in), u (..., n_out). Parameters: W (n_in, n_out), drawn by `initializer` (He's normal unless given), and b
+    z (..., n_in), u (..., n_out). Parameters: W (n_in, n_out), drawn by `initializer` (by default He's normal), and b
     (n_out,), zeros, without weight decay; `bias=False` leaves b out.
+
+    Section 7.4.3, rows as in 7.5
     """
 
     rows_independent = True
 
-    def __init__(self, n_in: int, n_out: int, bias: bool = True, initializer: Any = None):
-        self.n_in, self.n_out, self.bias = self.whole("n_in", n_in), self.whole("n_out", n_out), bias
+    def __init__(self, n_in: int, n_out: int, bias: bool = True, initializer: Initializer | None = None):
+        self.n_in = whole("n_in", n_in, of=self)
+        self.n_out = whole("n_out", n_out, of=self)
+        self.bias = bias
         self.initializer = initializer
         self.parameters = {
             "W": Parameter((self.n_in, self.n_out), initializer or HeNormal()),
             "b": Parameter((self.n_out,), Zeros(), decay=False) if bias else None,
         }
 
-    def forward(self, theta, z, mode):
-        self.expect_features(theta, z, self.n_in, theta.W, "n_in")
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        expect_features(self, theta, z, self.n_in, theta.W, "n_in")
         return linear(z, theta.W, theta.b), z
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
         return linear_backward(saved, theta.W, v, gradient.W, gradient.b, need_dz)
 
 
 class LinearReLU(Module):
-    """A Linear and the ReLU after it as one: u = max(z W + b, 0). The windows are the Linear's."""
+    """A Linear and the ReLU after it as one step, u = max(z W + b, 0), on the Linear's windows: see `fused`."""
 
     def __init__(self, linear: Linear):
         self.linear = linear
 
-    def forward(self, theta, z, mode):
-        self.linear.expect_features(theta, z, self.linear.n_in, theta.W, "n_in")
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
+        expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
         u = linear_relu(z, theta.W, theta.b)
         return u, (z, u)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(
+        self, theta: Windows, saved: tuple[Array, Array], v: Array, gradient: Windows, need_dz: bool = True
+    ) -> Array | None:
         z, u = saved
         return linear_relu_backward(z, theta.W, u, v, gradient.W, gradient.b, need_dz)
 
@@ -53,18 +62,20 @@ class LinearReLU(Module):
 class Weight(Module):
     """A parameter W of the given shape as a module without input, u = W: an operand of a circuit.
 
-    `initializer`: He's normal unless given; decay: whether weight decay applies to it. B[Weight, W](v) = v.
+    initializer: by default He's normal; decay: whether weight decay applies to W. B[Weight, W](v) = v.
     """
 
-    def __init__(self, shape: tuple[int, ...], initializer: Any = None, decay: bool = True):
+    def __init__(self, shape: tuple[int, ...], initializer: Initializer | None = None, decay: bool = True):
         if not isinstance(shape, (tuple, list)):
             raise ValueError(f"Weight's shape must be a tuple, got {shape!r}; e.g. (64, 10)")
-        self.shape, self.initializer, self.decay = tuple(self.whole("shape", n) for n in shape), initializer, decay
+        self.shape = tuple(whole("shape", n, of=self) for n in shape)
+        self.initializer = initializer
+        self.decay = decay
         self.parameters = {"W": Parameter(self.shape, initializer or HeNormal(), decay)}
 
-    def forward(self, theta, mode):
+    def forward(self, theta: Windows, mode: Mode) -> tuple[Array, None]:
         return theta.W, None
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> tuple[()]:
         gradient.W[...] = v
         return ()

@@ -9,13 +9,39 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from bpcore.arguments import number
+from bpcore.array import Array
 from bpcore.backend import is_floating, kind, namespace
+from bpcore.expect import expect_floats
 from bpcore.functional import losses as f
-from bpcore.module import Array, Module, Windows
+from bpcore.module import Mode, Module, Windows
+
+__all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
+
+Saved = tuple[Array, Array, Array | None]  # what ℓ is a function of, labels, weights
+Gradients = tuple[Array | None, ...]  # dz, then None for the labels, and for weights
 
 
 class Loss(Module):
-    """What losses share: the checks of shapes, and Σ w."""
+    """A loss J = Σ w ℓ / Σ w: a module of outputs z, labels y and optional weights w, with a scalar for output.
+
+    A subclass defines `forward`, which begins with `self.expect`, and `backward`. It may override `examples`, the shape of
+    ℓ, and `check_labels`, which sees the labels' values on the host. casts_labels = True takes labels of any dtype.
+
+        >>> import bpcore as bp
+        >>> from bpcore.functional.losses import share, weighted_mean
+        >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output an example
+        ...     def forward(
+        self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode
+    ) -> tuple[Array, Saved]:
+        ...         self.expect(theta, z, y, weights)
+        ...         return weighted_mean((z - y) ** 4 / 4, weights), (z, y, weights)
+        ...     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
+        ...         z, y, weights = saved
+        ...         dz = (z - y) ** 3 * share(v, weights, z.shape, z.ndim)
+        ...         return (dz, None) if weights is None else (dz, None, None)  # labels and weights have none
+        >>> bp.check_module(Quartic(), (5,), (5,))
+    """
 
     casts_labels = False  # whether labels of any dtype are taken
 
@@ -32,7 +58,7 @@ class Loss(Module):
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
         """Raise unless z and y have one shape and dtype, and weights that of the examples."""
-        self.expect_floats(theta, z)
+        expect_floats(self, theta, z)
         if tuple(z.shape) != tuple(y.shape):
             raise ValueError(
                 f"{self.name(theta)} expected outputs and labels of one shape, got {tuple(z.shape)} and {tuple(y.shape)}; "
@@ -56,44 +82,52 @@ class Loss(Module):
 
 
 class SquaredError(Loss):
-    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.        section 7.4.3"""
+    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.
 
-    def forward(self, theta, z, y, weights=None, *, mode):
+    section 7.4.3
+    """
+
+    def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
         return f.squared_error(z, y, weights), (z, y, weights)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
         return (f.squared_error_backward(*saved, v), *absent(saved))
 
 
 class Huber(Loss):
-    """ℓ = ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y, summed over outputs.        Huber, 1964"""
+    """ℓ = ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y, summed over outputs.
+
+    Huber, 1964
+    """
 
     def __init__(self, delta: float = 1.0):
-        self.delta = self.number("delta", delta, "delta > 0", lambda delta: delta > 0)
+        self.delta = number("delta", delta, "delta > 0", lambda delta: delta > 0, of=self)
 
-    def forward(self, theta, z, y, weights=None, *, mode):
+    def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
         return f.huber(z, y, weights, self.delta), (z, y, weights)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
         return (f.huber_backward(*saved, self.delta, v), *absent(saved))
 
 
 class LogisticLoss(Loss):
-    """ℓ = log(1 + eᵗ) - y t from logits t and labels y in {0, 1}, or probabilities, summed over outputs.        (7.70)
+    """ℓ = log(1 + eᵗ) - y t from logits t and labels y in {0, 1}, or probabilities, summed over outputs.
 
     y: integers, booleans or floats, of t's shape.
+
+    (7.70)
     """
 
     casts_labels = True
 
-    def forward(self, theta, t, y, weights=None, *, mode):
+    def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, t, y, weights)
         y = namespace(t).astype(y, t.dtype, copy=False)
         return f.logistic(t, y, weights), (t, y, weights)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
         return (f.logistic_backward(*saved, v), *absent(saved))
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
@@ -102,20 +136,22 @@ class LogisticLoss(Loss):
 
 
 class CrossEntropy(Loss):
-    """ℓ = -log softmax(t)_y from logits t (..., k).        (7.71)
+    """ℓ = -log softmax(t)_y from logits t (..., k).
 
     y: class indices, integers (...), or probability rows (..., k) that each sum to 1. smoothing: ε in 0 <= ε < 1 replaces
-    the label's distribution by (1 - ε) of it and ε / k on every class.        Szegedy et al., 2016
+    the label's distribution by (1 - ε) of it and ε / k on every class.
+
+    (7.71); smoothing: Szegedy et al., 2016
     """
 
     def __init__(self, smoothing: float = 0.0):
-        self.smoothing = self.number("smoothing", smoothing, "0 <= smoothing < 1", lambda smoothing: 0 <= smoothing < 1)
+        self.smoothing = number("smoothing", smoothing, "0 <= smoothing < 1", lambda smoothing: 0 <= smoothing < 1, of=self)
 
     def examples(self, y: Array) -> tuple[int, ...]:
         return tuple(y.shape[:-1]) if is_floating(y) else tuple(y.shape)
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        self.expect_floats(theta, z)
+        expect_floats(self, theta, z)
         floating = is_floating(y)
         expected = tuple(z.shape) if floating else tuple(z.shape[:-1])
         if (floating and z.ndim == y.ndim + 1) or kind(y) == "bool":
@@ -132,12 +168,12 @@ class CrossEntropy(Loss):
             raise TypeError(f"{self.name(theta)} expected rows of dtype {z.dtype}, got {y.dtype}; convert: y.astype('{z.dtype}')")
         self.expect_weights(theta, z, y, weights)
 
-    def forward(self, theta, t, y, weights=None, *, mode):
+    def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, t, y, weights)
         J, phi = f.cross_entropy(t, y, weights, self.smoothing)
         return J, (phi, y, weights)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
         return (f.cross_entropy_backward(*saved, self.smoothing, v), *absent(saved))
 
     def check_labels(self, y: Any, n_outputs: int) -> None:

@@ -4,62 +4,74 @@ from __future__ import annotations
 
 from typing import Any
 
+from bpcore.arguments import whole
+from bpcore.array import Array
 from bpcore.backend import namespace
-from bpcore.functional import convolution as f
+from bpcore.expect import expect_floats
 from bpcore.functional.arithmetic import mean, mean_backward
-from bpcore.module import Module
-from bpcore.modules.convolution import Windowed
+from bpcore.functional.convolution import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from bpcore.module import Mode, Module, Windows
+from bpcore.modules.convolution import Padding, Sizes, Windowed
+
+__all__ = ["AvgPool2d", "GlobalAvgPool", "MaxPool2d", "Upsample"]
+
+Shape = tuple[int, ...]
 
 
 class Pool(Windowed):
-    """What pooling shares. stride: the kernel's size unless given."""
+    """What pooling shares. stride: by default the kernel's size."""
 
-    def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0):
-        self.place(kernel, kernel if stride is None else stride, padding)
+    def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
+        self.kernel = kernel
+        self.stride = kernel if stride is None else stride
+        self.padding = padding
+        self.place(kernel, self.stride, padding)
 
 
 class MaxPool2d(Pool):
     """u = the maximum over each place of the kernel; its gradient goes to the first entry that has it."""
 
-    def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0):
+    def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
         super().__init__(kernel, stride, padding)
-        if padding not in ("same", "valid") and any(p >= k for (p, _), k in zip(self._padding, self._kernel, strict=True)):
+        if any(before >= size for (before, _), size in zip(self._padding or (), self._kernel, strict=False)):
             raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less")
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Shape, Any]]:
         self.expect_images(theta, z)
-        u, first = f.max_pool2d(z, self.window(theta, z.shape))
+        u, first = max_pool2d(z, self.placement(theta, z.shape))
         return u, (z.shape, first)
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: tuple[Shape, Any], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         shape, first = saved
-        window = self.window(theta, shape)
-        return f.max_pool2d_backward(first, v, window, *shape[1:3])
+        return max_pool2d_backward(first, v, self.placement(theta, shape), *shape[1:3])
 
 
 class AvgPool2d(Pool):
     """u = the mean over each place of the kernel, padding counting as zero."""
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         self.expect_images(theta, z)
-        return f.avg_pool2d(z, self.window(theta, z.shape)), z.shape
+        return avg_pool2d(z, self.placement(theta, z.shape)), z.shape
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
-        return f.avg_pool2d_backward(v, self.window(theta, saved), *saved[1:3])
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
+        return avg_pool2d_backward(v, self.placement(theta, saved), *saved[1:3])
 
 
 class GlobalAvgPool(Module):
-    """u (n, c) = the mean of z (n, ..., c) over all axes between.        Lin et al., 2014"""
+    """u (n, c) = the mean of z (n, ..., c) over all axes between.
+
+    Lin et al., 2014
+    """
 
     rows_independent = True
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         if z.ndim < 3 or 0 in z.shape[1:-1]:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels) with an axis between, got {got}; reshape the data")
-        return mean(self.expect_floats(theta, z), tuple(range(1, z.ndim - 1)), False), z.shape
+        return mean(expect_floats(self, theta, z), tuple(range(1, z.ndim - 1)), False), z.shape
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return mean_backward(v, saved, tuple(range(1, len(saved) - 1)), False)
 
 
@@ -69,18 +81,18 @@ class Upsample(Module):
     rows_independent = True
 
     def __init__(self, factor: int):
-        self.factor = self.whole("factor", factor)
+        self.factor = whole("factor", factor, of=self)
 
-    def forward(self, theta, z, mode):
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         if z.ndim != 4:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected images (n, height, width, channels), got {got}; reshape the data")
         xp, k = namespace(z), self.factor
         n, h, w, c = z.shape
-        u = xp.broadcast_to(xp.reshape(self.expect_floats(theta, z), (n, h, 1, w, 1, c)), (n, h, k, w, k, c))
+        u = xp.broadcast_to(xp.reshape(expect_floats(self, theta, z), (n, h, 1, w, 1, c)), (n, h, k, w, k, c))
         return xp.reshape(u, (n, h * k, w * k, c)), z.shape
 
-    def backward(self, theta, saved, v, gradient, need_dz=True):
+    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         xp, k = namespace(v), self.factor
         n, h, w, c = saved
         return xp.sum(xp.reshape(v, (n, h, k, w, k, c)), axis=(2, 4))

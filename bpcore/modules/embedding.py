@@ -1,0 +1,58 @@
+"""Rows of a matrix named by ids, and the output layer that shares them."""
+
+from __future__ import annotations
+
+from bpcore.arguments import whole
+from bpcore.array import Array
+from bpcore.backend import kind
+from bpcore.expect import expect_features
+from bpcore.functional.linear import linear, linear_backward
+from bpcore.functional.sequences import embedding, embedding_backward
+from bpcore.initializers import Normal
+from bpcore.module import Initializer, Mode, Module, Parameter, Windows
+
+__all__ = ["Embedding", "Unembed"]
+
+
+class Embedding(Module):
+    """u = the rows of W that ids name: ids (...), integers from 0 to n - 1, u (..., d).
+
+    Parameter: W (n, d), by default normal with standard deviation 0.02. Ids out of range are an error where values may be
+    looked at: at the door of `fit`, when a network is called, in `evaluate`; on a CPU in every step.
+    """
+
+    rows_independent = True
+
+    def __init__(self, n: int, d: int, initializer: Initializer | None = None):
+        self.n = whole("n", n, of=self)
+        self.d = whole("d", d, of=self)
+        self.initializer = initializer
+        self.parameters = {"W": Parameter((self.n, self.d), initializer or Normal(0.02))}
+
+    def forward(self, theta: Windows, ids: Array, mode: Mode) -> tuple[Array, Array]:
+        if kind(ids) != "integral":
+            raise TypeError(f"{self.name(theta)} expected ids of an integer dtype, got {ids.dtype}; convert: ids.astype('int64')")
+        mode.expect_range(self.name(theta), ids, self.n)
+        return embedding(ids, theta.W), ids
+
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> None:
+        embedding_backward(saved, v, gradient.W)
+
+
+class Unembed(Module):
+    """The output layer that shares an embedding's parameter: t = z Wᵀ, (..., d) to (..., n). Its gradient adds to W's."""
+
+    rows_independent = True
+
+    def __init__(self, embedding: Embedding):
+        if not isinstance(embedding, Embedding):
+            raise TypeError(f"Unembed expected the Embedding whose parameter it shares, got {embedding!r}")
+        self.embedding = embedding
+        self.parameters = {"W": embedding.parameters["W"]}
+
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        expect_features(self, theta, z, self.embedding.d, theta.W, "d")
+        return linear(z, theta.W.T, None), z
+
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
+        return linear_backward(saved, theta.W.T, v, gradient.W.T, None, need_dz)

@@ -1,0 +1,69 @@
+"""The multi-layer network of the notes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from bpcore.arguments import number, whole
+from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
+from bpcore.module import Module
+from bpcore.modules import activations
+from bpcore.modules.activations import Elementwise, Sigmoid, Tanh
+from bpcore.modules.containers import Sequential
+from bpcore.modules.dropout import Dropout
+from bpcore.modules.linear import Linear
+from bpcore.modules.normalization import LayerNorm, RMSNorm
+
+__all__ = ["MLP"]
+
+
+def snake_case(name: str) -> str:
+    """A class's name in snake_case: LeakyReLU is leaky_relu."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+# Every elementwise activation by its name, in the order of activations.py.
+ACTIVATIONS: dict[str, type[Elementwise]] = {
+    snake_case(name): thing
+    for name, thing in vars(activations).items()
+    if name in activations.__all__ and issubclass(thing, Elementwise)
+}
+NORMALIZATIONS: dict[str, type[LayerNorm | RMSNorm]] = {"layer_norm": LayerNorm, "rms_norm": RMSNorm}
+
+
+class MLP(Sequential):
+    """A multi-layer network: Linear, then normalization, activation and dropout between layers, Linear last.
+
+    sizes: [n_in, hidden ..., n_out], two or more. activation: the snake_case name of an activation, or a module.
+    dropout: its p, 0 for none. normalization: "layer_norm", "rms_norm" or None. The first weights are He's normal before
+    the ReLU family, Glorot's before sigmoid and tanh, and LeCun's normal in the last layer.
+
+    (7.72)
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None
+    ):
+        if isinstance(sizes, (str, int)) or len(sizes) < 2:
+            raise ValueError(f"MLP's sizes must have the input's and the output's at least, got {sizes!r}; e.g. [64, 128, 10]")
+        self.sizes = tuple(whole("sizes", n, of=self) for n in sizes)
+        if not isinstance(activation, Module) and activation not in ACTIVATIONS:
+            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        if normalization is not None and normalization not in NORMALIZATIONS:
+            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
+        self.activation = activation
+        self.normalization = normalization
+        self.dropout = number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1, of=self)
+        sigma = activation if isinstance(activation, Module) else ACTIVATIONS[activation]()
+        initializer = GlorotNormal() if isinstance(sigma, (Sigmoid, Tanh)) else HeNormal()
+        layers: list[Module] = []
+        for n_in, n_out in pairwise(self.sizes[:-1]):
+            layers.append(Linear(n_in, n_out, initializer=initializer))
+            if normalization is not None:
+                layers.append(NORMALIZATIONS[normalization](n_out))
+            layers.append(sigma)
+            if dropout:
+                layers.append(Dropout(self.dropout))
+        super().__init__(*layers, Linear(self.sizes[-2], self.sizes[-1], initializer=LeCunNormal()))

@@ -1,0 +1,67 @@
+"""The transformer's block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpcore.array import Array
+from bpcore.module import Mode, Module, Windows
+from bpcore.modules.activations import GELU
+from bpcore.modules.attention import MultiHeadAttention
+from bpcore.modules.containers import Residual, Sequential
+from bpcore.modules.dropout import Dropout
+from bpcore.modules.linear import Linear
+from bpcore.modules.normalization import LayerNorm
+
+__all__ = ["TransformerBlock"]
+
+
+class TransformerBlock(Module):
+    """u = y + F(LN(y)) with y = z + Attention(LN(z)), F = Linear, GELU, Linear: the pre-norm block.
+
+    z (n, tokens, d); mask, an optional second input, is attention's. hidden: by default 4 d. dropout: on A, and on what
+    attention and F add.
+
+    Xiong et al., 2020
+    """
+
+    further = ("mask",)
+
+    def __init__(
+        self,
+        d: int,
+        heads: int,
+        causal: bool = False,
+        dropout: float = 0,
+        hidden: int | None = None,
+        rotary: bool = False,
+    ):
+        self.d, self.heads, self.hidden = d, heads, hidden
+        self.causal, self.dropout, self.rotary = causal, dropout, rotary
+        self.rows_independent = not dropout
+        width = 4 * d if hidden is None else hidden
+        feed = Sequential(LayerNorm(d), Linear(d, width), GELU(), Linear(width, d), Dropout(dropout))
+        self.children = {
+            "norm": LayerNorm(d),
+            "attention": MultiHeadAttention(d, heads, causal, dropout, rotary),
+            "dropout": Dropout(dropout),
+            "feed": Residual(feed),
+        }
+
+    def forward(self, theta: Windows, z: Array, mask: Array | None = None, *, mode: Mode) -> tuple[Array, list[Any]]:
+        norm, attention, dropout, feed = self.children.values()
+        h, of_norm = norm.forward(theta["norm"], z, mode=mode)
+        h, of_attention = attention.forward(theta["attention"], h, mask, mode=mode)
+        h, of_dropout = dropout.forward(theta["dropout"], h, mode=mode)
+        u, of_feed = feed.forward(theta["feed"], z + h, mode=mode)
+        return u, [of_norm, of_attention, of_dropout, of_feed]
+
+    def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
+        norm, attention, dropout, feed = self.children.values()
+        v = feed.backward(theta["feed"], saved.pop(), v, gradient["feed"], True)
+        d = dropout.backward(theta["dropout"], saved.pop(), v, gradient["dropout"], True)
+        d = attention.backward(theta["attention"], saved.pop(), d, gradient["attention"], True)
+        masked = isinstance(d, tuple)
+        d = norm.backward(theta["norm"], saved.pop(), d[0] if masked else d, gradient["norm"], need_dz)
+        dz = v + d if need_dz else None
+        return (dz, None) if masked else dz
