@@ -58,7 +58,7 @@ class LeakyReLU(Elementwise):
         return u, u
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.leaky_relu_backward(saved, self.slope, v)
+        return f.leaky_relu_backward(saved, v, self.slope)
 
 
 class ELU(Elementwise):
@@ -75,7 +75,7 @@ class ELU(Elementwise):
         return u, u
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.elu_backward(saved, self.alpha, v)
+        return f.elu_backward(saved, v, self.alpha)
 
 
 class GELU(Elementwise):
@@ -172,7 +172,7 @@ class Softmax(AlongAxis):
         return u, u
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.softmax_backward(saved, self.axis, v)
+        return f.softmax_backward(saved, v, self.axis)
 
 
 class LogSoftmax(AlongAxis):
@@ -183,4 +183,4 @@ class LogSoftmax(AlongAxis):
         return u, u
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.log_softmax_backward(saved, self.axis, v)
+        return f.log_softmax_backward(saved, v, self.axis)

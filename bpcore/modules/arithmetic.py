@@ -156,7 +156,7 @@ class Power(Module):
 
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Array | Pair:
         if self.exponent is not None:
-            return f.power_backward(saved, self.exponent, v)
+            return f.power_backward(saved, v, self.exponent)
         a, b, u = saved
         return f.binary_power_backward(a, b, u, v)
 
@@ -195,7 +195,7 @@ class Sum(Reduction):
         return f.summation(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.summation_backward(v, saved, self.axis, self.keepdims)
+        return f.summation_backward(saved, v, self.axis, self.keepdims)
 
 
 class Mean(Reduction):
@@ -205,7 +205,7 @@ class Mean(Reduction):
         return f.mean(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.mean_backward(v, saved, self.axis, self.keepdims)
+        return f.mean_backward(saved, v, self.axis, self.keepdims)
 
 
 class Concatenate(Module):
@@ -226,7 +226,7 @@ class Concatenate(Module):
     def backward(
         self, theta: Windows, saved: tuple[Shape, ...], v: Array, gradient: Windows, need_dz: bool = True
     ) -> tuple[Array, ...]:
-        return f.concatenate_backward(saved, self.axis, v)
+        return f.concatenate_backward(saved, v, self.axis)
 
 
 class Reshape(Module):

@@ -9,7 +9,8 @@ from bpcore.array import Array
 from bpcore.backend import kind, namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
-from bpcore.functional.sequences import attention, attention_backward, rotate_heads
+from bpcore.functional.attention import attention, attention_backward
+from bpcore.functional.positions import rotate_heads
 from bpcore.initializers import GlorotUniform, Zeros
 from bpcore.module import Mode, Module, Parameter, Windows
 from bpcore.modules.dropout import Dropout
@@ -65,7 +66,7 @@ class MultiHeadAttention(Module):
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         z, qkv, mask, keep, mixed, L = saved
         v = linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True)
-        dqkv = attention_backward(qkv, self.heads, self.causal, mask, keep, self.dropout, mixed, L, v)
+        dqkv = attention_backward(qkv, mask, keep, mixed, L, v, self.heads, self.causal, self.dropout)
         if self.rotary:
             dqkv = rotate_heads(dqkv, self.heads, -1.0)
         dz = linear_backward(z, theta.W, dqkv, gradient.W, gradient.b, need_dz)

@@ -9,8 +9,7 @@ from bpcore.arguments import whole
 from bpcore.array import Array
 from bpcore.backend import namespace
 from bpcore.expect import expect_features, expect_floats
-from bpcore.functional.convolution import Window as Placement
-from bpcore.functional.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 

@@ -7,7 +7,7 @@ from bpcore.array import Array
 from bpcore.backend import kind
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
-from bpcore.functional.sequences import embedding, embedding_backward
+from bpcore.functional.embedding import embedding, embedding_backward
 from bpcore.initializers import Normal
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 

@@ -109,7 +109,7 @@ class Huber(Loss):
         return f.huber(z, y, weights, self.delta), (z, y, weights)
 
     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
-        return (f.huber_backward(*saved, self.delta, v), *absent(saved))
+        return (f.huber_backward(*saved, v, self.delta), *absent(saved))
 
 
 class LogisticLoss(Loss):
@@ -174,7 +174,7 @@ class CrossEntropy(Loss):
         return J, (phi, y, weights)
 
     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
-        return (f.cross_entropy_backward(*saved, self.smoothing, v), *absent(saved))
+        return (f.cross_entropy_backward(*saved, v, self.smoothing), *absent(saved))
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.dtype.kind == "f":

@@ -9,7 +9,7 @@ from bpcore.array import Array
 from bpcore.backend import namespace
 from bpcore.expect import expect_floats
 from bpcore.functional.arithmetic import mean, mean_backward
-from bpcore.functional.convolution import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.convolution import Padding, Sizes, Windowed
 
@@ -72,7 +72,7 @@ class GlobalAvgPool(Module):
         return mean(expect_floats(self, theta, z), tuple(range(1, z.ndim - 1)), False), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return mean_backward(v, saved, tuple(range(1, len(saved) - 1)), False)
+        return mean_backward(saved, v, tuple(range(1, len(saved) - 1)), False)
 
 
 class Upsample(Module):

@@ -8,8 +8,8 @@ from bpcore.arguments import whole
 from bpcore.array import Array
 from bpcore.backend import namespace
 from bpcore.expect import expect_features, expect_floats
-from bpcore.functional.arithmetic import sum_over
-from bpcore.functional.sequences import rotate, sinusoids
+from bpcore.functional.numerics import sum_over
+from bpcore.functional.positions import rotate, sinusoids
 from bpcore.initializers import Normal
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 
