@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bpcore import arguments
 from bpcore.backend import Backend, get_backend, is_array
-from bpcore.layout import Layout, check_seed
+from bpcore.layout import Layout
 from bpcore.module import Mode, Module, fresh_lists
 from bpcore.modules import Loss
 
@@ -30,7 +31,7 @@ def check_module(
     inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
     dθ without dz; shapes and dtypes; rows independent where the module says so.
     """
-    for one in (Mode(), Mode(training=True, seed=check_seed(seed))) if mode is None else (mode,):
+    for one in (Mode(), Mode(training=True, seed=arguments.seed(seed))) if mode is None else (mode,):
         _Check(module, shapes_or_examples, seed, one, get_backend(backend)).run()
 
 
