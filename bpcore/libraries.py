@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bpcore.array import Array, namespace
-from bpcore.library import Backend
+from bpcore.context import recording
+from bpcore.library import Backend, host_data
 from bpcore.streams import SideStream
 
 
@@ -28,8 +29,11 @@ class NumPy(Backend):
     def recognizes(cls, array_type: type) -> bool:
         return issubclass(array_type, (np.ndarray, np.generic))
 
-    def _from_host(self, host: np.ndarray) -> np.ndarray:
-        return host
+    def asarray(self, host: Any, dtype: str | None = None) -> Array:
+        data = host_data(host)
+        if data is None or recording.get():
+            return super().asarray(host, dtype)
+        return data if dtype is None else np.asarray(data, dtype=dtype)
 
 
 class CuPy(Backend):

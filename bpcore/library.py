@@ -158,10 +158,11 @@ def dtype_name(dtype: Any) -> str:
 
 def library_of(value: Any) -> type[Backend] | None:
     """The subclass of Backend whose array `value` is, remembered by type; None if it is none of theirs."""
-    kind = type(value)
-    if kind not in _of_types:
-        _of_types[kind] = next((library for library in LIBRARIES.values() if library.recognizes(kind)), None)
-    return _of_types[kind]
+    try:
+        return _of_types[type(value)]
+    except KeyError:
+        library = next((library for library in LIBRARIES.values() if library.recognizes(type(value))), None)
+        return _of_types.setdefault(type(value), library)
 
 
 def is_array(value: Any) -> bool:
