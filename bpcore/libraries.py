@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from typing import Any, ClassVar
 
 import numpy as np
@@ -136,6 +137,11 @@ class PyTorch(Backend):
     def _name(where: Any) -> str:
         """The name of the backend of a torch.device."""
         return "torch" if where.type == "cpu" else f"torch:{where.type}" + (f":{where.index}" if where.index else "")
+
+    @classmethod
+    def recognizes(cls, array_type: type) -> bool:
+        torch = sys.modules.get("torch")  # not imported for this: without it there is no tensor
+        return torch is not None and issubclass(array_type, torch.Tensor)
 
     @classmethod
     def name_of(cls, array: Any) -> str:

@@ -56,7 +56,7 @@ class Backend:
     @classmethod
     def recognizes(cls, array_type: type) -> bool:
         """Whether objects of this type are arrays of this library."""
-        return array_type.__module__.partition(".")[0] == cls.library and hasattr(array_type, "ndim")
+        return array_type.__module__.partition(".")[0] == cls.library
 
     @classmethod
     def name_of(cls, array: Any) -> str:

@@ -13,7 +13,7 @@ import pytest
 import bpcore as bp
 from bpcore import array, library
 from bpcore import backend as backends
-from bpcore.libraries import PyTorch
+from bpcore.libraries import CuPy, PyTorch
 
 
 @pytest.fixture
@@ -270,6 +270,14 @@ def test_a_library_takes_one_subclass(toylib: ModuleType):
 def test_a_backend_is_made_by_its_name():
     with pytest.raises(TypeError, match=r"a Backend is made by get_backend\(name\)"):
         bp.Backend("numpy")
+
+
+def test_only_cupy_records_and_only_with_kernels(monkeypatch):
+    """The class of graphs comes from kernels/, if that is there."""
+    assert bp.get_backend("numpy").graph is None
+    for module, expected in ((SimpleNamespace(Graph=dict), dict), (None, None)):
+        monkeypatch.setitem(sys.modules, "bpcore.kernels.cuda.graph", module)
+        assert CuPy.__new__(CuPy).graph is expected
 
 
 # ---- in and out ----
