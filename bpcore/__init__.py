@@ -2,12 +2,13 @@
 
 from bpcore import datasets, functional, initializers, schedules
 from bpcore.array import Array
-from bpcore.backend import Backend, backend_of, get_backend, use_backend
+from bpcore.backend import backend_of, get_backend, use_backend
+from bpcore.by_hand import evaluate, initialize
 from bpcore.check import check_module
 from bpcore.checkpoint import CheckpointError
-from bpcore.cost import Cost, cost
+from bpcore.costs import Cost, cost
 from bpcore.info import backend_info
-from bpcore.layout import evaluate, initialize
+from bpcore.library import Backend
 from bpcore.module import Mode, Module, Parameter, Windows
 from bpcore.modules import (
     ELU,

@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bpcore.arguments import seed as checked_seed
+from bpcore import arguments
 from bpcore.array import Array
-from bpcore.backend import Backend, get_backend, is_array
+from bpcore.backend import get_backend
 from bpcore.layout import Layout
+from bpcore.library import Backend, is_array
 from bpcore.module import Mode, Module, expect_inputs, fresh_lists
 from bpcore.modules import Loss
 
@@ -37,7 +38,7 @@ def check_module(
     inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
     dθ without dz; shapes and dtypes; rows independent where the module says so.
     """
-    modes = (Mode(), Mode(training=True, seed=checked_seed(seed))) if mode is None else (mode,)
+    modes = (Mode(), Mode(training=True, seed=arguments.seed(seed))) if mode is None else (mode,)
     for each in modes:
         _Check(module, shapes_or_examples, seed, each, get_backend(backend)).run()
 

@@ -1,19 +1,17 @@
-"""Data sets by name, as host arrays. A file is looked for in the folder that the environment variable BPCORE_DATA names,
-then in the user's cache, and is downloaded to the cache where neither has it. Wherever it is from, its md5 is checked.
-"""
+"""Data sets by name, as host arrays: read from files that downloads.py finds or fetches, or scikit-learn's."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import os
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from bpcore.downloads import find
 
 Pairs = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ((X_train, y_train), (X_test, y_test))
 
@@ -35,7 +33,7 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
-FASHION_MD5 = {  # nobody publishes those of the files unpacked
+FASHION_MD5 = {  # of the gzipped files: nobody publishes those of the unpacked ones
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
@@ -45,30 +43,35 @@ SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/da
 SHAKESPEARE_MD5 = {"input.txt": "6fb458f1232090904fb40fe944165e91"}
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-TIMEOUT = 30  # seconds without a byte
 
 
 def mnist() -> Pairs:
-    """Handwritten digits: ((X_train, y_train), (X_test, y_test)) of 60,000 and 10,000.        LeCun, Cortes and Burges
+    """Handwritten digits: ((X_train, y_train), (X_test, y_test)) of 60,000 and 10,000.
 
     X (n, 28, 28, 1), float32 in 0..1; y (n,), int64, the digit. IDX files in the folder mnist/, gzipped or not. Raises
-    ValueError for a damaged file, and OSError where one is nowhere to be had.
+    ValueError for a damaged file, and OSError for one that is neither found nor downloadable.
+
+    LeCun, Cortes and Burges
     """
     return images_and_labels("mnist", MNIST_MD5, MNIST_URL)
 
 
 def fashion_mnist() -> Pairs:
-    """Articles of clothing, shaped and split like `mnist`.        Xiao, Rasul and Vollgraf, 2017
+    """Articles of clothing, shaped and split like `mnist`.
 
     Gzipped IDX files in the folder fashion-mnist/. Raises as `mnist` does.
+
+    Xiao, Rasul and Vollgraf, 2017
     """
     return images_and_labels("fashion-mnist", FASHION_MD5, FASHION_URL)
 
 
 def tiny_shakespeare() -> str:
-    """Shakespeare's plays in one text of 1,115,394 characters, 65 distinct.        Karpathy's char-rnn
+    """Shakespeare's plays in one text of 1,115,394 characters, 65 distinct.
 
     The file is input.txt in the folder tinyshakespeare/. Raises as `mnist` does.
+
+    Karpathy's char-rnn
     """
     return find("tinyshakespeare", "input.txt", SHAKESPEARE_MD5, SHAKESPEARE_URL).read_text(encoding="utf-8")
 
@@ -104,11 +107,12 @@ def images_and_labels(folder: str, md5: Mapping[str, str], url: str) -> Pairs:
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in an IDX file, gzipped or not. Raises ValueError where the file is damaged or no such file.
+    """The array in an IDX file, gzipped or not. Raises ValueError if the file is damaged or of another format.
 
-    Two zero bytes, the type, the number of axes; each axis's length, 4 bytes; the numbers; all big-endian.
+    The format: two zero bytes, the type, the number of axes; the length of each axis in 4 bytes; the numbers; all big-endian.
     """
-    content, repair = Path(path).read_bytes(), "delete it and fetch it again"
+    content = Path(path).read_bytes()
+    repair = "delete it and fetch it again"
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)
@@ -123,63 +127,3 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if len(content) != expected:
         raise ValueError(f"{path} has {len(content)} bytes where its header, shape {shape}, means {expected}; {repair}")
     return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-def find(folder: str, name: str, md5: Mapping[str, str], url: str) -> Path:
-    """The path of a file, or of its gzipped form, that has its md5; downloaded from `url` to the cache where it has to be.
-
-    md5: of each form there is. Raises ValueError where the file is another one, OSError where it is nowhere to be had.
-    """
-    forms = [form for form in (name, f"{name}.gz") if form in md5]
-    roots = [cache()]
-    if given := os.environ.get("BPCORE_DATA"):
-        roots.insert(0, Path(given))
-        if not roots[0].is_dir():
-            raise FileNotFoundError(f"BPCORE_DATA names {given}, which is no folder; correct it, or unset it to use {roots[1]}")
-    for path in (root / folder / form for root in roots for form in forms):
-        if path.is_file():
-            with path.open("rb") as file:
-                got = hashlib.file_digest(file, "md5").hexdigest()
-            if got != md5[path.name]:
-                wrong = f"its md5 is {got}, expected {md5[path.name]}"
-                raise ValueError(f"{path} is damaged, or another file: {wrong}; delete it and fetch it again")
-            return path
-    path = roots[-1] / folder / forms[-1]
-    download(url + path.name, path, md5[path.name])
-    return path
-
-
-def cache() -> Path:
-    """The folder of this user's cache, where the platform has it."""
-    if sys.platform == "win32":
-        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
-    else:
-        root = Path.home() / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or root) / "bpcore"
-
-
-def download(url: str, path: Path, md5: str) -> None:
-    """Fetch `url` to `path`, which appears whole or not at all."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    elsewhere = f"fetch it on another machine, and put it there or in {path.parent.name}/ of the folder that BPCORE_DATA names"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(usedforsecurity=False)
-        with urlopen(url, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
-            while block := answer.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if (got := digest.hexdigest()) != md5:
-            wrong = f"its md5 is {got}, expected {md5}"
-            raise ValueError(f"{url} gave another file than expected: {wrong}; try again, or {elsewhere}")
-        os.replace(temporary, path)
-    except (OSError, HTTPException) as error:
-        raise OSError(f"{path} is not there, and could not be downloaded from {url} ({error}); {elsewhere}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()

@@ -5,8 +5,7 @@ module: the module that checks, `self` in its `forward`; theta: the windows of t
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import is_floating
+from bpcore.array import Array, is_floating
 from bpcore.module import Module, Windows
 
 

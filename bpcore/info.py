@@ -9,8 +9,9 @@ import platform
 import re
 import textwrap
 
-from bpcore.backend import NAMES, get_backend
 from bpcore import primitive
+from bpcore.backend import get_backend
+from bpcore.library import LIBRARIES
 
 PACKAGES = ("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x")
 ORACLES = ("torch", "array-api-strict")  # backends that tests run on
@@ -39,7 +40,7 @@ def backend_info() -> Info:
             "python": platform.python_version(),
             **{name: found for name in PACKAGES + ORACLES if (found := version(name))},
         },
-        backends={name: backend(name) for name in NAMES if name != "auto"},
+        backends={name: backend(name) for library in LIBRARIES.values() for name in library.names},
         devices={"cpu": f"{processor()}, {cores()} cores", **gpus()},
         **twins(),
     )

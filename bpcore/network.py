@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from bpcore import checkpoint
-from bpcore.backend import Backend, computing_in, get_backend, host_data, is_floating
-from bpcore.cost import Cost, cost
-from bpcore.layout import Layout, check_compute, check_dtype, check_seed
+from bpcore import arguments, checkpoint
+from bpcore.array import is_floating
+from bpcore.backend import get_backend
+from bpcore.context import computing_in
+from bpcore.costs import Cost, cost
+from bpcore.layout import Layout
+from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
@@ -38,9 +41,10 @@ class Network:
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
         self.module, self.layout = module, Layout(module)
-        self.backend, self.dtype = get_backend(backend), check_dtype(dtype)
-        self.compute_dtype = check_compute(compute_dtype, self.dtype, self.backend)
-        self._bind(self.layout.draw(check_seed(seed)))
+        self.backend = get_backend(backend)
+        self.dtype = self.backend.check_dtype(dtype)
+        self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
+        self._bind(self.layout.draw(arguments.seed(seed)))
 
     def _bind(self, host: Any) -> None:
         theta = self.backend.zeros(self.layout.size, self.dtype)
@@ -191,7 +195,7 @@ class Network:
     def to(self, backend: str | Backend) -> Network:
         """Move θ to another backend, in place; returns this network."""
         host, backend = self.backend.to_host(self._theta), get_backend(backend)
-        check_compute(self.compute_dtype, self.dtype, backend)
+        backend.check_compute(self.compute_dtype, backend.check_dtype(self.dtype))
         self.backend = backend
         self._bind(host)
         return self
@@ -234,8 +238,9 @@ class Network:
             raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
         net = cls.__new__(cls)
         net.module = module if module is not None else rebuild(described.get("structure"), path)
-        net.layout, net.backend, net.dtype = Layout(net.module), get_backend(backend), described["dtype"]
-        net.compute_dtype = check_compute(compute_dtype, net.dtype, net.backend)
+        net.layout, net.backend = Layout(net.module), get_backend(backend)
+        net.dtype = net.backend.check_dtype(described["dtype"])
+        net.compute_dtype = net.backend.check_compute(compute_dtype, net.dtype)
         net._bind(net.check_state(path, tensors, header))
         return net
 

@@ -12,8 +12,7 @@ from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 from bpcore.arguments import bounded, number
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.functional import updates
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSProp"]

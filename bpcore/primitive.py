@@ -19,7 +19,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
-from bpcore.backend import is_array, is_half, namespace
+from bpcore.array import is_half, namespace
+from bpcore.library import is_array
 from bpcore.verify import verified
 
 SETTINGS = ("on", "plain", "off", "verify")

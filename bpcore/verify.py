@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpcore.backend import backend_of, is_array, is_floating
+from bpcore.array import is_floating
+from bpcore.backend import backend_of
+from bpcore.library import is_array
 
 TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}  # of the largest entry: between a twin and its definition
 

@@ -1,7 +1,7 @@
 """The matrix of backends that tests run over, and the guard against looking at a device inside a step.
 
-BPCORE_TEST_BACKENDS=numpy,torch runs these alone. A backend that is not here is skipped with the reason, unless
-BPCORE_REQUIRE=cupy,torch names it: then its tests fail.
+BPCORE_TEST_BACKENDS=numpy,torch runs these alone. A backend that is not here is skipped with the reason, and PyTorch's devices
+that are not here are left out, unless BPCORE_REQUIRE=cupy,torch:cuda names it: then its tests fail.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pytest
 
 import bpcore as bp
 
-MATRIX = ("numpy", "numpy-readonly", "array_api_strict", "array_api_strict:device1", "torch", "cupy")
+TORCH_DEVICES = ("torch:cuda", "torch:mps", "torch:xpu")
+MATRIX = ("numpy", "numpy-readonly", "array_api_strict", "array_api_strict:device1", "torch", *TORCH_DEVICES, "cupy")
 
 
 def named(variable: str) -> list[str]:
@@ -26,20 +27,29 @@ def named(variable: str) -> list[str]:
     return [name for name in os.environ.get(variable, "").split(",") if name]
 
 
-def missing(library: str, reason: str) -> NoReturn:
-    """Skip, or fail where BPCORE_REQUIRE asks for the library."""
-    if library in named("BPCORE_REQUIRE"):
-        pytest.fail(f"BPCORE_REQUIRE asks for {library}: {reason}", pytrace=False)
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip what needs a library or backend, or fail if BPCORE_REQUIRE asks for it, or for its library."""
+    for required in {name, name.partition(":")[0]} & set(named("BPCORE_REQUIRE")):
+        pytest.fail(f"BPCORE_REQUIRE asks for {required}: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def why_missing(name: str) -> str:
+    """Why a backend of the matrix is not here; "" if it is."""
+    try:
+        bp.get_backend(name.partition("-")[0])
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def selected() -> list[str]:
     """The backends to run over."""
-    wanted = named("BPCORE_TEST_BACKENDS") or MATRIX
-    for name in (*wanted, *named("BPCORE_REQUIRE")):
+    wanted, required = named("BPCORE_TEST_BACKENDS"), named("BPCORE_REQUIRE")
+    for name in (*wanted, *required):
         if name not in MATRIX:
             raise pytest.UsageError(f"there is no backend {name!r} in the matrix: choose of {', '.join(MATRIX)}")
-    return list(wanted)
+    return wanted or [name for name in MATRIX if name not in TORCH_DEVICES or name in required or not why_missing(name)]
 
 
 class BackendUnderTest:
@@ -53,21 +63,32 @@ class BackendUnderTest:
 
     def asarray(self, host: Any, dtype: str | None = None) -> Any:
         """A fresh array of this backend, which nobody may write to where the backend can say so."""
-        array = self.backend.asarray(np.array(host, dtype=dtype))
+        array = self.writable(host, dtype)
         if self.name == "numpy-readonly":
             array.flags.writeable = False
         return array
 
     def writable(self, host: Any, dtype: str | None = None) -> Any:
         """A fresh array of this backend, to be written to."""
-        return self.backend.asarray(np.array(host, dtype=dtype))
+        array = np.array(host, dtype=dtype)
+        self.expect(array.dtype)
+        return self.backend.asarray(array)
+
+    def expect(self, dtype: Any) -> None:
+        """Skip a test of float64 where the backend has none."""
+        if dtype == "float64" and "float64" not in self.backend.dtypes:
+            pytest.skip(f"{self.name} has no float64")
 
     def to_host(self, array: Any) -> np.ndarray:
         return self.backend.to_host(array)
 
     def guard(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, looking at an array of an asynchronous device is an error; move values in and out outside of it."""
-        guards: dict[str, Callable[[], Any]] = {"cupy": no_synchronization, "array_api_strict:device1": strict_device}
+        guards: dict[str, Callable[[], Any]] = {
+            "cupy": no_synchronization,
+            "torch:cuda": torch_error,
+            "array_api_strict:device1": strict_device,
+        }
         return guards.get(self.name, contextlib.nullcontext)()
 
 
@@ -79,6 +100,20 @@ def no_synchronization() -> Iterator[None]:
             warnings.simplefilter("ignore")
             stack.enter_context(importlib.import_module("cupyx").allow_synchronize(False))
         yield
+
+
+@contextlib.contextmanager
+def torch_error() -> Iterator[None]:
+    """PyTorch's own guard on CUDA, which warns that it does not see every look either."""
+    cuda = importlib.import_module("torch").cuda
+    before = cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        cuda.set_sync_debug_mode(before)
 
 
 @contextlib.contextmanager
@@ -107,24 +142,24 @@ def strict_device() -> Iterator[None]:
 
 def pytest_report_header() -> list[str]:
     """Which backends the run covers, and why not the others."""
-    lines = []
-    for name in selected():
-        try:
-            bp.get_backend(name.partition("-")[0])
-        except RuntimeError as error:
-            lines.append(f"backend {name} is skipped: {error}")
-    return [f"backends: {', '.join(selected())}", *lines]
+    names = selected()
+    lines = [f"backend {name} is skipped: {why}" for name in names if (why := why_missing(name))]
+    left_out = [name for name in TORCH_DEVICES if name not in names and not named("BPCORE_TEST_BACKENDS")]
+    if left_out:
+        lines.append(f"left out, for PyTorch finds no such device: {', '.join(left_out)}")
+    return [f"backends: {', '.join(names)}", *lines]
 
 
 @pytest.fixture(params=selected())
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
     """Each backend of the matrix in turn."""
-    name = request.param
-    root = name.partition("-")[0]
-    try:
-        return BackendUnderTest(name, bp.get_backend(root))
-    except RuntimeError as error:
-        return missing(root.partition(":")[0], str(error))
+    root = request.param.partition("-")[0]
+    if why := why_missing(root):
+        missing(root, why)
+    backend = BackendUnderTest(request.param, bp.get_backend(root))
+    if hasattr(request.node, "callspec"):
+        backend.expect(request.node.callspec.params.get("dtype"))
+    return backend
 
 
 @pytest.fixture(scope="session")

@@ -355,9 +355,9 @@ def install() -> Any:
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
 
-    from bpcore import backend
+    from bpcore import array
 
-    backend._namespaces[ndarray] = standard
+    array._namespaces[ndarray] = standard
     return cupy
 
 

@@ -333,9 +333,9 @@ def install() -> None:
     import cuda_cublas
 
     cupy = emulator.install()
-    from bpcore import backend
+    from bpcore import array
 
-    for module in (cupy, backend._namespaces[ndarray]):
+    for module in (cupy, array._namespaces[ndarray]):
         for name, function in vars(module).items():
             if callable(function) and not isinstance(function, type) and name != "is_available":
                 function.__name__ = name

@@ -13,7 +13,7 @@ import numpy as np
 from cases import MODE
 
 import bpcore as bp
-from bpcore.backend import keep_mask
+from bpcore.philox import philox_mask
 
 
 def first(z: Any) -> Any:
@@ -96,7 +96,7 @@ def dropped(torch: Any, z: Any, p: float, use: int, shape: Any = None) -> Any:
     """z under the mask of this use of dropout; uses count modules in the walk's order."""
     if not p:
         return z
-    keep = keep_mask(np.empty(tuple(shape or z.shape)), p, (MODE["seed"], MODE["step"], MODE["micro"], use))
+    keep = philox_mask(tuple(shape or z.shape), p, (MODE["seed"], MODE["step"], MODE["micro"], use))
     return z * torch.from_numpy(keep) / (1 - p)
 
 

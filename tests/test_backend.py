@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 import bpcore as bp
+from bpcore import array, library
 from bpcore import backend as backends
-from bpcore.backend import keep_mask
+from bpcore.libraries import CuPy, PyTorch
 
 
 @pytest.fixture
@@ -54,7 +57,13 @@ def test_choice_goes_from_near_to_far(afresh):
         ("jax", r"unknown backend 'jax': choose one of numpy, cupy, torch, array_api_strict, auto"),
         ("NumPy", r"unknown backend 'NumPy': choose one of"),
         ("numpy:1", r"backend 'numpy:1' does not exist: .*choose 'numpy'"),
-        ("torch:cuda", r"backend 'torch:cuda' is not supported: .*choose 'cupy'"),
+        ("torch:gpu", r"backend 'torch:gpu' does not exist: choose one of torch, torch:cuda, torch:mps, torch:xpu"),
+        ("torch:meta", r"backend 'torch:meta' does not exist"),
+        ("torch:cuda:one", r"backend 'torch:cuda:one' does not exist"),
+        ("torch:cuda:", r"backend 'torch:cuda:' does not exist"),
+        ("torch:cuda:-1", r"backend 'torch:cuda:-1' does not exist"),
+        ("torch:cpu:0", r"backend 'torch:cpu:0' does not exist"),
+        ("autos", r"unknown backend 'autos': choose one of numpy"),
         ("array_api_strict:device9", r"backend 'array_api_strict:device9' does not exist: choose CPU_DEVICE, device1"),
     ],
 )
@@ -79,11 +88,12 @@ def test_an_unknown_backend_in_the_environment(afresh):
             r"needs CuPy, which .*: pip install 'bpcore\[cuda13\]'.*'bpcore\[cuda12\]'.*choose backend='numpy'",
         ),
         ("torch", r"needs PyTorch: pip install torch, or choose backend='numpy'"),
+        ("torch:mps", r"needs PyTorch: pip install torch, or choose backend='numpy'"),
         ("array_api_strict", r"pip install array-api-strict, or choose backend='numpy'"),
     ],
 )
 def test_a_library_that_is_not_installed(name, says, afresh):
-    afresh.setitem(sys.modules, name, None)
+    afresh.setitem(sys.modules, name.partition(":")[0], None)
     with pytest.raises(RuntimeError, match=says):
         bp.get_backend(name)
 
@@ -111,6 +121,168 @@ def test_auto_goes_on_without_a_gpu(cupy, afresh):
     assert bp.get_backend("auto").name == "numpy"
 
 
+# ---- PyTorch's devices, which are not here: torch says what the tests let it say ----
+
+
+def torch_finds(monkeypatch, torch, kind: str, count: int) -> None:
+    """PyTorch has `count` devices of this kind, none of which computes."""
+    monkeypatch.setattr(torch.backends.mps if kind == "mps" else getattr(torch, kind), "is_available", lambda: count > 0)
+    monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("cuda", r"a GPU of NVIDIA \(or of AMD, with PyTorch for ROCm\), and .*: torch\.cuda\.is_available\(\) is False"),
+        ("mps", r"a GPU of Apple, and PyTorch \d.* finds none: torch\.backends\.mps\.is_available\(\) is False"),
+        ("xpu", r"a GPU of Intel, and PyTorch \d.* finds none: torch\.xpu\.is_available\(\) is False"),
+    ],
+)
+def test_a_device_of_torch_that_is_missing(kind, says, torch, afresh):
+    torch_finds(afresh, torch, kind, 0)
+    for name in (f"torch:{kind}", f"torch:{kind}:1"):
+        with pytest.raises(RuntimeError, match=rf"backend 'torch:{kind}' needs {says}; .* or choose backend='torch', the CPU"):
+            bp.get_backend(name)
+
+
+def test_a_device_of_torch_beyond_the_last(torch, afresh):
+    torch_finds(afresh, torch, "cuda", 2)
+    with pytest.raises(RuntimeError, match=r"backend 'torch:cuda:2' is not there: PyTorch finds 2; choose 'torch:cuda'"):
+        bp.get_backend("torch:cuda:2")
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_devices_of_torch(kind, torch, afresh):
+    """The name says which; "torch:cuda" is the first."""
+    torch_finds(afresh, torch, kind, 2)
+    first, again, second = (bp.get_backend(f"torch:{kind}{index}") for index in ("", ":0", ":1"))
+    assert (first.name, again.name, second.name) == (f"torch:{kind}", f"torch:{kind}", f"torch:{kind}:1")
+    assert first == again != second != bp.get_backend("torch")
+    assert (first.device, second.device) == (torch.device(kind, 0), torch.device(kind, 1))
+    assert first.asynchronous
+    assert (first.side, first.graph) == (None, None)
+    assert not first.owns(torch.ones(2))
+    assert [PyTorch.name_of(SimpleNamespace(device=on.device)) for on in (first, second)] == [first.name, second.name]
+    waited = []
+    afresh.setattr(torch.accelerator, "synchronize", waited.append)
+    second.synchronize()
+    assert waited == [second.device]
+
+
+def test_torch_on_the_cpu(torch):
+    here = bp.get_backend("torch")
+    assert (here.name, bp.get_backend("torch:cpu").name) == ("torch", "torch")
+    assert not here.asynchronous
+    with pytest.raises(ValueError, match="backend 'torch:meta' does not exist"):
+        bp.backend_of(torch.ones(2, device="meta"))
+    assert not library.is_array(torch.nn.Linear(2, 2))
+    assert library.is_array(torch.nn.Linear(2, 2).weight)
+
+
+def test_mps_has_no_float64(torch, afresh):
+    """Where it is asked for, an error; what host data have is converted before it goes there."""
+    torch_finds(afresh, torch, "mps", 1)
+    mps = bp.get_backend("torch:mps")
+    says = r"backend 'torch:mps' has no float64; choose dtype='float32', or another backend"
+    for ask in (
+        lambda: bp.Network(bp.Linear(2, 3), mps, "float64"),
+        lambda: bp.Network(bp.Linear(2, 3), dtype="float64").to(mps),
+        lambda: bp.initialize(bp.Linear(2, 3), backend=mps, dtype="float64"),
+        lambda: mps.zeros(2, "float64"),
+        lambda: mps.asarray([1.0], "float64"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            ask()
+    afresh.setattr(mps, "device", torch.device("cpu"))  # in its place, from here on
+    for host in ([1.0, 2.0], np.asarray([1.0, 2.0])):
+        assert mps.asarray(host).dtype == torch.float32
+    assert mps.asarray([1, 2]).dtype == torch.int64
+    assert mps.asarray([True]).dtype == torch.bool
+    net = bp.Network(bp.Linear(2, 3), mps)
+    assert np.array_equal(mps.to_host(net.theta), bp.Network(bp.Linear(2, 3)).theta)
+    assert mps.asarray([1.0], "float32").dtype == torch.float32
+
+
+def test_the_guard_of_cuda_is_taken_off(torch, monkeypatch):
+    from conftest import torch_error
+
+    modes = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with pytest.raises(KeyError), torch_error():
+        raise KeyError
+    assert modes == [0, "error", 0]
+
+
+# ---- a library of one's own ----
+
+
+@pytest.fixture
+def toylib(afresh):
+    """A library that bpcore has not heard of: array-api-strict once more, under another name. Afterwards it is forgotten."""
+    origin = pytest.importorskip("array_api_strict").__file__
+    memories = (library.LIBRARIES, library._of_types, array._namespaces, array._kinds)
+    before = [dict(memory) for memory in memories]
+    spec = importlib.util.spec_from_file_location("toylib", origin, submodule_search_locations=[str(Path(origin).parent)])
+    toylib = sys.modules["toylib"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(toylib)
+    afresh.setitem(sys.modules, "array_api_strict", toylib)  # what its arrays name as their namespace
+    yield toylib
+    for memory, content in zip(memories, before, strict=True):
+        memory.clear()
+        memory.update(content)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "toylib"]:
+        del sys.modules[name]
+
+
+def test_a_library_takes_one_subclass(toylib: ModuleType):
+    """It chooses, moves in and out, names itself in errors, and a network trains on it."""
+
+    class Toy(bp.Backend):
+        library = "toylib"
+
+        def __init__(self, suffix: str):
+            if suffix:
+                raise ValueError(f"backend 'toylib:{suffix}' does not exist: choose 'toylib'")
+            self.name, self.xp, self.device = "toylib", toylib, toylib.Device("CPU_DEVICE")
+
+    toy = bp.get_backend("toylib")
+    assert isinstance(toy, Toy)
+    assert bp.backend_of(toylib.ones(2)) is toy
+    assert repr(toy) == "Backend('toylib', device=array_api_strict.Device('CPU_DEVICE'))"
+    with pytest.raises(ValueError, match=r"backend 'toylib:1' does not exist"):
+        bp.get_backend("toylib:1")
+    with pytest.raises(ValueError, match=r"unknown backend 'toy': choose one of numpy, .*, toylib, auto"):
+        bp.get_backend("toy")
+    with pytest.raises(ValueError, match=r"compute_dtype='float16' needs backend 'numpy' or 'cupy', got 'toylib'"):
+        bp.Network(bp.Linear(2, 3), "toylib", compute_dtype="float16")
+    generator = np.random.default_rng(0)
+    X, y = generator.standard_normal((8, 4)), generator.standard_normal((8, 2))
+    thetas = []
+    for name in ("toylib", "numpy"):
+        net = bp.Network(bp.Sequential(bp.Linear(4, 2), bp.Dropout(0.2)), name, "float64")
+        bp.Trainer(net, bp.SquaredError(), bp.Adam(0.1)).fit((X, y), epochs=2, batch_size=4)
+        thetas.append(net.backend.to_host(net.theta))
+    np.testing.assert_allclose(*thetas, rtol=1e-12)
+    assert bp.Network(bp.Linear(4, 2)).to("toylib").to("numpy").backend.name == "numpy"
+
+
+def test_a_backend_is_made_by_its_name():
+    with pytest.raises(TypeError, match=r"a Backend is made by get_backend\(name\)"):
+        bp.Backend("numpy")
+
+
+def test_only_cupy_records_and_only_with_kernels(monkeypatch):
+    """The class of graphs comes from kernels/, if that is there."""
+    assert bp.get_backend("numpy").graph is None
+    for module, expected in ((SimpleNamespace(Graph=dict), dict), (None, None)):
+        monkeypatch.setitem(sys.modules, "bpcore.kernels.cuda.graph", module)
+        assert CuPy.__new__(CuPy).graph is expected
+
+
+# ---- in and out ----
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool", None])
 def test_in_and_out(backend, dtype):
     host = np.asarray([[0, 1], [1, 0]], dtype=dtype or "float32")
@@ -118,7 +290,7 @@ def test_in_and_out(backend, dtype):
     assert np.array_equal(backend.backend.to_host(array), host)
     assert backend.backend.to_host(array).dtype == host.dtype
     backend.backend.synchronize()
-    zeros = backend.backend.zeros((2, 3), "float64")
+    zeros = backend.backend.zeros((2, 3), backend.backend.dtypes[-1])
     assert backend.backend.owns(zeros)
     assert backend.to_host(zeros).shape == (2, 3)
 
@@ -175,61 +347,7 @@ def test_the_guard_of_device1_catches_a_look(look):
     assert strict.ones(3)[strict.ones(3, dtype=strict.bool)].shape == (3,)  # the flags are back as they were
 
 
-# ---- randomness ----
-
-M0, M1, W0, W1 = 0xD2E7470EE14C6C93, 0xCA5A826395121157, 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
-ONES = 2**64 - 1
-
-
-def philox(counter: tuple[int, ...], key: tuple[int, int]) -> list[int]:
-    """Philox4x64-10 of Salmon et al., 2011, section 3.3: four 64-bit words of a counter and a key."""
-    (c0, c1, c2, c3), (k0, k1) = counter, key
-    for _ in range(10):
-        p0, p1 = M0 * c0, M1 * c2
-        c0, c1, c2, c3 = (p1 >> 64) ^ c1 ^ k0, p1 & ONES, (p0 >> 64) ^ c3 ^ k1, p0 & ONES
-        k0, k1 = (k0 + W0) & ONES, (k1 + W1) & ONES
-    return [c0, c1, c2, c3]
-
-
-def test_philox_as_published():
-    """The known answers that come with Random123."""
-    assert philox((0,) * 4, (0,) * 2)[0] == 0x16554D9ECA36314C
-    pi = (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89)
-    assert philox(pi, (0x452821E638D01377, 0xBE5466CF34E90C6C))[0] == 0xA528F45403E61D95
-
-
-@pytest.mark.parametrize("key", [(0, 0, 0, 0), (7, 100, 3, 12), (2**63 - 1, 2**40, 0, 2**32)], ids=str)
-@pytest.mark.parametrize("shape", [(3, 7), (), (0, 4), (1,)], ids=str)
-def test_keep_mask_is_philox(shape, key, backend):
-    """Element i takes 32-bit word i, low half first, of the blocks from counter (1, ...): NumPy counts before it draws."""
-    p, size = 0.3, int(np.prod(shape))
-    words = [w for block in range(size // 8 + 1) for w in philox((block + 1, *key[1:]), (key[0], 0))]
-    halves = [half for w in words for half in (w & 0xFFFFFFFF, w >> 32)][:size]
-    expected = np.reshape([half >= round(p * 2**32) for half in halves], shape)
-    like = backend.asarray(np.zeros(shape, "float32"))
-    with backend.guard():
-        mask = keep_mask(like, p, key)
-    assert backend.backend.owns(mask)
-    assert np.array_equal(backend.to_host(mask), expected)
-
-
-def test_a_word_of_just_p_is_kept():
-    word = philox((1, 7, 0, 0), (5, 0))[0] & 0xFFFFFFFF
-    assert keep_mask(np.zeros(1), word / 2**32, (5, 7, 0, 0))[0]
-    assert not keep_mask(np.zeros(1), (word + 1) / 2**32, (5, 7, 0, 0))[0]
-
-
-def test_masks_differ_by_seed_step_micro_batch_and_use():
-    like = np.zeros(64)
-    keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
-    assert len({keep_mask(like, 0.5, key).tobytes() for key in keys}) == len(keys)
-    assert np.array_equal(keep_mask(like, 0.5, keys[0]), keep_mask(like.astype("float32"), 0.5, keys[0]))
-
-
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999])
-def test_masks_drop_a_share_p(p):
-    dropped = 1 - keep_mask(np.zeros(100_000), p, (1, 2, 3, 4)).mean()
-    assert dropped == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / 100_000))
+# ---- seeds ----
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
-from bpcore import datasets
+from bpcore import datasets, downloads
 
 SMALL = (
     ("train-images-idx3-ubyte", (6, 5, 4)),
@@ -146,7 +146,7 @@ def test_the_cache_is_where_the_platform_has_it(platform, variables, expected, m
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert datasets.cache() == expected
+    assert downloads.cache() == expected
 
 
 # IDX files
@@ -289,7 +289,7 @@ FAILS = {
 @pytest.mark.parametrize("name", FAILS)
 def test_a_download_that_fails_leaves_nothing(name, server, small, tmp_path, monkeypatch):
     content, error, message = FAILS[name]
-    monkeypatch.setattr(datasets, "TIMEOUT", 0.2)
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     server.files[IMAGES] = content
     with pytest.raises(error, match=message):
         bp.datasets.mnist()

@@ -12,8 +12,9 @@ from runs import CLASSES, FEATURES, examples, trainer, unchanged
 from test_kernels import TABLE, Draw
 
 import bpcore as bp
-from bpcore.backend import computing_in, is_half, tf32
+from bpcore.array import is_half
 from bpcore.checkpoint import CheckpointError
+from bpcore.context import computing_in, tf32
 from bpcore.functional.primitive import PRIMITIVES
 from bpcore.layout import Layout
 from bpcore.module import Mode
@@ -309,12 +310,12 @@ def test_a_loss_that_is_not_finite_is_the_guards():
         ({"compute_dtype": "bfloat16"}, "compute_dtype must be 'float16', 'tf32' or dtype's own 'float32', got 'bfloat16'"),
         ({"compute_dtype": "float64"}, "compute_dtype must be 'float16', 'tf32' or dtype's own 'float32', got 'float64'"),
         ({"compute_dtype": "float16", "dtype": "float64"}, "needs a θ of dtype='float32', got 'float64'; leave one of them out"),
-        ({"compute_dtype": "tf32"}, "compute_dtype='tf32' is a way of CUDA GPUs, got backend 'numpy'; leave it out"),
+        ({"compute_dtype": "tf32"}, "compute_dtype='tf32' needs backend 'cupy', got 'numpy'; choose that, or leave it out"),
         (
             {"compute_dtype": np.float16, "backend": "array_api_strict"},
-            "'array_api_strict' has no float16 in the Array API; choose",
+            "compute_dtype='float16' needs backend 'numpy' or 'cupy', got 'array_api_strict'; choose that, or leave it out",
         ),
-        ({"compute_dtype": "float16", "backend": "torch"}, "'torch' is here for checks alone; choose one of these"),
+        ({"compute_dtype": "float16", "backend": "torch"}, "needs backend 'numpy' or 'cupy', got 'torch'; choose that, or"),
         ({"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
     ],
 )
@@ -330,7 +331,7 @@ def test_what_cannot_be_is_refused(options, expected):
 def test_moving_where_float16_is_not_changes_nothing():
     net = bp.Network(bp.MLP([4, 3]), compute_dtype="float16")
     pytest.importorskip("array_api_strict")
-    with pytest.raises(ValueError, match="compute_dtype='float16' needs backend 'cupy' or 'numpy'"):
+    with pytest.raises(ValueError, match="compute_dtype='float16' needs backend 'numpy' or 'cupy'"):
         net.to("array_api_strict")
     assert net.backend.name == "numpy"
     assert net(np.ones((2, 4))).shape == (2, 3)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
+from bpcore.context import computing_in
 
 TESTS = Path(__file__).parent
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: nothing is recorded")
@@ -177,7 +178,7 @@ def test_tf32_only_where_asked(cupy):
     out = cupy.zeros((64, 64), dtype="float32")
     check(cupy.asarray(a), cupy.asarray(b), out, a, b, TOLERANCE["float32"])
     exact = out.get()
-    with bp.backend.computing_in("tf32"):
+    with computing_in("tf32"):
         check(cupy.asarray(a), cupy.asarray(b), out, a, b, 1e-3)
     if EMULATED:  # a GPU before Ampere has none
         assert (out.get() != exact).any()

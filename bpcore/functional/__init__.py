@@ -18,4 +18,3 @@ from bpcore.functional.pooling import *
 from bpcore.functional.positions import *
 from bpcore.functional.recurrent import *
 from bpcore.functional.updates import *
-

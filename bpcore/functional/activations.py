@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.numerics import flush
 from bpcore.primitive import primitive
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.functional.numerics import Axes, sum_over
 from bpcore.primitive import primitive
 

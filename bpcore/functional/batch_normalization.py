@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import is_half, namespace
+from bpcore.array import Array, is_half, namespace
 from bpcore.functional.linear import rows
 from bpcore.primitive import primitive
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.arithmetic import matmul
 from bpcore.functional.numerics import sum_over
 from bpcore.primitive import primitive
@@ -68,7 +67,8 @@ def columns(z: Array, placement: Placement, value: float = 0.0) -> Array:
         return xp.reshape(pad(z, placement, value), (n, places_h * places_w, 1, c))
     height, width = placement.padded(h, w)
 
-    def along(places: int, kernel: int, stride: int, dilation: int) -> Array:  # (places, kernel): the rows, or columns, that each place sees
+    def along(places: int, kernel: int, stride: int, dilation: int) -> Array:
+        """(places, kernel): the rows, or columns, that each place sees."""
         start, step = xp.arange(places, device=device(z)) * stride, xp.arange(kernel, device=device(z)) * dilation
         return xp.expand_dims(start, axis=1) + xp.expand_dims(step, axis=0)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore import backend
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
+from bpcore.backend import backend_of
+from bpcore.library import is_array
+from bpcore.philox import philox_mask
 from bpcore.primitive import primitive
 
 __all__ = ["dropout", "keep_mask"]
@@ -14,13 +15,13 @@ __all__ = ["dropout", "keep_mask"]
 
 @primitive
 def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
-    """Booleans shaped and placed like `like`, each False with probability p, drawn on the host: see `backend.keep_mask`.
+    """Booleans shaped and placed like `like`, each False with probability p, drawn on the host: see `philox_mask`.
 
     key: (seed, step, micro-batch, use), whole numbers; the step may be an int64 on the device, which is looked at here.
     """
     seed, step, *rest = key
-    step = int(backend.backend_of(step).to_host(step)) if backend.is_array(step) else step
-    return backend.keep_mask(like, p, (seed, step, *rest))
+    step = int(backend_of(step).to_host(step)) if is_array(step) else step
+    return backend_of(like).asarray(philox_mask(tuple(like.shape), p, (seed, step, *rest)))
 
 
 @primitive

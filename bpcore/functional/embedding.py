@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.linear import rows
 from bpcore.primitive import primitive
 

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.functional.activations import relu, relu_backward
 from bpcore.functional.numerics import sum_over
 from bpcore.primitive import primitive

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.activations import sigmoid
 from bpcore.functional.numerics import flush, smallest_normal
 from bpcore.primitive import primitive

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.functional.linear import rows
 from bpcore.primitive import primitive
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bpcore.array import Array
-from bpcore.backend import is_half, namespace
+from bpcore.array import Array, is_half, namespace
 
 Axes = int | tuple[int, ...] | None  # of a reduction: one axis, several, or all
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.convolution import Placement, columns, spread
 from bpcore.primitive import primitive
 

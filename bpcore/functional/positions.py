@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.array import Array
-from bpcore.backend import device, is_half, namespace
+from bpcore.array import Array, device, is_half, namespace
 from bpcore.functional.attention import pack, unpack
 from bpcore.primitive import primitive
 

@@ -6,8 +6,7 @@ the state go token by token.
 
 from __future__ import annotations
 
-from bpcore.array import Array
-from bpcore.backend import device, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.activations import sigmoid, tanh
 from bpcore.functional.arithmetic import matmul
 from bpcore.functional.linear import linear, linear_backward, rows

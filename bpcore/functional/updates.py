@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.functional.numerics import flush, smallest_normal
 from bpcore.primitive import primitive
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from bpcore.backend import is_half
+from bpcore.array import is_half
 
 
 class Conditions:
@@ -63,7 +63,7 @@ class Conditions:
         return others[-1] in (-1, first.ndim - 1) and self.some(first, *others)
 
     def classes(self, t: Any, y: Any, weights: Any) -> bool:
-        """Whether t (..., k) is dense, y (...) holds class indices, and weights, if given, are one number of t's dtype for each."""
+        """Whether t (..., k) is dense, y (...) holds class indices, and weights, if given, are like y and of t's dtype."""
         indices = y.dtype.kind in "iu" and t.ndim > 0 and y.shape == t.shape[:-1]
         return indices and self.some(t) and (weights is None or (weights.shape == y.shape and weights.dtype == t.dtype))
 

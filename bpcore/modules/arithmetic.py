@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bpcore import arguments
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.expect import expect_axis, expect_floats, expect_operands
 from bpcore.functional import arithmetic as f
 from bpcore.module import Mode, Module, Windows

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import kind, namespace
+from bpcore.array import Array, kind, namespace
 from bpcore.expect import expect_features
-from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.attention import attention, attention_backward
+from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.positions import rotate_heads
 from bpcore.initializers import GlorotUniform, Zeros
 from bpcore.module import Mode, Module, Parameter, Windows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bpcore.arguments import number, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
-from bpcore.functional.linear import rows
 from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward, batch_statistics
+from bpcore.functional.linear import rows
 from bpcore.initializers import Constant, Zeros
 from bpcore.module import Mode, Module, Parameter, Windows
 

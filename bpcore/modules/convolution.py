@@ -6,8 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.initializers import HeNormal, Zeros

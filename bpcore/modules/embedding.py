@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import kind
+from bpcore.array import Array, kind
 from bpcore.expect import expect_features
-from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.embedding import embedding, embedding_backward
+from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import Normal
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 

@@ -10,8 +10,7 @@ from math import prod
 from typing import Any
 
 from bpcore.arguments import number
-from bpcore.array import Array
-from bpcore.backend import is_floating, kind, namespace
+from bpcore.array import Array, is_floating, kind, namespace
 from bpcore.expect import expect_floats
 from bpcore.functional import losses as f
 from bpcore.module import Mode, Module, Windows

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.expect import expect_floats
 from bpcore.functional.arithmetic import mean, mean_backward
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward

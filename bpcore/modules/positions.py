@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import namespace
+from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.numerics import sum_over
 from bpcore.functional.positions import rotate, sinusoids

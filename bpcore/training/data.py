@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.backend import Backend, backend_of, host_data
+from bpcore.backend import backend_of
+from bpcore.library import Backend, host_data
 
 Batch = tuple[tuple[Any, ...], Any, Any]  # inputs, labels, weights or None
 Reading = Generator[Batch, None, None]  # batches that can be closed

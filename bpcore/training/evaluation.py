@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.backend import backend_of, host_data, kind
+from bpcore.array import kind
+from bpcore.backend import backend_of
+from bpcore.library import host_data
 from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network

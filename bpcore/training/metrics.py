@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from bpcore.arguments import whole
-from bpcore.array import Array
-from bpcore.backend import is_floating, namespace
+from bpcore.array import Array, is_floating, namespace
 from bpcore.functional.activations import log_softmax
 from bpcore.functional.losses import logistic_per_example, total
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from bpcore.backend import recording
+from bpcore.context import recording
 from bpcore.functional.primitive import SETTING, twins_folder
 from bpcore.module import Array, Mode
 from bpcore.optimizers import Optimizer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bpcore.backend import Backend, namespace
+from bpcore.array import namespace
+from bpcore.library import Backend
 from bpcore.module import Array
 
 START, INTERVAL = 2.0**16, 2000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bpcore.backend import computing_in
+from bpcore.context import computing_in
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm, squared_norm
 from bpcore.module import Array, Mode

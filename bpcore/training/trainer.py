@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
+from bpcore import arguments
 from bpcore.arguments import bounded, whole
-from bpcore.backend import host_data
 from bpcore.checkpoint import check_place
-from bpcore.layout import check_seed
+from bpcore.library import host_data
 from bpcore.module import Array
 from bpcore.modules import Loss
 from bpcore.network import Network
@@ -75,7 +75,7 @@ class Trainer:
         self.schedule = Constant() if schedule is None else schedule
         self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
         self.clip_norm = None if clip_norm is None else float(clip_norm)  # a NumPy scalar would promote
-        self.accumulate, self.seed = accumulate, check_seed(seed)
+        self.accumulate, self.seed = accumulate, arguments.seed(seed)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):

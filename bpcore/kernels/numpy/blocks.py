@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpcore.backend import is_half
+from bpcore.array import is_half
 from bpcore.functional.numerics import smallest_normal
 
 BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together

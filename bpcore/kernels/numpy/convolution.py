@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bpcore.backend import is_half
+from bpcore.array import is_half
 from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, pad
 from bpcore.primitive import twin
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.backend import is_half
+from bpcore.array import is_half
 from bpcore.functional.linear import linear, linear_backward, linear_relu
 from bpcore.primitive import twin
 

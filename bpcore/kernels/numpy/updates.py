@@ -25,7 +25,7 @@ def _(g, square, largest, clipped):
 
 
 def in_blocks(update):
-    """Register an update's definition, run on a block of its vectors at a time: what it computes on the way stays in the cache."""
+    """Register an update's definition, run block by block: what it computes on the way stays in the cache."""
     run = definition(update)
 
     @twin(update)

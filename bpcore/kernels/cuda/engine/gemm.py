@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import cupy
 
-from bpcore.backend import tf32
+from bpcore.context import tf32
 from bpcore.kernels.cuda.engine import cublas
 from bpcore.kernels.cuda.engine.cublas import FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
 
@@ -91,7 +91,7 @@ def plan(a: Described, b: Described, out: Described, in_tf32: bool) -> Plan | No
 def gemm(a: Any, b: Any, out: Any) -> Any:
     """Writes a @ b to out, and returns it: a (..., n, k), b (..., k, m), out (..., n, m) of CuPy.
 
-    float16 (summed in float32; out may be float32), float32 (in TF32 where `backend.tf32` is set) or float64. a, b: matrices
+    float16 (summed in float32; out may be float32), float32 (in TF32 where `context.tf32` is set) or float64. a, b: matrices
     or transposed views of such, at any distance from row to row; one matrix, or axes of 1, are for all of the batch; what
     cuBLAS cannot be told of is copied first. out: rows of contiguous numbers.
     """

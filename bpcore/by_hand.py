@@ -1,0 +1,85 @@
+"""A module initialised and evaluated by hand, without a Network: the notes' B, curried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bpcore import arguments
+from bpcore.array import Array, namespace
+from bpcore.backend import backend_of, get_backend
+from bpcore.layout import Layout
+from bpcore.library import Backend, is_array
+from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
+
+
+def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
+    """Windows of a fresh θ for `module`, initial values drawn: what `evaluate` takes.
+
+    seed: a whole number; the same one gives the same values on every backend. dtype: "float32" or "float64".
+    """
+    layout, on = Layout(module), get_backend(backend)
+    return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
+
+
+def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None) -> tuple[Any, Callable[..., Any]]:
+    """u = M(z; θ), and its backward functions as one: B(v) -> (dz, dtheta).
+
+    theta: windows, as `initialize` makes them. z: arrays on one backend. mode: evaluation by default;
+    `Mode(training=True, ...)` for the behaviour in training. dz is an array, or a tuple for several inputs, None for an input
+    without gradient; dtheta has the windows' names, `dtheta.W`. B returns fresh arrays and may be called again.
+
+    (B1), (B2)
+    """
+    arrays = [*(array for _, array in theta.items()), *z]
+    for array in z:
+        if not is_array(array):
+            raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")
+        if not backend_of(arrays[0]).owns(array):
+            raise TypeError(
+                f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
+                "with its asarray()"
+            )
+    try:
+        u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
+    except TypeError:
+        expect_inputs(module, theta, z)
+        raise
+    layout = Layout(module)
+
+    def B(v: Any) -> tuple[Any, Windows]:
+        v = expect_like(u, v)
+        backend, dtype = backend_of(arrays[0]), arrays[0].dtype
+        gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
+        dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
+        layout.add_home(gradient, spare)
+        return copies(dz), layout.windows(gradient)
+
+    return u, B
+
+
+def copies(dz: Any) -> Any:
+    """A copy of dz, which may alias v, or what was saved, or another dz."""
+    if isinstance(dz, tuple):
+        return tuple(copies(array) for array in dz)
+    return None if dz is None else namespace(dz).asarray(dz, copy=True)
+
+
+def expect_like(u: Any, v: Any) -> Any:
+    """v, or an error unless it is like u: an array of its shape, dtype and backend, or a tuple of those.
+
+    A number, which is right for a scalar u, comes back as such an array.
+    """
+    if isinstance(u, tuple):
+        if not isinstance(v, tuple) or len(u) != len(v):
+            raise ValueError(f"B expected v as a tuple of {len(u)} arrays, one for each output; got {type(v).__name__}")
+        # None: no gradient arrives at that output
+        return tuple(None if v_i is None else expect_like(u_i, v_i) for u_i, v_i in zip(u, v, strict=True))
+    if isinstance(v, (int, float)) and u.ndim == 0:
+        return namespace(u).full_like(u, float(v))
+    if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
+        got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
+        raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
+    if tuple(v.shape) != tuple(u.shape):
+        raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")
+    return v

@@ -1,0 +1,173 @@
+"""What a module costs: operations forward and backward, and the bytes kept between them.
+
+Theorem 7.4.1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpcore import counting
+from bpcore.counting import CountingArray
+from bpcore.layout import Layout
+from bpcore.library import is_array
+from bpcore.module import Mode, Module, Observed, Windows, join
+
+
+@dataclass
+class Row:
+    """One use of a module without its children: its class, output shape, trained parameters, operations and saved bytes."""
+
+    path: str
+    module: str
+    shape: tuple[Any, ...]
+    parameters: int
+    forward: int = 0
+    backward: int = 0
+    saved: int = 0
+
+
+class Cost:
+    """Operations and saved bytes: `rows`, one for each use of a module, and the totals.
+
+    forward, backward: operations, as bpcore/counting.py counts them. saved: bytes kept from the forward pass for the
+    backward pass, each array once, beyond θ and the inputs. ratio: backward / forward (0 where both are).
+    """
+
+    def __init__(self, rows: list[Row]):
+        self.rows = rows
+        self.forward = sum(row.forward for row in rows)
+        self.backward = sum(row.backward for row in rows)
+        self.saved = sum(row.saved for row in rows)
+        self.parameters = sum(row.parameters for row in rows)
+
+    @property
+    def ratio(self) -> float:
+        return self.backward / self.forward if self.forward else float(self.backward > 0)
+
+    def __getitem__(self, path: str) -> Row:
+        return next(row for row in self.rows if row.path == path)
+
+    def __str__(self) -> str:
+        titles = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
+        body = [
+            (r.path, r.module, str(r.shape), f"{r.parameters:,}", f"{r.forward:,}", f"{r.backward:,}", f"{r.saved:,}")
+            for r in self.rows
+        ]
+        numbers = (self.parameters, self.forward, self.backward, self.saved)
+        table = [titles, *body, ("total", "", "", *(f"{n:,}" for n in numbers))]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            for row in table
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    __repr__ = __str__
+
+
+class CountingMode(Mode):
+    """Training, with masks that are shapes only; drawing one costs an operation an entry."""
+
+    def keep(self, theta: Windows, z: Any, p: float) -> Any:
+        return counting.elementwise(z, dtype=counting.bool)
+
+
+@dataclass
+class Call:
+    """A call of a module's forward or backward function: its result, its operations, and the calls made within it."""
+
+    module: Module
+    theta: Windows
+    result: Any = None
+    operations: int = 0
+    within: list[Call] = field(default_factory=list)
+
+    @property
+    def own(self) -> int:
+        """Operations, those of the calls within left out."""
+        return self.operations - sum(call.operations for call in self.within)
+
+    def walk(self) -> Iterator[Call]:
+        """This call and all within it, at any depth."""
+        yield self
+        for call in self.within:
+            yield from call.walk()
+
+
+class Calls:
+    """The calls that `Observed` tells of, as trees: `outermost` has those not made within another."""
+
+    def __init__(self) -> None:
+        self.outermost: list[Call] = []
+        self._running: list[Call] = []  # the calls that have not returned, the innermost last
+
+    def around(self, module: Module, theta: Windows, what: str, make: Callable[[], Any]) -> Any:
+        """Make the call; returns its result."""
+        call = Call(module, theta)
+        (self._running[-1].within if self._running else self.outermost).append(call)
+        self._running.append(call)
+        before = counting.operations
+        call.result = make()
+        call.operations = counting.operations - before
+        self._running.pop()
+        return call.result
+
+
+def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> Cost:
+    """Run the definitions forward and backward, in training mode, on arrays that only count.
+
+    input_shapes: one for each input, batch axis included, e.g. (32, 64); an array stands for itself (token ids, labels).
+    The backward pass includes dJ/dz of the inputs.
+    """
+    module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
+    layout = Layout(module)
+    theta: Any = CountingArray((layout.size,), dtype)
+    gradient: Any = CountingArray((layout.trained,), dtype)
+    spare: Any = CountingArray((layout.spare,), dtype)
+    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
+    forward, backward = Calls(), Calls()
+    windows = layout.windows(theta)
+    u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
+    add_saved(rows, forward.outermost[0], {id(x.memory) for x in (theta, *inputs)})
+    v = tuple(CountingArray(u_i.shape, u_i.dtype) for u_i in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
+    Observed(module, backward.around).backward(windows, saved, v, layout.windows(gradient, spare))
+    for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
+        rows[call.theta.use].backward += call.own
+    return Cost([rows[use] for use in sorted(rows)])
+
+
+def row_of(call: Call, layout: Layout) -> Row:
+    """The row of a forward call; what it saved is not yet in it."""
+    u, _ = call.result
+    shape = tuple(u_i.shape for u_i in u) if isinstance(u, tuple) else u.shape
+    paths = {join(call.theta.path, name) for name in call.theta.names}
+    parameters = sum(use.size for use in layout.homes if use.path in paths and use.parameter.trained)
+    return Row(call.theta.path, type(call.module).__name__, shape, parameters, call.own)
+
+
+def add_saved(rows: dict[int, Row], call: Call, counted: set[int]) -> None:
+    """Add the bytes that a forward call saved to the rows, each memory once: to the innermost call that saved it.
+
+    What a child saved counts only if its parent saved it too: else it is let go. counted: ids of memories, added to here.
+    """
+    _, saved = call.result
+    kept = {id(part) for part in parts(saved)}
+    for child in call.within:
+        if id(child.result[1]) in kept:
+            add_saved(rows, child, counted)
+    for part in parts(saved):
+        if isinstance(part, CountingArray) and id(part.memory) not in counted:
+            counted.add(id(part.memory))
+            rows[call.theta.use].saved += part.memory.bytes
+
+
+def parts(saved: Any) -> Iterator[Any]:
+    """`saved`, and all that is in it."""
+    yield saved
+    if isinstance(saved, (list, tuple)):
+        for part in saved:
+            yield from parts(part)

@@ -1,0 +1,76 @@
+"""Files of data sets: found, or downloaded.
+
+A file is looked for in the folder that the environment variable BPCORE_DATA names, then in the user's cache, and is downloaded
+to the cache if neither has it. Wherever it comes from, its md5 is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+TIMEOUT = 30  # seconds without a byte
+
+
+def find(folder: str, name: str, md5: Mapping[str, str], url: str) -> Path:
+    """The path of a file, or of its gzipped form, with the right md5; if it is not found, it is downloaded to the cache.
+
+    name: without ".gz"; md5: for each form that exists, by its name; url: of the folder. Raises ValueError for a file of another
+    md5, and OSError if it is neither found nor downloadable.
+    """
+    forms = [form for form in (name, f"{name}.gz") if form in md5]
+    roots = [cache()]
+    if named := os.environ.get("BPCORE_DATA"):
+        roots.insert(0, Path(named))
+        if not roots[0].is_dir():
+            raise FileNotFoundError(f"BPCORE_DATA names {named}, which is no folder; correct it, or unset it to use {roots[1]}")
+    for path in (root / folder / form for root in roots for form in forms):
+        if path.is_file():
+            with path.open("rb") as file:
+                got = hashlib.file_digest(file, "md5").hexdigest()
+            if got != md5[path.name]:
+                wrong = f"its md5 is {got}, expected {md5[path.name]}"
+                raise ValueError(f"{path} is damaged, or another file: {wrong}; delete it and fetch it again")
+            return path
+    path = roots[-1] / folder / forms[-1]
+    download(url + path.name, path, md5[path.name])
+    return path
+
+
+def cache() -> Path:
+    """bpcore's folder in this user's cache, at the platform's usual place."""
+    if sys.platform == "win32":
+        root = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = Path.home() / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or root) / "bpcore"
+
+
+def download(url: str, path: Path, md5: str) -> None:
+    """Download `url` to `path`, which appears whole or not at all. Raises ValueError for another md5, OSError for the rest."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    elsewhere = f"fetch it on another machine, and put it there or in {path.parent.name}/ of the folder that BPCORE_DATA names"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.md5(usedforsecurity=False)
+        with urlopen(url, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
+            while block := answer.read(1 << 20):
+                digest.update(block)
+                file.write(block)
+        if (got := digest.hexdigest()) != md5:
+            wrong = f"its md5 is {got}, expected {md5}"
+            raise ValueError(f"{url} gave another file than expected: {wrong}; try again, or {elsewhere}")
+        os.replace(temporary, path)
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{path} is not there, and could not be downloaded from {url} ({error}); {elsewhere}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()

@@ -1,0 +1,198 @@
+"""The libraries whose arrays bpcore computes with, a subclass of `Backend` for each: to add one, write its subclass here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bpcore.array import Array, namespace
+from bpcore.context import recording
+from bpcore.library import Backend, host_data
+from bpcore.streams import SideStream
+
+
+class NumPy(Backend):
+    """NumPy, on the CPU."""
+
+    library = "numpy"
+    compute_dtypes = ("float16",)
+
+    def __init__(self, suffix: str):
+        if suffix:
+            raise ValueError(f"backend 'numpy:{suffix}' does not exist: NumPy has one device; choose 'numpy'")
+        self.name, self.xp = "numpy", np
+
+    @classmethod
+    def recognizes(cls, array_type: type) -> bool:
+        return issubclass(array_type, (np.ndarray, np.generic))
+
+    def asarray(self, host: Any, dtype: str | None = None) -> Array:
+        data = host_data(host)
+        if data is None or recording.get():
+            return super().asarray(host, dtype)
+        return data if dtype is None else np.asarray(data, dtype=dtype)
+
+
+class CuPy(Backend):
+    """CuPy, on the CUDA GPU that it takes for the current one."""
+
+    library = "cupy"
+    compute_dtypes = ("float16", "tf32")
+    asynchronous = True
+
+    def __init__(self, suffix: str):
+        try:
+            cupy = importlib.import_module("cupy")
+        except ImportError as error:
+            raise RuntimeError(
+                "backend 'cupy' needs CuPy, which is not installed: pip install 'bpcore[cuda13]' (driver for CUDA 13) or "
+                "'bpcore[cuda12]', or choose backend='numpy'"
+            ) from error
+        if not cupy.is_available():
+            raise RuntimeError(
+                "backend 'cupy' found CuPy but no usable CUDA GPU; look at nvidia-smi and the driver's version, or choose "
+                "backend='numpy'"
+            )
+        if suffix:
+            raise ValueError(
+                f"backend 'cupy:{suffix}': the GPU is chosen outside, by CUDA_VISIBLE_DEVICES={suffix}; then use 'cupy'"
+            )
+        self.name, self.xp, self.device = "cupy", namespace(cupy.empty(0)), cupy.cuda.Device()
+
+    def _from_host(self, host: np.ndarray) -> Array:
+        with self.device:
+            array: Array = self.xp.asarray(host)
+        return array
+
+    def _to_host(self, array: Any) -> np.ndarray:
+        host: np.ndarray = array.get()
+        return host
+
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        with self.device:
+            array: Array = self.xp.zeros(shape, dtype=self.dtype(dtype) if isinstance(dtype, str) else dtype)
+        return array
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
+
+    @functools.cached_property
+    def side(self) -> SideStream | None:
+        return SideStream(importlib.import_module("cupy").cuda)
+
+    @functools.cached_property
+    def graph(self) -> type[Any] | None:
+        try:
+            graph: type[Any] = importlib.import_module("bpcore.kernels.cuda.graph").Graph
+        except ImportError:  # kernels/ is not there
+            return None
+        return graph
+
+
+class PyTorch(Backend):
+    """PyTorch's tensors, computed with by definitions alone: on the CPU, or on a GPU that PyTorch supports.
+
+    "torch:cuda" is a GPU of NVIDIA, or of AMD with PyTorch for ROCm, "torch:mps" Apple's, "torch:xpu" Intel's; "torch:cuda:1"
+    is the second.
+    """
+
+    library = "torch"
+    names = ("torch", "torch:cuda", "torch:mps", "torch:xpu")
+    makers: ClassVar = {"cuda": "NVIDIA (or of AMD, with PyTorch for ROCm)", "mps": "Apple", "xpu": "Intel"}  # of GPUs
+
+    def __init__(self, suffix: str):
+        kind, _, index = (suffix or "cpu").partition(":")
+        if kind not in ("cpu", *self.makers) or (":" in suffix and not (kind in self.makers and index.isdecimal())):
+            raise ValueError(f"backend 'torch:{suffix}' does not exist: choose one of {', '.join(self.names)}")
+        try:
+            torch = importlib.import_module("torch")
+        except ImportError as error:
+            raise RuntimeError("backend 'torch' needs PyTorch: pip install torch, or choose backend='numpy'") from error
+        self.torch, self.xp, self.device = torch, namespace(torch.empty(0)), torch.device("cpu")
+        if kind != "cpu":
+            self._expect_gpu(kind, int(index or 0))
+            self.device, self.asynchronous = torch.device(kind, int(index or 0)), True
+        if kind == "mps":
+            self.dtypes = ("float32",)
+        self.name = self._name(self.device)
+
+    def _expect_gpu(self, kind: str, index: int) -> None:
+        """A RuntimeError unless PyTorch has this GPU."""
+        asked = "torch.backends.mps" if kind == "mps" else f"torch.{kind}"
+        if not functools.reduce(getattr, asked.split(".")[1:], self.torch).is_available():
+            raise RuntimeError(
+                f"backend 'torch:{kind}' needs a GPU of {self.makers[kind]}, and PyTorch {self.torch.__version__} finds none: "
+                f"{asked}.is_available() is False; install the PyTorch for your GPU and its driver (pytorch.org/get-started), "
+                "or choose backend='torch', the CPU"
+            )
+        count = getattr(self.torch, kind).device_count()
+        if index >= count:
+            raise RuntimeError(f"backend 'torch:{kind}:{index}' is not there: PyTorch finds {count}; choose 'torch:{kind}'")
+
+    @staticmethod
+    def _name(where: Any) -> str:
+        """The name of the backend of a torch.device."""
+        return "torch" if where.type == "cpu" else f"torch:{where.type}" + (f":{where.index}" if where.index else "")
+
+    @classmethod
+    def recognizes(cls, array_type: type) -> bool:
+        torch = sys.modules.get("torch")  # not imported for this: without it there is no tensor
+        return torch is not None and issubclass(array_type, torch.Tensor)
+
+    @classmethod
+    def name_of(cls, array: Any) -> str:
+        return cls._name(array.device)
+
+    def dtype(self, name: str) -> Any:
+        return getattr(self.xp, self.check_dtype(name) if name == "float64" else str(name))
+
+    def _from_host(self, host: np.ndarray) -> Array:
+        if host.dtype == "float64" and "float64" not in self.dtypes:
+            host = host.astype("float32")
+        tensor = self.torch.asarray(host.copy())  # a read-only array would be shared, with a warning
+        if self.device.type == "cuda":  # from pinned memory, which PyTorch keeps until it is read: the host goes on
+            array: Array = tensor.pin_memory().to(self.device, non_blocking=True)
+        else:
+            array = tensor.to(self.device)
+        return array
+
+    def _to_host(self, array: Any) -> np.ndarray:
+        host: np.ndarray = array.detach().cpu().numpy()
+        return host
+
+    def synchronize(self) -> None:
+        if self.asynchronous:
+            self.torch.accelerator.synchronize(self.device)
+
+
+class ArrayAPIStrict(Backend):
+    """array-api-strict, which has the standard and nothing else: for tests. Its devices "device1" and "device2" pose as GPUs."""
+
+    library = "array_api_strict"
+
+    def __init__(self, suffix: str):
+        try:
+            self.xp = importlib.import_module("array_api_strict")
+        except ImportError as error:
+            raise RuntimeError(
+                "backend 'array_api_strict' needs array-api-strict: pip install array-api-strict, or choose backend='numpy'"
+            ) from error
+        try:
+            self.device = self.xp.Device(suffix or "CPU_DEVICE")
+        except ValueError as error:
+            raise ValueError(
+                f"backend 'array_api_strict:{suffix}' does not exist: choose CPU_DEVICE, device1 or device2"
+            ) from error
+        self.asynchronous, self.name = bool(suffix), "array_api_strict" + (f":{suffix}" if suffix else "")
+
+    @classmethod
+    def name_of(cls, array: Any) -> str:
+        where = str(array.device).split("'")[1]
+        return cls.library if where == "CPU_DEVICE" else f"{cls.library}:{where}"
+
+    def _to_host(self, array: Any) -> np.ndarray:
+        return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))
