@@ -175,6 +175,16 @@ class Backend:
             self.device.synchronize()
 
     @functools.cached_property
+    def graph(self) -> Any:
+        """The class of graphs that record what this library launches, to launch it again; None where it has none."""
+        if self.name != "cupy":
+            return None
+        try:
+            return importlib.import_module("bpcore.kernels.cuda.graph").Graph
+        except ImportError:  # the folder was deleted
+            return None
+
+    @functools.cached_property
     def side(self) -> SideStream | None:
         """A stream for transfers that go on beside the steps; None where the host does not run ahead of the device."""
         return SideStream(importlib.import_module("cupy").cuda) if self.name == "cupy" else None

@@ -1,11 +1,11 @@
 """A run that an earlier bpcore wrote in the middle of an epoch, in tests/data: the version of today must take it up.
 
-    python tests/old_run.py write tests/data      # old_run.safetensors, and old_end.npy, θ where the unbroken run ends
+    python tests/old_run.py write tests/data      # old_run.safetensors; the unbroken run's end as old_end.npy and old_end.json
     python tests/old_run.py resume FOLDER         # resumes tests/data/old_run.safetensors; its end as FOLDER/end.npy and end.json
 
-Both files in tests/data were written once, by `write` at commit 1f105c6 with BPCORE_KERNELS=off (definitions on NumPy alone), and are
-kept: to write them again would test nothing. The run has all that a checkpoint can hold: θ with buffers, moments, a schedule and a
-callback with state, a history, and a position within an epoch.
+The files in tests/data were written once, by `write` at commit 1f105c6 with BPCORE_KERNELS=off (definitions on NumPy alone), and
+stay: to write them again would test nothing. The run has all that a checkpoint can hold: θ with buffers, moments, a schedule and
+a callback with state, a history, and a position within an epoch.
 """
 
 from __future__ import annotations
