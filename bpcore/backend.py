@@ -9,16 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from bpcore import libraries
-
-# Old homes, for files not yet moved over: delete these eight lines once nothing imports them from here.
-from bpcore.array import device as device
-from bpcore.array import is_floating as is_floating
-from bpcore.array import is_half as is_half
-from bpcore.array import kind as kind
-from bpcore.array import namespace as namespace
 from bpcore.library import LIBRARIES, Backend, library_of
-from bpcore.library import host_data as host_data
-from bpcore.library import is_array as is_array
 
 _made: dict[str, Backend] = {}
 _chosen: ContextVar[str | None] = ContextVar("bpcore_backend", default=None)

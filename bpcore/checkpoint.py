@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+Tensors = dict[str, np.ndarray[Any, Any]]  # by name
+Header = dict[str, Any]  # what JSON can hold
+
 FORMAT = 1
 KEY = "bpcore"
 
@@ -18,7 +21,7 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, a damaged one, one of a newer format, or one that does not fit."""
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> None:
     """Write tensors and header to `path` so that a crash at any moment leaves the old file or the new one, whole."""
     from safetensors.numpy import save
 
@@ -44,7 +47,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], heade
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:
-    """Where a file at `path` would lie. Raises OSError where it could not."""
+    """The path of a file to be written, links resolved. Raises OSError where there cannot be one."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
@@ -53,7 +56,7 @@ def check_place(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError where it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
@@ -77,12 +80,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def expect(path: Any, what: str, expected: Any, got: Any) -> None:
-    """A CheckpointError unless the file has what is expected."""
+    """A CheckpointError unless `got`, which is the file's, equals `expected`; what: the thing's name."""
     if expected != got:
         raise CheckpointError(f"{path} does not fit: expected {what} {expected}, the file has {got}. Nothing was loaded")
 
 
-def tensor(path: Any, tensors: Mapping[str, np.ndarray], name: str, size: int, dtype: str) -> np.ndarray:
+def tensor(path: Any, tensors: Mapping[str, np.ndarray[Any, Any]], name: str, size: int, dtype: str) -> np.ndarray[Any, Any]:
     """The vector `name` of a checkpoint, of this size and dtype, or a CheckpointError."""
     if name not in tensors:
         raise CheckpointError(f"{path} does not fit: it has no vector {name!r}, only {sorted(tensors)}. Nothing was loaded")

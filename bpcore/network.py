@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from bpcore import arguments, checkpoint
-from bpcore.array import is_floating
+from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
+from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in
 from bpcore.costs import Cost, cost
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Array, Mode, Module, Observed, Windows, expect_inputs
+from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
 
@@ -23,11 +25,13 @@ class Network:
     module: what it evaluates. backend: a name, see `get_backend`; None takes the chosen one, "auto" a GPU that works.
     dtype: "float32" or "float64". seed: of the initial values, the same on every backend.
 
-    compute_dtype: what the module computes in, θ and ∇J staying float32; dtype unless given. "float16": from a copy of θ,
-    inputs being cast to it and outputs back, so that a loss is float32; buffers, such as running statistics, stay float32. On
-    NumPy it gives the same numbers, slowly: no CPU of NumPy's computes in it. A Trainer scales the loss (see
-    bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J below 6e-8 become zero. "tf32": a GPU multiplies
-    matrices of float32 with 10 bits after the point (those that bpcore has a kernel for; CuPy's own where CUPY_TF32=1).
+    compute_dtype: what the module computes in; dtype unless given. θ and ∇J stay float32.
+    "float16": the module computes from a copy of θ. Inputs are cast to float16 and outputs back, so that a loss is float32;
+    buffers, such as running statistics, stay float32. On NumPy the numbers are the same, and it is slow: NumPy has no fast
+    float16 on any CPU. A Trainer scales the loss (see bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J
+    below 6e-8 become zero.
+    "tf32": a GPU multiplies matrices of float32 with 10 bits after the point (where bpcore has a kernel for the product; CuPy's
+    own products where CUPY_TF32=1).
     """
 
     def __init__(
@@ -40,19 +44,27 @@ class Network:
     ):
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
-        self.module, self.layout = module, Layout(module)
+        self._set_up(module, backend, dtype, compute_dtype)
+        self._bind(self.layout.draw(arguments.seed(seed)))
+
+    def _set_up(self, module: Module, backend: str | Backend | None, dtype: Any, compute_dtype: Any) -> None:
+        """All but θ."""
+        self.module = module
+        self.layout = Layout(module)
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
-        self._bind(self.layout.draw(arguments.seed(seed)))
 
     def _bind(self, host: Any) -> None:
-        theta = self.backend.zeros(self.layout.size, self.dtype)
+        """θ on the backend, with these values, and its windows."""
+        theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
-        self._theta, self._windows, self._dtype = theta, self.layout.windows(theta), theta.dtype
+        self._theta = theta
+        self._windows = self.layout.windows(theta)
+        self._dtype = theta.dtype
         half = self.compute_dtype == "float16"
-        self._half = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part, a copy
-        self._computed = self.layout.windows(self._half, theta=theta) if half else self._windows
+        self._half: Array | None = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part
+        self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
         # out, what backward writes (out itself, or the float16 of it), its windows, the spare tail: kept while out stays
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
@@ -72,7 +84,7 @@ class Network:
 
     @property
     def n_parameters(self) -> int:
-        """How many trained numbers θ has: the length of ∇J."""
+        """The number of trained numbers in θ: the length of ∇J."""
         return self.layout.trained
 
     def place(self, x: Any, floating: bool = False, half: bool = False) -> Array:
@@ -82,14 +94,16 @@ class Network:
         """
         if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None and not half:
             return x
-        host, dtype = host_data(x), "float16" if half else self.dtype
-        if host is None:
-            x = self.backend.asarray(x)
-            return self.backend.asarray(x, dtype) if floating or is_floating(x) else x
-        return self.backend.asarray(host, dtype if floating or host.dtype.kind == "f" else None)
+        host = host_data(x)
+        dtype = "float16" if half else self.dtype
+        if host is not None:
+            placed: Array = self.backend.asarray(host, dtype if floating or host.dtype.kind == "f" else None)
+            return placed
+        placed = self.backend.asarray(x)
+        return self.backend.asarray(placed, dtype) if floating or is_floating(placed) else placed
 
     def place_weights(self, weights: Any) -> Array | None:
-        """weights, placed, in this network's dtype. A ValueError where one is negative and can be seen without waiting."""
+        """weights, placed, in this network's dtype. A ValueError where the host sees, without waiting, a negative one."""
         if weights is None:
             return None
         placed = self.place(weights, floating=True)
@@ -111,7 +125,8 @@ class Network:
         """(u, saved): the module in compute_dtype at θ as it is; u in θ's dtype."""
         try:
             if self.compute_dtype == self.dtype:
-                return module.forward(self._windows, *X, mode=mode)
+                result: tuple[Any, Any] = module.forward(self._windows, *X, mode=mode)
+                return result
             with computing_in(self.compute_dtype):
                 if self._half is not None:
                     self._half[...] = self._theta[: self.layout.trained]
@@ -119,17 +134,20 @@ class Network:
         except TypeError:
             expect_inputs(module, self._windows, X)
             raise
-        cast = lambda one: self.backend.asarray(one, self.dtype)  # noqa: E731  a name for a thunk
-        return (tuple(map(cast, u)) if isinstance(u, tuple) else cast(u)), saved
+        if isinstance(u, tuple):
+            return tuple(self.backend.asarray(output, self.dtype) for output in u), saved
+        return self.backend.asarray(u, self.dtype), saved
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
     ) -> tuple[Array, Array]:
-        """J(θ) and ∇J(θ) by back-propagation.        Algorithm 3
+        """J(θ) and ∇J(θ) by back-propagation.
 
         loss: a Loss. X, y, weights: host data or arrays of this backend. mode: evaluation unless given, so that J is that
         of `net(X)`; `Mode(training=True, ...)` draws dropout's masks. Returns J, a scalar on the device, and ∇J, a vector
         in θ's order of length n_parameters: fresh, or `out`.
+
+        Algorithm 3
         """
         if not isinstance(loss, Loss):
             raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
@@ -140,9 +158,9 @@ class Network:
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
-        self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, labels: Any = None
+        self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, labels: Array | None = None
     ) -> Evaluation:
-        """The forward pass of Algorithm 3 on arrays already here; labels: y on the host, whose values are looked at."""
+        """The forward pass of Algorithm 3 on arrays already here; labels: y on the host, whose values are checked."""
         u, saved = self._run(self.module, X, mode)
         if isinstance(u, tuple):
             raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
@@ -152,16 +170,16 @@ class Network:
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
-    def backward(self, evaluation: Evaluation, out: Array | None = None, v: Any = 1.0) -> Array:
+    def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:
         """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. Once for each evaluation."""
-        kept, written, windows, spare = self._gradient
-        if out is None or out is not kept:
-            given, out = out, self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
+        target, written, windows, spare = self._gradient
+        if out is None or out is not target:
+            target = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
             dtype = self.dtype if self._half is None else "float16"
-            written = out if self._half is None else self.backend.zeros(self.layout.trained, dtype)
+            written = target if self._half is None else self.backend.zeros(self.layout.trained, dtype)
             spare = self.backend.zeros(self.layout.spare, dtype) if self.layout.spare else None
             windows = self.layout.windows(written, spare)
-            if given is not None:
+            if out is not None:
                 self._gradient = (out, written, windows, spare)
         of_loss, evaluation.of_loss = evaluation.of_loss, None
         dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
@@ -174,38 +192,41 @@ class Network:
                 self.module.backward(self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
             self.layout.add_home(written, spare)
-        if written is not out:
-            out[...] = written
-        return out
+        gradient: Array = target
+        if written is not gradient:
+            gradient[...] = written
+        return gradient
 
     def first_not_finite(self, X: Any, mode: Mode) -> str | None:
         """The path and class of the first module whose output at X is not finite, or None."""
-        found: list[str] = []
+        xp = self.backend.xp
+        names: list[str] = []
 
-        def around(module: Module, theta: Windows, what: str, call: Any) -> Any:
+        def around(module: Module, theta: Windows, what: str, call: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
             u, saved = call()
-            for one in u if isinstance(u, tuple) else (u,):
-                if not found and not bool(self.backend.to_host(self.backend.xp.all(self.backend.xp.isfinite(one)))):
-                    found.append(module.name(theta))
+            for output in u if isinstance(u, tuple) else (u,):
+                if not names and not bool(self.backend.to_host(xp.all(xp.isfinite(output)))):
+                    names.append(module.name(theta))
             return u, saved
 
         self._run(Observed(self.module, around), self.inputs(X), mode)
-        return found[0] if found else None
+        return names[0] if names else None
 
     def to(self, backend: str | Backend) -> Network:
         """Move θ to another backend, in place; returns this network."""
-        host, backend = self.backend.to_host(self._theta), get_backend(backend)
-        backend.check_compute(self.compute_dtype, backend.check_dtype(self.dtype))
-        self.backend = backend
+        host = self.backend.to_host(self._theta)
+        target = get_backend(backend)
+        target.check_compute(self.compute_dtype, target.check_dtype(self.dtype))
+        self.backend = target
         self._bind(host)
         return self
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
         return {"theta": self.backend.to_host(self._theta)}, {"network": header}
 
-    def check_state(self, path: Any, tensors: dict[str, Any], header: dict[str, Any]) -> Any:
+    def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
         """The θ of a checkpoint on the host, or a CheckpointError where it does not fit this network. Assigns nothing."""
         described = header.get("network")
         if not isinstance(described, dict):
@@ -236,11 +257,10 @@ class Network:
             raise checkpoint.CheckpointError(f"{path} has no network in it")
         if described.get("dtype") not in ("float32", "float64"):
             raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
-        net = cls.__new__(cls)
-        net.module = module if module is not None else rebuild(described.get("structure"), path)
-        net.layout, net.backend = Layout(net.module), get_backend(backend)
-        net.dtype = net.backend.check_dtype(described["dtype"])
-        net.compute_dtype = net.backend.check_compute(compute_dtype, net.dtype)
+        if module is None:
+            module = rebuild(described.get("structure"), path)
+        net = cls.__new__(cls)  # without __init__, which draws initial values
+        net._set_up(module, backend, described["dtype"], compute_dtype)
         net._bind(net.check_state(path, tensors, header))
         return net
 
@@ -255,9 +275,16 @@ class Network:
 
 
 class Evaluation:
-    """A forward pass that a backward pass can follow: J, and what was saved; and how many outputs an example has."""
+    """A forward pass that a backward pass can follow.
+
+    J: the loss. saved, of_loss: what the module's and the loss's backward passes need. outputs: how many an example has.
+    """
 
     __slots__ = ("J", "loss", "of_loss", "outputs", "saved")
 
     def __init__(self, loss: Loss, J: Array, saved: Any, of_loss: Any, outputs: int):
-        self.loss, self.J, self.saved, self.of_loss, self.outputs = loss, J, saved, of_loss, outputs
+        self.loss = loss
+        self.J = J
+        self.saved = saved
+        self.of_loss = of_loss
+        self.outputs = outputs

@@ -1,4 +1,4 @@
-"""A module's structure as JSON, and back, over the library's own names only: what a checkpoint says of its network."""
+"""A module's structure as JSON, and back, over the library's own names only. A checkpoint describes its network so."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bpcore.module import Module
 
 
 def describe(module: Module) -> list[dict[str, Any]]:
-    """The modules below `module`, each once, and last `module` itself: class and constructor's arguments.
+    """The modules below `module`, each once, then `module` itself: class and constructor's arguments.
 
-    A module used twice is named twice by its number, so what is shared stays shared.
+    Arguments name modules by their number in this list: a module used twice has one number, so what is shared stays shared.
     """
     described: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
@@ -34,23 +34,23 @@ def describe(module: Module) -> list[dict[str, Any]]:
             return int(value) if isinstance(value, Integral) else float(value)
         return {"unknown": type(value).__name__}
 
-    def number(one: Module) -> int:
-        if id(one) not in numbers:
+    def number(part: Module) -> int:
+        if id(part) not in numbers:
             try:
-                positional, named = one.arguments()
-                entry = {"class": type(one).__name__, "positional": encode(positional), "named": encode(named)}
+                positional, named = part.arguments()
+                entry = {"class": type(part).__name__, "positional": encode(positional), "named": encode(named)}
             except AttributeError:  # a user's own, which keeps its arguments under other names
-                entry = {"class": type(one).__name__, "positional": {"unknown": "arguments"}, "named": {}}
-            numbers[id(one)] = len(described)
+                entry = {"class": type(part).__name__, "positional": {"unknown": "arguments"}, "named": {}}
+            numbers[id(part)] = len(described)
             described.append(entry)
-        return numbers[id(one)]
+        return numbers[id(part)]
 
     number(module)
     return described
 
 
 def rebuild(described: Any, path: Any) -> Module:
-    """The module that `described` stands for. Raises CheckpointError where a class is not bpcore's own."""
+    """The module that `describe` described. Raises CheckpointError where a class is not bpcore's own; path: for its message."""
     built: list[Module] = []
 
     def decode(value: Any) -> Any:

@@ -12,7 +12,7 @@ from runs import CLASSES, FEATURES, ROWS, Call, assert_same, become, examples, t
 
 import bpcore as bp
 from bpcore.training import data
-from bpcore.training.data import Arrays, stream
+from bpcore.training.data import Arrays, Epoch, stream
 
 RUN, RUNS = 3, 4  # rows of a run, runs that are shuffled together
 
@@ -41,7 +41,7 @@ def numbered(folder, n: int, columns: int = FEATURES) -> Arrays:
 
 def order(given: Arrays, batch_size: int, seed: int = 0, epoch: int = 0, start: int = 0) -> list[list[int]]:
     """The rows of each batch; X and y agree on them."""
-    batches = list(given.shuffled(batch_size, seed, epoch, start))
+    batches = list(given.shuffled(Epoch(batch_size, seed, epoch, start)))
     for (X,), y, _ in batches:
         assert type(X) is np.ndarray
         np.testing.assert_array_equal(X[:, 0], y)
@@ -116,7 +116,7 @@ def test_memmaps_of_which_only_a_window_lies_in_memory(small_runs, tmp_path):
 
 
 def test_a_small_memmap_is_shuffled_like_an_array(tmp_path):
-    on_disk, in_memory = (Arrays(given, "train").shuffled(7, 0, 0, 0) for given in (mapped(tmp_path), examples(weights=True)))
+    on_disk, in_memory = (Arrays(given, "train").shuffled(Epoch(7, 0, 0)) for given in (mapped(tmp_path), examples(weights=True)))
     for (inputs, *rest), (others, *other) in zip(on_disk, in_memory, strict=True):
         assert_same((inputs, rest), (others, other))
 
@@ -139,7 +139,7 @@ def test_augment_sees_the_batches_that_are_trained_on():
 
     run, plain, by_hand = trainer(), trainer(), trainer()
     run.fit((X, y), (X, y), epochs=2, batch_size=16, augment=augment)
-    expected = [b for epoch in range(2) for b in Arrays((X, y), "train").shuffled(16, 0, epoch, 0)]
+    expected = [b for epoch in range(2) for b in Arrays((X, y), "train").shuffled(Epoch(16, 0, epoch))]
     assert len(seen) == len(expected) == 6
     for number, (z, ((rows,), labels, _)) in enumerate(zip(seen, expected, strict=True)):
         np.testing.assert_array_equal(z, rows)

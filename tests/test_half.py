@@ -15,7 +15,7 @@ import bpcore as bp
 from bpcore.array import is_half
 from bpcore.checkpoint import CheckpointError
 from bpcore.context import computing_in, tf32
-from bpcore.functional.primitive import PRIMITIVES
+from bpcore.primitive import PRIMITIVES
 from bpcore.layout import Layout
 from bpcore.module import Mode
 from bpcore.training.guard import NonFiniteLoss
@@ -286,7 +286,7 @@ def test_a_gradient_that_no_scale_can_help_is_an_error():
     X, y = examples()
     run.scaling.S[...] = 4 * LEAST
     run.step(X, y)
-    expected = "its gradient is not finite in float16, be the loss scaled by 1e-04. θ is at its last good values; lower lr"
+    expected = "its gradient is not finite in float16 even with the loss scaled by 1e-04. θ is at its last good values; lower lr"
     with pytest.raises(NonFiniteLoss, match=re.escape(expected)):
         run.step(X, y)
 

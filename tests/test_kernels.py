@@ -20,7 +20,7 @@ from conftest import missing
 import bpcore as bp
 from bpcore import functional
 from bpcore.functional import primitive
-from bpcore.functional.primitive import PRIMITIVES
+from bpcore.primitive import PRIMITIVES
 
 kernels = pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: definitions run, and need no such test")
 LARGE = 70_000  # numbers: more than two blocks of any twin

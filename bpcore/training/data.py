@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from bpcore.array import Array
 from bpcore.backend import backend_of
-from bpcore.library import Backend, host_data
+from bpcore.library import host_data
 
-Batch = tuple[tuple[Any, ...], Any, Any]  # inputs, labels, weights or None
+Batch = tuple[tuple[Array, ...], Array, Array | None]  # inputs, labels, weights
 Reading = Generator[Batch, None, None]  # batches that can be closed
-BLOCK = 1 << 20  # how many numbers are looked at together: a memmap is never read whole
-RUN_BYTES = 1 << 22  # of a memmap read in one go: enough for a disk to be as quick as it can
-WINDOW, AUGMENT = 0, 1  # what random numbers are for
-RUNS = 64  # that are shuffled together, from all over the file: what a batch is drawn from
+Rows = np.ndarray[Any, np.dtype[np.int64]]  # numbers of rows
+BLOCK = 1 << 20  # how many numbers are checked together: a memmap is never read whole
+RUN_BYTES = 1 << 22  # of a memmap, read in one go: a disk is at its quickest from here on
+WINDOW, AUGMENT = 0, 1  # purposes of random numbers: the order within RUNS runs; the user's augment
+RUNS = 64  # how many runs are shuffled together, from all over the file: a batch is drawn from them
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of an epoch: of batch_size rows, in an order that (seed, number) decides, from batch number `start` on."""
+
+    batch_size: int
+    seed: int
+    number: int
+    start: int = 0
 
 
 def data(given: Any, name: str) -> Arrays | Batches:
-    """What `fit` and `evaluate` were given: (X, y), (X, y, weights), or an iterable of such batches."""
+    """The examples in what `fit` and `evaluate` take: (X, y), (X, y, weights), or an iterable of such batches.
+
+    name: what errors call them.
+    """
     if isinstance(given, (Arrays, Batches)):
         return given
     return Arrays(given, name) if isinstance(given, tuple) else Batches(given, name)
@@ -31,15 +47,16 @@ def split(given: Any, name: str) -> Batch:
         got = f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}")
     X, y, weights = (*given, None) if len(given) == 2 else given
-    inputs = tuple(array(x) for x in X) if isinstance(X, tuple) else (array(X),)
-    y, weights = array(y), None if weights is None else array(weights)
+    inputs = tuple(as_array(x) for x in X) if isinstance(X, tuple) else (as_array(X),)
+    y = as_array(y)
+    weights = None if weights is None else as_array(weights)
     n = check_lengths(name, inputs, y, weights)
     if n == 0:
         raise ValueError(f"{name} is empty: X has 0 rows; give at least one example")
     return inputs, y, weights
 
 
-def array(x: Any) -> Any:
+def as_array(x: Any) -> Any:
     """x itself if it is an array of a backend or a NumPy array (a memmap stays one), else as a NumPy array."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
         return x
@@ -47,7 +64,7 @@ def array(x: Any) -> Any:
     return x if host is None else host
 
 
-def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> int:
+def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
     """The number of rows, or a ValueError where the arrays do not agree on it."""
     arrays = (*inputs, y, *(() if weights is None else (weights,)))
     if any(x.ndim == 0 for x in arrays):
@@ -58,11 +75,12 @@ def check_lengths(name: str, inputs: tuple[Any, ...], y: Any, weights: Any) -> i
     return int(y.shape[0])
 
 
-def check_finite(name: str, label: str, x: Any) -> None:
+def check_finite(name: str, label: str, x: Array) -> None:
     """A ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
     backend = backend_of(x)
     rows = max(1, BLOCK // max(1, x[:1].size)) if backend.device is None else x.shape[0]
-    count, first = 0, None
+    count = 0
+    first: tuple[int, ...] | None = None
     for start in range(0, x.shape[0], rows):
         block = backend.to_host(x[start : min(start + rows, x.shape[0]), ...])
         if block.dtype.kind != "f":
@@ -70,14 +88,14 @@ def check_finite(name: str, label: str, x: Any) -> None:
         bad = ~np.isfinite(block)
         if bad.any():
             at = np.argwhere(bad)[0]
-            first = first if first is not None else (int(at[0]) + start, *(int(i) for i in at[1:]))
+            first = first or (int(at[0]) + start, *(int(i) for i in at[1:]))
             count += int(bad.sum())
     if count:
         raise ValueError(f"{name}: {label} has {count} values that are NaN or infinite, the first at {first}; drop or fill them")
 
 
 class Arrays:
-    """Examples that lie in arrays: NumPy (memmaps too) on the host, or arrays of a backend."""
+    """Examples in arrays: NumPy's on the host, memmaps too, or a backend's. given: (X, y) or (X, y, weights)."""
 
     def __init__(self, given: tuple[Any, ...], name: str):
         self.name = name
@@ -94,24 +112,25 @@ class Arrays:
         """How many batches an epoch has."""
         return -(-self.n // batch_size)
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Reading:
-        """The batches of an epoch from number `start` on; their order is a function of (seed, epoch)."""
-        rows = np.empty(0, dtype=np.int64)
-        for more in self.order(seed, epoch, start * batch_size):
+    def shuffled(self, epoch: Epoch) -> Reading:
+        """The batches of an epoch."""
+        rows: Rows = np.empty(0, dtype=np.int64)
+        size = epoch.batch_size
+        for more in self.order(epoch.seed, epoch.number, epoch.start * size):
             rows = np.concatenate((rows, more))
-            whole = len(rows) - len(rows) % batch_size
-            for i in range(0, whole, batch_size):
-                yield self.take(rows[i : i + batch_size])
+            whole = len(rows) - len(rows) % size
+            for i in range(0, whole, size):
+                yield self.take(rows[i : i + size])
             rows = rows[whole:]
         if len(rows):
             yield self.take(rows)
 
-    def order(self, seed: int, epoch: int, start: int) -> Iterator[np.ndarray]:
+    def order(self, seed: int, epoch: int, start: int) -> Iterator[Rows]:
         """The rows in the order of an epoch from the `start`-th on, piece by piece.
 
         Rows in memory are one permutation. Memmaps are cut into runs of neighbours; the runs are permuted, and the rows of
-        RUNS of them at a time: the disk is asked for long runs, and a batch is drawn from places all over the file. Where
-        these would be all there are, they are shuffled like rows in memory.
+        RUNS of them at a time: the disk reads long runs, and a batch is drawn from places all over the file. A file of no
+        more than RUNS runs is shuffled like rows in memory.
         """
         length = self.run_length()
         if length is None or length * RUNS >= self.n:
@@ -137,13 +156,13 @@ class Arrays:
             weights = None if self.weights is None else self.weights[rows, ...]
             yield tuple(x[rows, ...] for x in self.inputs), self.y[rows, ...], weights
 
-    def take(self, rows: np.ndarray) -> Batch:
+    def take(self, rows: Rows) -> Batch:
         """The batch of these rows."""
         weights = None if self.weights is None else take(self.weights, rows)
         return tuple(take(x, rows) for x in self.inputs), take(self.y, rows), weights
 
     def sample(self, size: int, seed: int) -> Arrays:
-        """`size` rows drawn without replacement, the same for the same seed; all where there are no more."""
+        """`size` rows drawn without replacement, the same for the same seed; all rows if there are no more than that."""
         if size >= self.n:
             return self
         rows = np.sort(np.random.default_rng([seed, 2**32]).permutation(self.n)[:size])
@@ -151,16 +170,16 @@ class Arrays:
         return Arrays((inputs, y) if weights is None else (inputs, y, weights), self.name)
 
 
-def take(x: Any, rows: np.ndarray) -> Any:
+def take(x: Any, rows: Rows) -> Any:
     """x[rows], on the host or where x lies."""
-    if isinstance(x, np.memmap):  # in the order in which they lie on the disk, then in the order asked for
+    if isinstance(x, np.memmap):  # read in the order of the disk, then put into the order of `rows`
         along = np.argsort(rows)
         batch = np.empty((len(rows), *x.shape[1:]), x.dtype)
         batch[along] = x[rows[along]]
         return batch
     if isinstance(x, np.ndarray):
         return x.take(rows, axis=0) if type(x) is np.ndarray else np.asarray(x[rows])
-    backend: Backend = backend_of(x)
+    backend = backend_of(x)
     return backend.xp.take(x, backend.asarray(rows), axis=0)
 
 
@@ -169,8 +188,8 @@ def stream(seed: int, epoch: int, purpose: int, number: int) -> np.random.Genera
     return np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(purpose, number)))
 
 
-def check_weights(name: str, weights: Any, some: bool = True) -> None:
-    """A ValueError unless weights are finite, >= 0, and, where `some` must count, not all zero."""
+def check_weights(name: str, weights: Array | None, some: bool = True) -> None:
+    """A ValueError unless weights are finite, >= 0, and, if some=True, not all zero."""
     if weights is None:
         return
     check_finite(name, "weights", weights)
@@ -182,9 +201,9 @@ def check_weights(name: str, weights: Any, some: bool = True) -> None:
 class Batches:
     """Examples that come as an iterable of batches, in an order of their own; each is a tuple (X, y) or (X, y, weights)."""
 
-    n = None  # how many examples there are is not known
+    n = None  # the number of examples is not known
 
-    def __init__(self, given: Iterable[Any], name: str):
+    def __init__(self, given: Any, name: str):
         if not isinstance(given, Iterable):
             raise TypeError(f"{name} expected (X, y), (X, y, weights) or an iterable of such batches, got {type(given).__name__}")
         if iter(given) is given:
@@ -195,16 +214,16 @@ class Batches:
         self.given, self.name = given, name
 
     def check(self) -> None:
-        """Nothing yet: each batch is looked at as it comes."""
+        """Nothing yet: each batch is checked as it comes."""
 
     def steps(self, batch_size: int) -> int | None:
         """How many batches an epoch has, where that is known."""
         return len(self.given) if isinstance(self.given, Sized) else None
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int) -> Reading:
-        """The batches from number `start` on, in their own order."""
-        for i, batch in enumerate(self.in_order(batch_size)):
-            if i >= start:
+    def shuffled(self, epoch: Epoch) -> Reading:
+        """The batches from number `epoch.start` on, in their own order."""
+        for i, batch in enumerate(self.in_order(epoch.batch_size)):
+            if i >= epoch.start:
                 yield batch
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
@@ -223,5 +242,5 @@ class Batches:
             raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")
 
     def sample(self, size: int, seed: int) -> Arrays:
-        """A ValueError: how many there are is not known."""
+        """A ValueError: the number of examples is not known."""
         raise ValueError(f"training_sample needs arrays to draw from, and {self.name} is an iterable; leave training_sample out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.array import kind
+from bpcore.array import Array, kind
 from bpcore.backend import backend_of
 from bpcore.library import host_data
 from bpcore.module import EMPTY, Mode
@@ -14,33 +14,35 @@ from bpcore.training.data import Arrays, Batches
 from bpcore.training.metrics import Metric
 
 
-def check_data(network: Network, loss: Loss, given: Arrays | Batches) -> None:
-    """The door of `fit`: raise unless values are finite, shapes fit the network and the loss, and labels and ids are in range.
+def check_data(network: Network, loss: Loss, examples: Arrays | Batches) -> None:
+    """Raise unless values are finite, shapes fit the network and the loss, and labels and ids are in range.
 
-    Of batches the first is looked at here, and each other as it comes.
+    `fit` checks all arrays once, before it starts. Of batches the first is checked here, and each other as it comes.
     """
-    given.check()
-    inputs, y, weights = next(iter(given.in_order(2)))
-    known = given.y if isinstance(given, Arrays) else y
+    examples.check()
+    inputs, y, weights = next(iter(examples.in_order(2)))
+    known = examples.y if isinstance(examples, Arrays) else y
     weights = network.place_weights(weights)
     network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(look=True), backend_of(known).to_host(known))
-    if isinstance(given, Arrays):
-        for row in extremes(given.inputs):
-            network(tuple(x[row : row + 1, ...] for x in given.inputs))  # an id that an embedding does not have is an error
+    if isinstance(examples, Arrays):
+        for row in extremes(examples.inputs):
+            network(tuple(x[row : row + 1, ...] for x in examples.inputs))  # an id that an embedding does not have is an error
 
 
-def extremes(inputs: tuple[Any, ...]) -> list[int]:
+def extremes(inputs: tuple[Array, ...]) -> list[int]:
     """The rows that hold the smallest and the largest value of each input of integers."""
     hosts = [backend_of(x).to_host(x) for x in inputs if kind(x) == "integral" and 0 not in x.shape]
     return [int(at) // (x.size // x.shape[0]) for x in hosts for at in (x.argmin(), x.argmax())]
 
 
-def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays | Batches, batch_size: int) -> dict[str, float]:
-    """The loss and the metrics by name. The device is waited for once, at the end."""
+def evaluate(
+    network: Network, loss: Loss, metrics: list[Metric], examples: Arrays | Batches, batch_size: int
+) -> dict[str, float]:
+    """The loss and the metrics by name. The host waits for the device once, at the end."""
     backend = network.backend
     totals: list[Any] = []  # of the loss, then of each metric
-    for inputs, y, weights in given.in_order(batch_size):
-        labels = host_data(y) if isinstance(given, Batches) else None  # those of arrays were looked at, all of them
+    for inputs, y, weights in examples.in_order(batch_size):
+        labels = host_data(y) if isinstance(examples, Batches) else None  # those of arrays were checked, all of them
         y, weights = network.place(y), network.place_weights(weights)
         t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
         if labels is not None:
@@ -58,5 +60,5 @@ def evaluate(network: Network, loss: Loss, metrics: list[Metric], given: Arrays 
         [float(x if isinstance(x, (int, float)) else backend.to_host(x)) for x in terms] for terms in totals
     ]
     if not weight > 0:
-        raise ValueError(f"{given.name}: all weights are zero; give at least one example a weight above zero")
+        raise ValueError(f"{examples.name}: all weights are zero; give at least one example a weight above zero")
     return {"loss": J_sum / weight, **{metric.name: metric.value(*terms) for metric, terms in zip(metrics, rest, strict=True)}}

@@ -7,51 +7,52 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
+from bpcore.array import Array
 from bpcore.streams import SideStream
-from bpcore.training.data import AUGMENT, Arrays, Batch, Batches, Reading, stream
+from bpcore.training.data import AUGMENT, Arrays, Batch, Batches, Epoch, Reading, stream
 
 Augment = Callable[[Any, Any], Any]  # (X, NumPy's generator) -> X
-Placed = tuple[Batch, Any]  # on the device, and labels on the host or None
+Placed = tuple[Batch, Array | None]  # on the device, and labels on the host or None
+Place = Callable[[Any, Any, Any], Placed]  # (X, y, weights) -> Placed
 Placing = Generator[Placed, None, None]
+
+T = TypeVar("T")
 
 
 def batches(
     examples: Arrays | Batches,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start: int,
+    epoch: Epoch,
     augment: Augment | None,
-    place: Callable[..., Placed],
+    place: Place,
     ahead: int,
     side: SideStream | None = None,
 ) -> Placing:
-    """The shuffled batches of an epoch from number `start` on, each `place(*batch)`. To be closed: that ends the thread.
+    """The shuffled batches of an epoch, each `place(*batch)`. The caller closes the generator, which ends the thread.
 
     ahead: how many a thread makes ready; it places them too where there is a side stream to do that on.
     """
-    given = examples.shuffled(batch_size, seed, epoch, start)
+    reading = examples.shuffled(epoch)
     if augment is not None:
-        given = augmented(given, augment, seed, epoch, start)
+        reading = augmented(reading, augment, epoch)
     if ahead and side is not None:
-        return read_ahead(placed(given, place), ahead, side)
-    return placed(read_ahead(given, ahead) if ahead else given, place)
+        return read_ahead(placed(reading, place), ahead, side)
+    return placed(read_ahead(reading, ahead) if ahead else reading, place)
 
 
-def placed(given: Reading, place: Callable[..., Placed]) -> Placing:
+def placed(reading: Reading, place: Place) -> Placing:
     """Each batch on the device."""
-    with closing(given):
-        for batch in given:
+    with closing(reading):
+        for batch in reading:
             yield place(*batch)
 
 
-def augmented(given: Reading, augment: Augment, seed: int, epoch: int, start: int) -> Reading:
+def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:
     """Each batch with augment(X, generator) for X; the generator is a function of (seed, epoch, number of the batch)."""
-    for number, (inputs, y, weights) in enumerate(given, start):
+    for number, (inputs, y, weights) in enumerate(reading, epoch.start):
         several = len(inputs) > 1
-        X = augment(inputs if several else inputs[0], stream(seed, epoch, AUGMENT, number))
+        X = augment(inputs if several else inputs[0], stream(epoch.seed, epoch.number, AUGMENT, number))
         new = tuple(X) if several and isinstance(X, (tuple, list)) else (X,)
         shapes = [getattr(x, "shape", None) for x in new]
         if len(new) != len(inputs) or any(not shape or shape[0] != y.shape[0] for shape in shapes):
@@ -63,21 +64,23 @@ def augmented(given: Reading, augment: Augment, seed: int, epoch: int, start: in
         yield new, y, weights
 
 
-def read_ahead(given: Generator[Any, None, None], ahead: int, side: SideStream | None = None) -> Generator[Any, None, None]:
-    """What is given, up to `ahead` made by a thread before they are asked for; what it raises is raised here.
+def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | None = None) -> Generator[T, None, None]:
+    """The items, up to `ahead` of them made by a thread before they are asked for; what it raises is raised here.
 
-    side: where the thread's work for the device goes. The main stream, not the host, waits for that of each as it is asked for.
+    side: where the thread's work for the device goes. The main stream, not the host, waits for that of each item as it is
+    asked for.
     """
-    made: SimpleQueue[tuple[Any, Any, BaseException | None]] = SimpleQueue()
-    places, stop = threading.Semaphore(ahead), threading.Event()
+    made: SimpleQueue[tuple[T | None, Any, BaseException | None]] = SimpleQueue()  # item, mark of the side stream, error
+    places = threading.Semaphore(ahead)
+    stop = threading.Event()
 
     def work() -> None:
         try:
-            with side or nullcontext(), closing(given):
+            with side or nullcontext(), closing(items):
                 while places.acquire() and not stop.is_set():
-                    one = next(given, None)
-                    made.put((one, None if side is None else side.mark(), None))
-                    if one is None:
+                    item = next(items, None)
+                    made.put((item, None if side is None else side.mark(), None))
+                    if item is None:
                         return
         except BaseException as error:  # whatever it is, it is the caller's
             made.put((None, None, error))
@@ -89,15 +92,15 @@ def read_ahead(given: Generator[Any, None, None], ahead: int, side: SideStream |
     thread.start()
     try:
         while True:
-            one, mark, error = made.get()
+            item, mark, error = made.get()
             if error is not None:
                 raise error
-            if one is None:
+            if item is None:
                 return
             places.release()
             if side is not None:
                 side.wait(mark)
-            yield one
+            yield item
             if side is not None:
                 side.release()  # the step was asked for: the memory of its batch may be written to after it
     finally:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from bpcore.array import namespace
+from bpcore.array import Array, namespace
 from bpcore.library import Backend
-from bpcore.module import Array
 
 START, INTERVAL = 2.0**16, 2000
 LEAST, MOST = 2.0**-14, 2.0**24
 
 
 class Scaling:
-    """S: the backward pass begins with v = S in place of 1, and ∇J is S ∇J in float32, divided by S.
+    """S: the backward pass begins with v = S instead of 1; it gives S ∇J in float32, which is divided by S.
 
     A step whose S ∇J is not finite counts as one with ∇J = 0 (the optimiser's vectors decay, weight decay applies), and halves
-    S; `interval` good steps in a row double it, from LEAST to MOST. S and how many good steps there were lie on the device, in
-    `state`, and are changed there: nothing waits.        Micikevicius et al., 2018
+    S; `interval` good steps in a row double it. S stays from LEAST to MOST. S and the number of good steps in a row lie on the
+    device, in `state`, and change there: the host waits for nothing.
+
+    Micikevicius et al., 2018
     """
 
     def __init__(self, backend: Backend, interval: int = INTERVAL, start: float = START):
-        self.backend, self.interval = backend, interval
-        self.state = backend.zeros(2, "float32")
+        self.backend = backend
+        self.interval = interval
+        self.state: Array = backend.zeros(2, "float32")
         self.S, self.good = self.state[0, ...], self.state[1, ...]  # views
         self.S[...] = start
 

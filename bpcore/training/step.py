@@ -1,70 +1,231 @@
-"""The arithmetic of one training step, the same whether it runs as it is or is recorded."""
+"""One training step on a batch: J and ∇J, the sum over replicas, the clip, the optimiser's update.
+
+The arithmetic is the same whether it runs as it is, is recorded for a GPU (see replay.py), or is put into a loop of one's own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
+from bpcore import arguments, checkpoint
+from bpcore.array import Array
+from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in
 from bpcore.functional.losses import total as total_of
-from bpcore.functional.updates import clip_norm, squared_norm
-from bpcore.module import Array, Mode
+from bpcore.functional.updates import clip_norm as clip
+from bpcore.functional.updates import squared_norm
+from bpcore.library import host_data
+from bpcore.module import Mode
+from bpcore.modules import Loss
+from bpcore.network import Network
+from bpcore.optimizers import Optimizer
+from bpcore.structure import describe
 from bpcore.training.data import Batch, check_lengths
+from bpcore.training.scaling import Scaling
 
-if TYPE_CHECKING:
-    from bpcore.training.trainer import Trainer
+FLAGS = 2  # numbers behind J in the vector that replicas sum
 
 
-def take_step(trainer: Trainer, batch: Batch, labels: Any, step: Any, lr: Any, look: Callable[..., None]) -> Array:
-    """A step on arrays already here: J and ∇J, look(J, ‖∇J‖², *batch, mode), clip, update. Returns J.
+class Outcome(NamedTuple):
+    """What a step found at θ before its update. J and square lie on the device.
 
-    step, lr: numbers, or scalars on the device, int64 and float64. labels: y on the host, None where it is not there.
+    J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU where there is no clip, which spares the sum. mode: the
+    mode of the forward pass, of the first micro-batch where there are several. outputs: how many an example has.
     """
-    net, seen = trainer.network, not trainer.network.backend.asynchronous
-    inputs, y, weights = batch
-    if trainer.accumulate == 1:
-        modes = [Mode(True, trainer.seed, step, look=seen)]
-        evaluation = net.forward(trainer.loss, inputs, y, weights, modes[0], labels)
-        trainer.outputs = evaluation.outputs
-        J, gradient = (
-            evaluation.J,
-            net.backward(evaluation, trainer.gradient, 1.0 if trainer.scaling is None else trainer.scaling.S),
-        )
-    else:
-        parts = range(min(trainer.accumulate, y.shape[0]))
-        modes = [Mode(True, trainer.seed, step, k, seen) for k in parts]
-        with computing_in(net.compute_dtype):  # infinities of float16 may meet
-            J, gradient = accumulated(trainer, inputs, y, weights, modes, labels)
-    if trainer.scaling is not None:
-        trainer.scaling.unscale(gradient)
-    square = squared_norm(gradient) if seen or trainer.clip_norm is not None else 0.0  # a GPU that clips nothing is spared it
-    look(J, square, *batch, modes[0])
-    if trainer.clip_norm is not None:
-        clip_norm(gradient, square, trainer.clip_norm, gradient)
-    trainer.optimizer.update(trainer.trained, gradient, trainer.moments, step + 1, lr, net.layout.decayed)
-    for mode in modes:
-        mode.commit()
-    return J
+
+    J: Array
+    square: Array | float
+    mode: Mode
+    outputs: int
 
 
-def accumulated(
-    trainer: Trainer, inputs: tuple[Array, ...], y: Array, weights: Array | None, modes: list[Mode], labels: Any
-) -> tuple[Array, Array]:
-    """J and ∇J of a batch in micro-batches, put together by their Σ w."""
-    net, n, parts = trainer.network, check_lengths("a batch", inputs, y, weights), len(modes)
-    if n == 0:
-        raise ValueError("a batch is empty: X has 0 rows; give at least one example")
-    total = trainer.loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
-    J, gradient = 0.0, trainer.gradient
-    for k, mode in enumerate(modes):
-        rows = slice(k * n // parts, (k + 1) * n // parts)
-        w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
-        evaluation = net.forward(trainer.loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
-        share, trainer.outputs = trainer.loss.total_weight(y[rows, ...], w), evaluation.outputs
-        J = J + evaluation.J * share
-        v = share / total if trainer.scaling is None else trainer.scaling.S * (share / total)
-        if k == 0:
-            net.backward(evaluation, gradient, v)
+Look = Callable[[Outcome, Batch], None]
+
+
+class Step:
+    """A training step of a network, a loss and an optimiser, for a loop of one's own; `bpcore.Trainer` has a loop for it.
+
+    clip_norm: the largest norm of ∇J. accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole
+    batch. seed: of dropout's masks. Where the network computes in float16 the loss is scaled, see bpcore.training.scaling.
+
+    reduce: a function of one vector, [∇J, J, flags], which it sums in place over replicas. Each replica has a step like this, and
+    calls it with its part of the batch and the whole batch's `total`; reduce is called once in each call, between the backward
+    pass and the clip. flags: two numbers for the replicas' own use, e.g. whether one asks to stop, and whether one failed. What
+    they write to `step.flags` before a step is summed with the rest.
+
+    >>> import numpy as np
+    >>> import bpcore as bp
+    >>> from bpcore.training.step import Step
+    >>> X, y = np.eye(4), np.arange(4)
+    >>> step = Step(bp.Network(bp.Linear(4, 4)), bp.CrossEntropy(), bp.SGD())
+    >>> batch, labels = step.place(X, y)
+    >>> outcomes = [step(batch, labels, number, lr=1.0) for number in range(50)]
+    >>> bool(outcomes[-1].J < 0.2 * outcomes[0].J)
+    True
+
+    `vectors` holds all arrays that a step writes, by name: θ, the optimiser's `moments`, and the scaling.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        optimizer: Optimizer,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+        reduce: Callable[[Array], None] | None = None,
+    ):
+        for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
+        if network.n_parameters == 0:
+            raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.clip_norm = None if clip_norm is None else arguments.bounded("clip_norm", clip_norm, 1e-30)
+        self.accumulate = arguments.whole("accumulate", accumulate)
+        self.seed = arguments.seed(seed)
+        self.reduce = reduce
+
+        backend, n = network.backend, network.n_parameters
+        self.looks = not backend.asynchronous  # whether values are looked at in each step: the host waits for none
+        self.theta = network.theta
+        self.trained = network.theta[:n]
+        self.summed = backend.zeros(n if reduce is None else n + 1 + FLAGS, network.dtype)  # what `reduce` is called with
+        self.gradient = self.summed if reduce is None else self.summed[:n]
+        self.flags = None if reduce is None else self.summed[n + 1 :]
+        self.micro = backend.zeros(n if self.accumulate > 1 else 0, network.dtype)  # the gradient of a micro-batch
+        self.moments = optimizer.start(self.trained)
+        self.scaling = Scaling(backend) if network.compute_dtype == "float16" else None
+        self.vectors: dict[str, Array] = {"theta": network.theta, **self.moments}
+        if self.scaling is not None:
+            self.vectors["scaling"] = self.scaling.state
+
+    def check_bound(self) -> None:
+        """A RuntimeError where the network was moved: the optimiser's vectors were not."""
+        if self.network.theta is not self.theta:
+            raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
+
+    def place(self, X: Any, y: Any, weights: Any = None) -> tuple[Batch, Array | None]:
+        """A batch on the device, and its labels on the host, None if they were on the device. A tuple X is several inputs."""
+        self.check_bound()
+        network = self.network
+        return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
+
+    def __call__(
+        self,
+        batch: Batch,
+        labels: Array | None,
+        number: Any,
+        lr: Any,
+        look: Look | None = None,
+        total: float | Array | None = None,
+    ) -> Outcome:
+        """Take step `number` (0, 1, ...) on a batch that is on the device.
+
+        labels: those of the batch on the host, whose values are checked, or None. number, lr: numbers, or scalars on the device,
+        int64 and float64. look(outcome, batch) is called before the clip and the update: if it raises, θ stays as it was. total:
+        Σ w of the whole batch, of which this batch is a replica's part; its own unless given.
+        """
+        network, gradient = self.network, self.gradient
+        if self.accumulate == 1 and total is None:
+            inputs, y, weights = batch
+            modes = [Mode(True, self.seed, number, look=self.looks)]
+            evaluation = network.forward(self.loss, inputs, y, weights, modes[0], labels)
+            J, outputs = evaluation.J, evaluation.outputs
+            network.backward(evaluation, gradient, 1.0 if self.scaling is None else self.scaling.S)
         else:
-            gradient[...] = gradient + net.backward(evaluation, trainer.micro, v)
-    return J / total, gradient
+            modes = [Mode(True, self.seed, number, k, self.looks) for k in range(min(self.accumulate, batch[1].shape[0]))]
+            with computing_in(network.compute_dtype):  # infinities of float16 may meet
+                J, outputs = self.accumulated(batch, labels, modes, total)
+        if self.reduce is not None:
+            J = self.sum_over_replicas(J)
+        if self.scaling is not None:
+            self.scaling.unscale(gradient)
+        square = squared_norm(gradient) if self.looks or self.clip_norm is not None else 0.0
+        outcome = Outcome(J, square, modes[0], outputs)
+        if look is not None:
+            look(outcome, batch)
+        if self.clip_norm is not None:
+            clip(gradient, square, self.clip_norm, gradient)
+        self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed)
+        for mode in modes:
+            mode.commit()
+        return outcome
+
+    def accumulated(
+        self, batch: Batch, labels: Array | None, modes: list[Mode], total: float | Array | None
+    ) -> tuple[Array, int]:
+        """J of a batch, and how many outputs an example has; writes ∇J. Micro-batches are put together by their Σ w / total."""
+        network, loss, S = self.network, self.loss, None if self.scaling is None else self.scaling.S
+        inputs, y, weights = batch
+        n = check_lengths("a batch", inputs, y, weights)
+        if n == 0:
+            raise ValueError("a batch is empty: X has 0 rows; give at least one example")
+        if total is None:
+            total = loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
+        J: Any = 0.0
+        for k, mode in enumerate(modes):
+            rows = slice(k * n // len(modes), (k + 1) * n // len(modes))
+            w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
+            evaluation = network.forward(loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
+            share = loss.total_weight(y[rows, ...], w)
+            J = J + evaluation.J * share
+            v = share / total if S is None else S * (share / total)
+            if k == 0:
+                network.backward(evaluation, self.gradient, v)
+            else:
+                self.gradient[...] = self.gradient + network.backward(evaluation, self.micro, v)
+        return J / total, evaluation.outputs
+
+    def sum_over_replicas(self, J: Array) -> Array:
+        """J of the whole batch. Gives `reduce` the vector [∇J, J, flags]."""
+        assert self.reduce is not None
+        at = self.network.n_parameters
+        self.summed[at, ...] = J
+        self.reduce(self.summed)
+        copy: Array = self.network.backend.xp.asarray(self.summed[at, ...], copy=True)  # the next step writes to the vector
+        return copy
+
+    def state(self) -> tuple[Tensors, Header]:
+        """(tensors, header) of a checkpoint: the network, the optimiser with its vectors, the scaling, the seed."""
+        tensors, header = self.network.state()
+        to_host = self.network.backend.to_host
+        tensors.update({f"optimizer.{name}": to_host(vector) for name, vector in self.moments.items()})
+        if self.scaling is not None:
+            tensors["scaling"] = to_host(self.scaling.state)
+        optimizer = {"class": type(self.optimizer).__name__, "hyperparameters": asdict(self.optimizer)}
+        return tensors, {**header, "training": {"optimizer": optimizer, "seed": self.seed}}
+
+    def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str) -> Tensors:
+        """The values for `vectors` in a checkpoint, or a CheckpointError where it does not fit this step. Assigns nothing.
+
+        optimizer: the name of its class, as the file has it.
+        """
+        network = self.network
+        vectors = {"theta": network.check_state(path, tensors, header)}
+        checkpoint.expect(path, "dtype", network.dtype, header["network"].get("dtype"))
+        checkpoint.expect(path, "network", describe(network.module), header["network"].get("structure"))
+        checkpoint.expect(path, "optimiser", type(self.optimizer).__name__, optimizer)
+        names = sorted(name.removeprefix("optimizer.") for name in tensors if name.startswith("optimizer."))
+        checkpoint.expect(path, "the optimiser's vectors", sorted(self.moments), names)
+        for name in self.moments:
+            vectors[name] = checkpoint.tensor(path, tensors, f"optimizer.{name}", network.n_parameters, network.dtype)
+        checkpoint.expect(path, "computing in", precision(self.scaling is not None), precision("scaling" in tensors))
+        if self.scaling is not None:
+            vectors["scaling"] = checkpoint.tensor(path, tensors, "scaling", 2, "float32")
+        return vectors
+
+    def restore(self, vectors: Tensors) -> None:
+        """Write what `check_state` gave to `vectors`."""
+        for name, vector in self.vectors.items():
+            vector[...] = self.network.backend.asarray(vectors[name])
+
+
+def precision(scaled: bool) -> str:
+    """What a run computes in, for errors; scaled: whether its loss is."""
+    return "float16, its loss scaled" if scaled else "its own dtype"

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
-from bpcore import arguments
-from bpcore.arguments import bounded, whole
-from bpcore.checkpoint import check_place
-from bpcore.library import host_data
-from bpcore.module import Array
+from bpcore import arguments, checkpoint
+from bpcore.array import Array
+from bpcore.checkpoint import Header, Tensors, check_place
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
 from bpcore.schedules import Constant, Schedule, monitored
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Batch, data
+from bpcore.training.data import Arrays, Batch, Batches, Epoch, data
 from bpcore.training.evaluation import check_data, evaluate
-from bpcore.training.guard import Guard
+from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
+from bpcore.training.interrupt import on_interrupt
 from bpcore.training.metrics import Metric, metric
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
-from bpcore.training.step import take_step
+from bpcore.training.step import Step
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
+
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """An attribute of a trainer that one of its parts holds: `trainer.steps` is `trainer.counters.steps`."""
+
+    def __init__(self, path: str):
+        self.part, _, self.name = path.rpartition(".")
+        self.get = attrgetter(path)
+
+    def __get__(self, trainer: Any, owner: Any = None) -> T:
+        value: Any = self if trainer is None else self.get(trainer)
+        return value  # type: ignore[no-any-return]  # itself, where a class is asked, for help(Trainer)
+
+    def __set__(self, trainer: Any, value: T) -> None:
+        setattr(getattr(trainer, self.part), self.name, value)
 
 
 class Trainer:
@@ -42,11 +57,25 @@ class Trainer:
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
     accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole batch. seed: of the order
     of the data and of dropout's masks, the same on every backend. replay: on a GPU, launch a step as one recorded graph, with
-    the same results bit for bit: quicker for small networks. Where that cannot be, steps run as they do without, and a
+    the same results bit for bit: quicker for small networks. Where that is not possible, steps run one kernel at a time, and a
     warning says why; see bpcore.training.replay.
 
     Counters: `steps` and `epoch`, done so far, and `position`, the steps done in the epoch under way.
+    `training_step` is the step that the loop repeats.
     """
+
+    steps = Part[int]("counters.steps")
+    epoch = Part[int]("counters.epoch")
+    position = Part[int]("counters.position")
+    network = Part[Network]("training_step.network")
+    loss = Part[Loss]("training_step.loss")
+    optimizer = Part[Optimizer]("training_step.optimizer")
+    clip_norm = Part[float | None]("training_step.clip_norm")
+    accumulate = Part[int]("training_step.accumulate")
+    seed = Part[int]("training_step.seed")
+    gradient = Part[Array]("training_step.gradient")
+    moments = Part[dict[str, Array]]("training_step.moments")
+    scaling = Part[Scaling | None]("training_step.scaling")
 
     def __init__(
         self,
@@ -54,61 +83,33 @@ class Trainer:
         loss: Loss,
         optimizer: Optimizer,
         schedule: Schedule | Callable[[int], float] | None = None,
-        metrics: Any = (),
+        metrics: str | Metric | Iterable[str | Metric] = (),
         clip_norm: float | None = None,
         accumulate: int = 1,
-        callbacks: Any = (),
+        callbacks: Callback | Iterable[Callback] = (),
         seed: int = 0,
         replay: bool = False,
     ):
-        for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
-        if clip_norm is not None:
-            bounded("clip_norm", clip_norm, 1e-30)
-        whole("accumulate", accumulate)
         if schedule is not None and not callable(schedule):
             raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
-        if network.n_parameters == 0:
-            raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
-        self.network, self.loss, self.optimizer = network, loss, optimizer
+        self.training_step = Step(network, loss, optimizer, clip_norm, accumulate, seed)
+        self.counters = Counters()
+        self.guard = Guard(self.training_step, self.counters)
         self.schedule = Constant() if schedule is None else schedule
         self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
-        self.clip_norm = None if clip_norm is None else float(clip_norm)  # a NumPy scalar would promote
-        self.accumulate, self.seed = accumulate, arguments.seed(seed)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
-        self.steps = self.epoch = self.position = 0
         self.epochs = 0
         self.steps_per_epoch: int | None = None
-        self.outputs = 1  # of an example, in the last step
         self.history = History()
         self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
         self.interrupted = False
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the epoch under way
-        self._bind()
-        self._replay: Replay | None = replay_for(self) if replay else None
-
-    def _bind(self) -> None:
-        net = self.network
-        self._theta = net.theta
-        self.trained = net.theta[: net.n_parameters]
-        self.gradient = net.backend.zeros(net.n_parameters, net.dtype)
-        self.micro = net.backend.zeros(net.n_parameters if self.accumulate > 1 else 0, net.dtype)
-        self.moments = self.optimizer.start(self.trained)
-        self.scaling = Scaling(net.backend) if net.compute_dtype == "float16" else None
-        self.vectors = {"theta": net.theta, **self.moments}  # all that a step writes
-        if self.scaling is not None:
-            self.vectors["scaling"] = self.scaling.state
-        self.guard = Guard(self)
-
-    def check_bound(self) -> None:
-        """A RuntimeError where the network was moved: the optimiser's vectors were not."""
-        if self.network.theta is not self._theta:
-            raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
+        self._replay: Replay | None = replay_for(self.training_step) if replay else None
+        self._take: Step | Replay = self._replay or self.training_step
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
@@ -116,30 +117,23 @@ class Trainer:
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
         values, where J or ∇J is not finite: see Guard.
         """
-        return self._step(*self._place(X, y, weights))
+        return self._step(*self.training_step.place(X, y, weights))
 
-    def _place(self, X: Any, y: Any, weights: Any) -> tuple[Batch, Any]:
-        """A batch on the device, and its labels on the host where they are there, to be looked at."""
-        self.check_bound()
-        net = self.network
-        return (net.inputs(X), net.place(y), net.place_weights(weights)), host_data(y)
-
-    def _step(self, batch: Batch, labels: Any) -> Array:
+    def _step(self, batch: Batch, labels: Array | None) -> Array:
         """One step on a batch that is on the device."""
-        J = None if self._replay is None else self._replay.step(batch, labels)
-        if J is None:
-            J = take_step(self, batch, labels, self.steps, self.lr, self.guard.look)
-        self.steps += 1
-        if self._replay is not None:
-            self._replay.tell()
-        return J
+        guard = self.guard
+        guard.begin()
+        outcome = self._take(batch, labels, self.counters.steps, self.lr, guard.look)
+        self.counters.steps += 1
+        return outcome.J
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        lr = self.optimizer.lr * float(self.schedule(self.steps))
+        steps = self.counters.steps
+        lr = self.training_step.optimizer.lr * float(self.schedule(steps))
         if not math.isfinite(lr):
-            raise ValueError(f"the schedule gave a learning rate of {lr} at step {self.steps}; it must be finite")
+            raise ValueError(f"the schedule gave a learning rate of {lr} at step {steps}; it must be finite")
         return lr
 
     def fit(
@@ -168,15 +162,15 @@ class Trainer:
         reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment; on a GPU
         it moves them there too, beside the steps.
         """
-        whole("epochs", epochs)
-        whole("batch_size", batch_size)
-        whole("evaluation_batch_size", evaluation_batch_size)
+        epochs = arguments.whole("epochs", epochs)
+        batch_size = arguments.whole("batch_size", batch_size)
+        evaluation_batch_size = arguments.whole("evaluation_batch_size", evaluation_batch_size)
         if training_sample is not None:
-            whole("training_sample", training_sample)
+            training_sample = arguments.whole("training_sample", training_sample)
         if augment is not None and not callable(augment):
             raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
         if read_ahead != 0:
-            whole("read_ahead", read_ahead)
+            read_ahead = arguments.whole("read_ahead", read_ahead)
         examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
         check_data(self.network, self.loss, examples)
         if held_out is not None:
@@ -191,14 +185,14 @@ class Trainer:
         self.epochs, self.steps_per_epoch = epochs, examples.steps(batch_size)
         measured = examples if training_sample is None else examples.sample(training_sample, self.seed)
         self.interrupted = False
-        with self._stop_on_interrupt():
+        with on_interrupt(self._interrupt):
             for callback in self.callbacks:
                 callback.on_start(self)
             try:
                 while self.epoch < epochs and not self.finished and not self.interrupted:
-                    counters = self.seed, self.epoch, self.position
+                    epoch = Epoch(batch_size, self.seed, self.epoch, self.position)
                     side = self.network.backend.side if read_ahead else None
-                    shuffled = batches(examples, batch_size, *counters, augment, self._place, read_ahead, side)
+                    shuffled = batches(examples, epoch, augment, self.training_step.place, read_ahead, side)
                     with closing(shuffled):
                         self._epoch(shuffled, measured, held_out, evaluation_batch_size)
             finally:
@@ -210,19 +204,20 @@ class Trainer:
         """Raise now, not after an epoch, where something monitors what is not measured, or has no place to write to."""
         names = ["loss", *(m.name for m in self.metrics)]
         columns = [f"training_{name}" for name in names] + [f"test_{name}" for name in names if held_out] + ["gap"] * held_out
-        for told in (self.schedule, *self.callbacks):
-            monitor, path = getattr(told, "monitor", None), getattr(told, "path", None)
+        for observer in (self.schedule, *self.callbacks):
+            monitor = getattr(observer, "monitor", None)
+            path = getattr(observer, "path", None)
             if monitor is not None:
                 monitored(dict.fromkeys(columns, 0.0), monitor)
             if path is not None:
                 check_place(path)
 
-    def _epoch(self, shuffled: Placing, measured: Any, held_out: Any, batch_size: int) -> None:
-        """The rest of the epoch under way, and its measurements."""
+    def _epoch(self, shuffled: Placing, measured: Arrays | Batches, held_out: Arrays | Batches | None, batch_size: int) -> None:
+        """The rest of the epoch under way, and its measurements, batch_size rows at a time."""
         started = time.perf_counter()
         for batch, labels in shuffled:
             J = self._step(batch, labels)
-            self.position += 1
+            self.counters.position += 1
             if self.guard.candidate is not None:
                 self.guard.look_back()
             for callback in self.callbacks:
@@ -231,14 +226,15 @@ class Trainer:
                 return
         self.guard.look_back()
         record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr}
-        for prefix, given in (("training", measured), ("test", held_out)):
-            if given is not None:
-                record.update({f"{prefix}_{name}": value for name, value in self.evaluate(given, batch_size).items()})
+        for prefix, examples in (("training", measured), ("test", held_out)):
+            if examples is not None:
+                record.update({f"{prefix}_{name}": value for name, value in self.evaluate(examples, batch_size).items()})
         self.guard.expect_good(record["training_loss"])
         if held_out is not None:
             record["gap"] = record["test_loss"] - record["training_loss"]
         record["seconds"] = time.perf_counter() - started
-        self.epoch, self.position = self.epoch + 1, 0
+        self.counters.epoch += 1
+        self.counters.position = 0
         self.guard.keep()
         self.history.append(record)
         if isinstance(self.schedule, Schedule):
@@ -248,20 +244,56 @@ class Trainer:
 
     def evaluate(self, given: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
         """The loss J and the metrics over all of `given`, in evaluation mode. Raises like `fit` where data do not fit."""
-        whole("batch_size", batch_size)
+        batch_size = arguments.whole("batch_size", batch_size)
         examples = data(given, "data")
         if examples is not given:  # else `fit` has checked them
             check_data(self.network, self.loss, examples)
         return evaluate(self.network, self.loss, self.metrics, examples, batch_size)
+
+    def state(self) -> tuple[Tensors, Header]:
+        """All that decides the next step: host arrays, and the rest as a header of plain values. Raises where θ is not good.
+
+        The random streams are functions of (seed, step, epoch), so seed and counters hold them.
+        """
+        self.guard.look_back()
+        self.guard.expect_good(self.guard.J())
+        tensors, header = self.training_step.state()
+        arrays, callbacks = state.callbacks_state(self.callbacks, self)
+        header["training"] |= {
+            "schedule": state.schedule_state(self.schedule),
+            "counters": [self.steps, self.epoch, self.position],
+            "position_of": self.position_of,
+            "finished": self.finished,
+            "callbacks": callbacks,
+            "history": self.history.records,
+        }
+        return {**tensors, **arrays}, header
+
+    def restore(self, tensors: Tensors, header: Header, path: Any = "the state") -> None:
+        """Take what `state` gave. All is checked before anything is assigned: CheckpointError, which names `path`."""
+        step = self.training_step
+        saved = state.parse(path, header)
+        step.check_bound()
+        vectors = step.check_state(path, tensors, header, saved.optimizer)
+        state.check_callbacks(path, self.callbacks, saved, tensors)
+        state.check_schedule(path, self.schedule, saved)
+
+        step.restore(vectors)
+        step.seed = saved.seed
+        self.steps, self.epoch, self.position = saved.counters
+        self.position_of = saved.position_of
+        self.finished = saved.finished
+        self.history = saved.history
+        self.guard = Guard(step, self.counters)
+        state.restore_schedule(self.schedule, saved)
+        state.restore_callbacks(self.callbacks, self, saved, tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that decides the next step to `path`, atomically: a run resumed from it ends bit for bit the same.
 
         `Network.load` reads the network of it too.
         """
-        self.guard.look_back()
-        self.guard.expect_good(self.guard.J())
-        state.save(self, path)
+        checkpoint.write(path, *self.state())
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Take up where the run that wrote `path` was. Nothing changes where the file does not fit: CheckpointError.
@@ -269,22 +301,10 @@ class Trainer:
         Network, dtype, kind of optimiser and callbacks must be the same; hyperparameters are this trainer's; the seed is
         the file's.
         """
-        state.resume(self, path)
+        self.restore(*checkpoint.read(path), path)
 
-    @contextmanager
-    def _stop_on_interrupt(self) -> Iterator[None]:
+    def _interrupt(self) -> None:
         """Ctrl-C asks for a stop after the step under way; a second one stops at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True

@@ -1,0 +1,26 @@
+"""Ctrl-C while training."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def on_interrupt(call: Callable[[], None]) -> Iterator[None]:
+    """Within, Ctrl-C makes this call and nothing else. No effect outside the main thread, where Python handles no signals."""
+
+    def handle(number: int, frame: Any) -> None:
+        call()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
