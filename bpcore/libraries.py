@@ -87,7 +87,7 @@ class CuPy(Backend):
     @functools.cached_property
     def graph(self) -> type[Any] | None:
         try:
-            graph: type[Any] = importlib.import_module("bpcore.kernels.cuda.graph").Graph
+            graph: type[Any] = importlib.import_module("bpcore.kernels.cuda.engine.graph").Graph
         except ImportError:  # kernels/ is not there
             return None
         return graph

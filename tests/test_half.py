@@ -15,9 +15,9 @@ import bpcore as bp
 from bpcore.array import is_half
 from bpcore.checkpoint import CheckpointError
 from bpcore.context import computing_in, tf32
-from bpcore.primitive import PRIMITIVES
 from bpcore.layout import Layout
 from bpcore.module import Mode
+from bpcore.primitive import PRIMITIVES
 from bpcore.training.guard import NonFiniteLoss
 from bpcore.training.scaling import LEAST, MOST, START, Scaling
 

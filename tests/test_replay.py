@@ -195,8 +195,9 @@ def test_gemm_says_what_does_not_fit(cupy):
 
 
 def test_a_status_is_an_error(cupy, monkeypatch):
-    from bpcore.kernels.cuda import cublas
     from bpcore.kernels.cuda.gemm import gemm
+
+    from bpcore.kernels.cuda import cublas
 
     monkeypatch.setattr(cublas, "LIBRARY", SimpleNamespace(cublasGemmEx=lambda *args: 15))
     x = cupy.zeros((3, 3), dtype="float32")

@@ -64,8 +64,9 @@ class MultiHeadAttention(Module):
 
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         z, qkv, mask, keep, mixed, L = saved
-        v = linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True)
-        dqkv = attention_backward(qkv, mask, keep, mixed, L, v, self.heads, self.causal, self.dropout)
+        d = linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True)
+        assert d is not None  # it was asked for
+        dqkv = attention_backward(qkv, mask, keep, mixed, L, d, self.heads, self.causal, self.dropout)
         if self.rotary:
             dqkv = rotate_heads(dqkv, self.heads, -1.0)
         dz = linear_backward(z, theta.W, dqkv, gradient.W, gradient.b, need_dz)

@@ -14,9 +14,9 @@ from typing import Any
 
 from bpcore.array import Array
 from bpcore.context import recording
-from bpcore.primitive import SETTING
 from bpcore.module import Mode
 from bpcore.optimizers import Optimizer
+from bpcore.primitive import SETTING
 from bpcore.training.data import Batch
 from bpcore.training.step import Look, Outcome, Step
 
@@ -52,8 +52,9 @@ class Recording:
     """The step for batches of one shape: where it reads the batch, and its graph."""
 
     def __init__(self, step: Step, batch: Batch):
+        graph: Any = step.network.backend.graph
         self.step = step
-        self.graph = step.network.backend.graph()
+        self.graph = graph()
         inputs, y, weights = batch
         self.batch = tuple(map(self.copied, inputs)), self.copied(y), None if weights is None else self.copied(weights)
         self.J: Array | None = None  # where a recorded step leaves it

@@ -7,7 +7,7 @@ from typing import Any
 
 import cupy
 
-from bpcore.functional.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.gemm import gemm
 from bpcore.kernels.cuda.engine.launch import each
@@ -25,7 +25,7 @@ def sizes(placement: Any, h: int, w: int, c: int) -> tuple[int, ...]:
     return (*placement.kernel, *placement.stride, *placement.dilation, top, left, h, w, c, *placement.outputs(h, w))
 
 
-def numbers(placement: Any, h: int, w: int, c: int) -> int:
+def numbers(placement: Placement, h: int, w: int, c: int) -> int:
     """Of what the places of one image see."""
     places_h, places_w = placement.outputs(h, w)
     return places_h * places_w * placement.size * c

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -67,30 +66,28 @@ def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 
     return u
 
 
-def register(primitive: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
-    """Register u = f(z, v, c) as the twin of an activation (z), (z, c), or of a backward function (z, v), (z, v, c).
+def forward(activation: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
+    """Register u = f(z, ·, c) as the twin of an activation (z) or (z, c)."""
+    run = loop(f)
 
-    z may be a backward function's u. A formula takes all three, and ignores what its primitive has not.
-    """
-    run, names = loop(f), list(inspect.signature(primitive).parameters)
+    def served(z, /, *c):
+        return dense(z) and z.dtype.char in dtypes
 
-    if "v" in names:
+    @twin(activation, serves=served)
+    def _(z, /, *c):
+        return pass_over(run, flushes, z, z, *c)
 
-        def served(z, v, /, *c):
-            return z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes
 
-        def activation(z, v, /, *c):
-            return pass_over(run, flushes, z, v, *c)
+def backward(activation_backward: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
+    """Register f(z, v, c) as the twin of an activation's backward function (z, v) or (z, v, c), where z may be its u."""
+    run = loop(f)
 
-    else:
+    def served(z, v, /, *c):
+        return z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes
 
-        def served(z, /, *c):
-            return dense(z) and z.dtype.char in dtypes
-
-        def activation(z, /, *c):
-            return pass_over(run, flushes, z, z, *c)
-
-    twin(primitive, serves=served)(activation)
+    @twin(activation_backward, serves=served)
+    def _(z, v, /, *c):
+        return pass_over(run, flushes, z, v, *c)
 
 
 def tanh_of(x):
@@ -236,20 +233,20 @@ def _gelu_tanh_backward(z, v, c):
     return v * (s + z * dy * s * (type(z)(1) - s))
 
 
-register(relu, _relu, flushes=False)
-register(relu_backward, _relu_backward, flushes=False)
-register(leaky_relu, _leaky_relu, flushes=False)
-register(leaky_relu_backward, _leaky_relu_backward, flushes=False)
-register(elu_backward, _elu_backward)
-register(sigmoid, _sigmoid)
-register(sigmoid_backward, _sigmoid_backward)
-register(tanh, _tanh)
-register(tanh_backward, _tanh_backward)
-register(softplus, _softplus)
-register(softplus_backward, _softplus_backward)
-register(silu, _silu)
-register(silu_backward, _silu_backward)
-register(gelu, _gelu, dtypes="f")  # float32 alone: the tail's error is float32's
-register(gelu_backward, _gelu_backward, dtypes="f")
-register(gelu_tanh, _gelu_tanh)
-register(gelu_tanh_backward, _gelu_tanh_backward)
+forward(relu, _relu, flushes=False)
+backward(relu_backward, _relu_backward, flushes=False)
+forward(leaky_relu, _leaky_relu, flushes=False)
+backward(leaky_relu_backward, _leaky_relu_backward, flushes=False)
+backward(elu_backward, _elu_backward)
+forward(sigmoid, _sigmoid)
+backward(sigmoid_backward, _sigmoid_backward)
+forward(tanh, _tanh)
+backward(tanh_backward, _tanh_backward)
+forward(softplus, _softplus)
+backward(softplus_backward, _softplus_backward)
+forward(silu, _silu)
+backward(silu_backward, _silu_backward)
+forward(gelu, _gelu, dtypes="f")  # float32 alone: the tail's error is float32's
+backward(gelu_backward, _gelu_backward, dtypes="f")
+forward(gelu_tanh, _gelu_tanh)
+backward(gelu_tanh_backward, _gelu_tanh_backward)

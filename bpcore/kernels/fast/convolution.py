@@ -48,7 +48,7 @@ def plans(kind: str, z: Shape, W: Shape, u: Shape, placement: Placement, groups:
     (top, bottom), (left, right) = placement.padding
     around = (placement.stride, (d - 1 for d in placement.dilation), (top, left), (bottom, right))
 
-    def convolution(kind: str, *before: object, after: tuple = ()) -> Handle:
+    def convolution(kind: str, *before: object, after: tuple[Handle, ...] = ()) -> Handle:
         name = f"dnnl_convolution_{kind}_primitive_desc_create"
         operands = (source, free, result) if kind == "backward_data" else (source, free, bias, result)
         return made("primitive_desc", name, engine(), *before, DIRECT, *operands, *geometry, *after, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from bpcore.functional.numerics import smallest_normal
 BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
 
 
-def blocks(*vectors) -> Iterator[tuple]:
+def blocks(*vectors) -> Iterator[tuple[Any, ...]]:
     """The vectors in pieces of BLOCK numbers, with a scratch array of that length last."""
     n = len(vectors[0])
     scratch = np.empty(min(n, BLOCK), vectors[0].dtype)

@@ -20,7 +20,8 @@ import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, compiler, cpu, types
+from numba.core import cgutils, compiler, types
+from numba.core.cpu_options import FastMathOptions
 from numba.extending import intrinsic
 
 from bpcore.functional.numerics import smallest_normal
@@ -83,7 +84,7 @@ def _share(typing_context, body, n, threads, args):
         _, n, threads, packed = values
         size, int32, pointer = context.get_value_type(types.intp), ir.IntType(32), ir.IntType(8).as_pointer()
         flags: Any = compiler.Flags()
-        flags.error_model, flags.fastmath, flags.nrt = "numpy", cpu.FastMathOptions(REASSOCIATE), False
+        flags.error_model, flags.fastmath, flags.nrt = "numpy", FastMathOptions(REASSOCIATE), False
         result = context.compile_subroutine(builder, body.dispatcher.py_func, body_signature, flags=flags)
 
         def call(builder, start, stop, items):
