@@ -234,9 +234,10 @@ class Trainer:
         return evaluate(self.network, self.loss, self.metrics, examples, batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
-        """All that decides the next step: host arrays, and the rest as a header of plain values. Raises where θ is not good.
+        """All that decides the next step: arrays on the host, and the rest as a header of plain values.
 
-        The random streams are functions of (seed, step, epoch), so seed and counters hold them.
+        On NumPy the arrays are the run's own, which steps write: copy what is to stay. The random streams are functions of
+        (seed, step, epoch), so seed and counters hold them. Raises NonFiniteLoss where θ is not good.
         """
         self.guard.look_back()
         self.guard.expect_good(self.guard.J())
@@ -248,7 +249,7 @@ class Trainer:
             "position_of": self.position_of,
             "finished": self.finished,
             "callbacks": callbacks,
-            "history": self.history.records,
+            "history": list(self.history),
         }
         return {**tensors, **arrays}, header
 
