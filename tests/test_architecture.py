@@ -201,3 +201,30 @@ def test_importing_pulls_in_nothing_that_is_not_used_yet():
     code = f"import sys, bpcore; print([name for name in {sorted(lazy)} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_two_files_import_each_other():
+    """Nor do three or more in a circle; imports for type checkers alone count."""
+    modules = {".".join(["bpcore", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__") for file in FILES}
+    above = {}
+    for file in FILES:
+        if file.parent == PACKAGE and file.stem in ("__init__", "__main__"):
+            continue
+        module = ".".join(["bpcore", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        above[module] = {name for name in imported(file) if name in modules and name != module}
+    while free := [module for module, names in above.items() if not names & above.keys()]:
+        for module in free:
+            del above[module]
+    assert not above, f"a circle goes through some of {sorted(above)}"
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules that a file imports; `from x import y` is x.y where that is a module, else x."""
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            folder = PACKAGE.parent / Path(*node.module.split("."))
+            for alias in node.names:
+                inside = (folder / alias.name).is_dir() or (folder / f"{alias.name}.py").is_file()
+                yield f"{node.module}.{alias.name}" if inside else node.module

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
+import old_run
 import pytest
 from optimizer_cases import FULLEST
 from runs import CLASSES, FEATURES, Call, assert_same, become, examples, trainer
@@ -181,6 +185,45 @@ def test_resumed_on_another_backend(name, n, unbroken, tmp_path, backend):
     third.resume(path)
     assert third.steps == n + 2
     assert_same(fit(third), unbroken[name], rtol=1e-9)
+
+
+def test_a_file_of_an_earlier_version(tmp_path):
+    """What old_run.py wrote before Step was made is taken up to the bit, and ends where the code of then ended.
+
+    With definitions alone, in a process of its own, the end is the same bits on the machine that wrote it. BLAS and NumPy sum in
+    other orders on other CPUs, which moved θ by 4e-16 in a trial: so it is held to 1e-12, and what was decided is the same.
+    """
+    path = old_run.DATA / "old_run.safetensors"
+    tensors, header = checkpoint.read(path)
+    run = old_run.trainer(0)
+    run.resume(path)
+    again, header_again = run.state()
+    assert json.loads(json.dumps({"format": 1, **header_again})) == header
+    assert sorted(again) == sorted(tensors)
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert again[name].dtype == array.dtype
+
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "BPCORE_KERNELS": "off"}
+    subprocess.run([sys.executable, old_run.__file__, "resume", str(tmp_path)], env=env, check=True, timeout=120)
+    end, expected = (np.load(file) for file in (tmp_path / "end.npy", old_run.DATA / "old_end.npy"))
+    np.testing.assert_allclose(end, expected, rtol=1e-12, atol=1e-12)
+    decided, expected = (json.loads(file.read_text()) for file in (tmp_path / "end.json", old_run.DATA / "old_end.json"))
+    for record in (*decided["history"], *expected["history"]):
+        record.update({name: round(value, 9) for name, value in record.items()})
+    assert decided == expected
+
+
+def test_a_state_as_dictionaries(unbroken):
+    """`state` and `restore`, with no file between them: the second run ends like an unbroken one."""
+    name = "early stopping"
+    first, second = build(name, lambda trainer, J: setattr(trainer, "interrupted", trainer.steps == 7)), build(name, seed=5)
+    fit(first)
+    tensors, header = first.state()
+    second.restore(copy.deepcopy(tensors), json.loads(json.dumps(header)))
+    assert_same(fit(second), unbroken[name])
+    with pytest.raises(bp.CheckpointError, match="the state does not fit: expected optimiser SGD, the file has Adam"):
+        build(name, optimizer=bp.SGD()).restore(tensors, header)
 
 
 def test_a_network_of_a_run_loads(tmp_path):

@@ -23,7 +23,7 @@ class Conditions:
         self.chars = chars
         self.contiguous = attrgetter(f"flags.{rows_first}")
         self.transposed = attrgetter(f"flags.{columns_first}")
-        self.dense: Callable[..., bool] = self._dense()
+        self.dense = self._dense()
 
     def _dense(self) -> Callable[..., bool]:
         chars, contiguous = self.chars, self.contiguous
@@ -42,7 +42,7 @@ class Conditions:
 
     def some(self, first: Any, /, *others: Any) -> bool:
         """Whether the first array has entries, and all are `dense`."""
-        return bool(first.size) and self.dense(first, *others)
+        return bool(first.size > 0 and self.dense(first, *others))
 
     def matrix(self, x: Any, char: str) -> bool:
         """Whether x, of two axes, or its transpose, is C-contiguous, and of this dtype."""

@@ -50,8 +50,10 @@ def evaluate(
             loss.check_labels(labels, t.shape[-1] if t.ndim else 1)
         J, _ = loss.forward(EMPTY, t, y, weights, mode=Mode())
         share = loss.total_weight(y, weights)
-        w = backend.zeros(loss.examples(y), t.dtype) + 1 if metrics and weights is None else weights
-        sums: list[Any] = [(J * share, share), *(metric.terms(t, y, w) for metric in metrics)]
+        sums: list[Any] = [(J * share, share)]
+        if metrics:
+            w = backend.zeros(loss.examples(y), t.dtype) + 1 if weights is None else weights
+            sums += [metric.terms(t, y, w) for metric in metrics]
         if totals:
             joined = (metric.join(old, new) for metric, old, new in zip(metrics, totals[1:], sums[1:], strict=True))
             sums = [(totals[0][0] + sums[0][0], totals[0][1] + share), *joined]

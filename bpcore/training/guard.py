@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bpcore.array import Array
 from bpcore.module import Mode
 from bpcore.training.data import Batch
-from bpcore.training.scaling import LEAST
+from bpcore.training.scaling import LEAST, Scaling
 from bpcore.training.step import Outcome, Step
 
 KEEP_EVERY = 100  # steps
@@ -66,12 +66,14 @@ class Guard:
 
         A replayed step makes the update in one go with J, so that this comes after it.
         """
-        if self.step.looks:
+        step = self.step
+        if step.looks:
             if not math.isfinite(outcome.J):
                 self.fail_at(float(outcome.J), batch, outcome.mode)
             if not math.isfinite(outcome.square):
                 self.look_at_gradient(float(outcome.J))
-            self.look_at_scaling(outcome.J)
+            if step.scaling is not None:
+                self.look_at_scaling(step.scaling, outcome.J)
         if self.before is not None:
             self.keep(outcome.J, self.before)
         self.last = (outcome, batch)
@@ -100,10 +102,9 @@ class Guard:
         if bad:
             raise NonFiniteLoss(self.story(J, f"the gradient of {bad[0]} is not finite"))
 
-    def look_at_scaling(self, J: Array) -> None:
+    def look_at_scaling(self, scaling: Scaling, J: Array) -> None:
         """J is finite. A step whose scaled gradient is not finite does no harm, but raise where no scale of the loss will do."""
-        scaling = self.step.scaling
-        if scaling is not None and scaling.exhausted():
+        if scaling.exhausted():
             why = f"its gradient is not finite in float16 even with the loss scaled by {2 * LEAST:.0e}"
             raise NonFiniteLoss(self.story(float(self.step.network.backend.to_host(J)), why))
 
@@ -146,7 +147,8 @@ class Guard:
             self.kept, self.candidate = self.candidate, None
         if not math.isfinite(to_host(outcome.J)):
             self.fail_at(float(to_host(outcome.J)), batch, outcome.mode)
-        self.look_at_scaling(outcome.J)
+        if self.step.scaling is not None:
+            self.look_at_scaling(self.step.scaling, outcome.J)
 
     def expect_good(self, J: float) -> None:
         """Raise NonFiniteLoss where J, or an entry of θ, is not finite: before it gets into a history or a file."""

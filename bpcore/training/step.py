@@ -6,8 +6,8 @@ The arithmetic is the same whether it runs as it is, is recorded for a GPU (see 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
@@ -28,7 +28,8 @@ from bpcore.training.scaling import Scaling
 FLAGS = 2  # numbers behind J in the vector that replicas sum
 
 
-class Outcome(NamedTuple):
+@dataclass(slots=True)
+class Outcome:
     """What a step found at θ before its update. J and square lie on the device.
 
     J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU where there is no clip, which spares the sum. mode: the

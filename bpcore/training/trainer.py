@@ -7,8 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
@@ -25,29 +24,13 @@ from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
 from bpcore.training.metrics import Metric, metric
+from bpcore.training.part import Part
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
 from bpcore.training.step import Step
 
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
-
-T = TypeVar("T")
-
-
-class Part(Generic[T]):
-    """An attribute of a trainer that one of its parts holds: `trainer.steps` is `trainer.counters.steps`."""
-
-    def __init__(self, path: str):
-        self.part, _, self.name = path.rpartition(".")
-        self.get = attrgetter(path)
-
-    def __get__(self, trainer: Any, owner: Any = None) -> T:
-        value: Any = self if trainer is None else self.get(trainer)
-        return value  # type: ignore[no-any-return]  # itself, where a class is asked, for help(Trainer)
-
-    def __set__(self, trainer: Any, value: T) -> None:
-        setattr(getattr(trainer, self.part), self.name, value)
 
 
 class Trainer:
@@ -251,9 +234,10 @@ class Trainer:
         return evaluate(self.network, self.loss, self.metrics, examples, batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
-        """All that decides the next step: host arrays, and the rest as a header of plain values. Raises where θ is not good.
+        """All that decides the next step: arrays on the host, and the rest as a header of plain values.
 
-        The random streams are functions of (seed, step, epoch), so seed and counters hold them.
+        On NumPy the arrays are the run's own, which steps write: copy what is to stay. The random streams are functions of
+        (seed, step, epoch), so seed and counters hold them. Raises NonFiniteLoss where θ is not good.
         """
         self.guard.look_back()
         self.guard.expect_good(self.guard.J())
@@ -265,7 +249,7 @@ class Trainer:
             "position_of": self.position_of,
             "finished": self.finished,
             "callbacks": callbacks,
-            "history": self.history.records,
+            "history": list(self.history),
         }
         return {**tensors, **arrays}, header
 

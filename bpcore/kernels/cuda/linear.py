@@ -86,8 +86,7 @@ def linear_relu_dense(z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz:
 def _(z, W, u, v, dW, db, need_dz):
     v_rows = v.reshape(-1, W.shape[1])
     if db is None:
-        dt: Any = relu_backward(u, v)
-        dt = dt.reshape(v_rows.shape)
+        dt = relu_backward(u, v).reshape(v_rows.shape)
     else:
         dt = cupy.empty_like(v_rows)
         sum_columns(v_rows, db, u=u, dt=dt)

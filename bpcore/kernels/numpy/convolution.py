@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def gathered(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
     """The batch part by part with its columns, (places, entries of the kernel · c): a scratch, the caller's to write to."""
     n, h, w, c = z.shape
     places, k = placement.outputs(h, w), placement.size * c
-    padded = pad(z, placement)
+    padded: Any = pad(z, placement)
     of_image, of_row, of_column, of_channel = padded.strides
     (down, right), (dilation_h, dilation_w) = placement.stride, placement.dilation
     strides = (of_image, of_row * down, of_column * right, of_row * dilation_h, of_column * dilation_w, of_channel)

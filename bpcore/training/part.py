@@ -1,0 +1,23 @@
+"""Attributes of an object that lie in its parts."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Part(Generic[T]):
+    """An attribute that one of the parts holds: with `steps = Part[int]("counters.steps")`, x.steps is x.counters.steps."""
+
+    def __init__(self, path: str):
+        self.part, _, self.name = path.rpartition(".")
+        self.get = attrgetter(path)
+
+    def __get__(self, whole: Any, owner: Any = None) -> T:
+        value: Any = self if whole is None else self.get(whole)
+        return value  # type: ignore[no-any-return]  # itself, where a class is asked, for `help`
+
+    def __set__(self, whole: Any, value: T) -> None:
+        setattr(getattr(whole, self.part), self.name, value)
