@@ -17,7 +17,7 @@ import inspect
 import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from bpcore.array import is_half, namespace
 from bpcore.library import is_array
@@ -85,16 +85,8 @@ class Primitive:
 PRIMITIVES: dict[str, Primitive] = {}  # all there are, by name
 
 
-@overload
-def primitive(definition: Callable[P, R]) -> Callable[P, R]: ...
-
-
-@overload
-def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-
-
-def primitive(definition: Any = None, *, float32: bool = False, writes: tuple[str, ...] = ()) -> Any:
-    """Make a function of arrays a primitive: `@primitive`, or `@primitive(float32=True, writes=("dgamma",))`.
+def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function of arrays a primitive: `@primitive()`.
 
     float32: float16 is computed in float32, since its sums or powers would overflow, or lose too much. writes: the arguments,
     arrays, that the function overwrites.
@@ -104,24 +96,26 @@ def primitive(definition: Any = None, *, float32: bool = False, writes: tuple[st
     leaves only definitions; verify runs the definition beside each twin and raises ArithmeticError where they differ by more
     than rounding.
     """
-    if definition is None:
-        return functools.partial(primitive, float32=float32, writes=writes)
-    known = Primitive(in_float32(definition, writes) if float32 else definition, writes)
-    picked = known.picked
 
-    @functools.wraps(definition)
-    def call(*args: Any, **named: Any) -> Any:
-        if named or not args:
-            args = known.bound(args, named)
-        try:
-            chosen = picked[type(args[0])]
-        except KeyError:
-            chosen = picked[type(args[0])] = known.choose(type(args[0]))
-        return chosen(*args)
+    def make(definition: Callable[P, R]) -> Callable[P, R]:
+        known = Primitive(in_float32(definition, writes) if float32 else definition, writes)
+        picked = known.picked
 
-    known.call = call
-    PRIMITIVES[known.name] = known
-    return call
+        @functools.wraps(definition)
+        def call(*args: Any, **named: Any) -> Any:
+            if named or not args:
+                args = known.bound(args, named)
+            try:
+                chosen = picked[type(args[0])]
+            except KeyError:
+                chosen = picked[type(args[0])] = known.choose(type(args[0]))
+            return chosen(*args)
+
+        known.call = call
+        PRIMITIVES[known.name] = known
+        return call
+
+    return make
 
 
 def definition(primitive: Callable[P, R]) -> Callable[P, R]:

@@ -55,33 +55,33 @@ MIDDLE_BELOW = (
 )  # fmt: skip
 
 
-@primitive
+@primitive()
 def relu(z: Array) -> Array:
     """max(z, 0)."""
     xp = namespace(z)
     return xp.maximum(z, xp.zeros((), dtype=z.dtype, device=device(z)))
 
 
-@primitive
+@primitive()
 def relu_backward(u: Array, v: Array) -> Array:
     """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
     return v * namespace(v).astype(u > 0, v.dtype)
 
 
-@primitive
+@primitive()
 def leaky_relu(z: Array, slope: float) -> Array:
     """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
     return namespace(z).maximum(z, slope * z)
 
 
-@primitive
+@primitive()
 def leaky_relu_backward(u: Array, v: Array, slope: float) -> Array:
     """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
     positive = namespace(v).astype(u > 0, v.dtype)
     return v * (slope + (1 - slope) * positive)
 
 
-@primitive
+@primitive()
 def elu(z: Array, alpha: float) -> Array:
     """z where z > 0, α (eᶻ - 1) elsewhere.
 
@@ -92,7 +92,7 @@ def elu(z: Array, alpha: float) -> Array:
     return xp.maximum(z, zero) + alpha * xp.expm1(xp.minimum(z, zero))
 
 
-@primitive
+@primitive()
 def elu_backward(u: Array, v: Array, alpha: float) -> Array:
     """B[σ, z](v) = v where u > 0, (u + α) v elsewhere."""
     xp = namespace(v)
@@ -101,7 +101,7 @@ def elu_backward(u: Array, v: Array, alpha: float) -> Array:
     return flush(v * (positive + (1 - positive) * (xp.minimum(u, zero) + alpha)))
 
 
-@primitive
+@primitive()
 def sigmoid(z: Array) -> Array:
     """1 / (1 + e⁻ᶻ), by whichever of eᶻ and e⁻ᶻ cannot overflow."""
     xp = namespace(z)
@@ -109,38 +109,38 @@ def sigmoid(z: Array) -> Array:
     return flush(xp.where(z >= 0, xp.ones_like(e), e) / (1 + e))
 
 
-@primitive
+@primitive()
 def sigmoid_backward(u: Array, v: Array) -> Array:
     """B[σ, z](v) = u (1 - u) v."""
     return flush(v * u * (1 - u))
 
 
-@primitive
+@primitive()
 def tanh(z: Array) -> Array:
     """tanh(z)."""
     return flush(namespace(z).tanh(z))
 
 
-@primitive
+@primitive()
 def tanh_backward(u: Array, v: Array) -> Array:
     """B[tanh, z](v) = (1 - u²) v."""
     return flush(v * (1 - u * u))
 
 
-@primitive
+@primitive()
 def softplus(z: Array) -> Array:
     """log(1 + eᶻ) = max(z, 0) + log(1 + e^-|z|)."""
     xp = namespace(z)
     return flush(xp.maximum(z, xp.zeros_like(z)) + xp.log1p(xp.exp(-xp.abs(z))))
 
 
-@primitive
+@primitive()
 def softplus_backward(z: Array, v: Array) -> Array:
     """B[softplus, z](v) = sigmoid(z) v."""
     return flush(sigmoid(z) * v)
 
 
-@primitive
+@primitive()
 def silu(z: Array) -> Array:
     """z · sigmoid(z).
 
@@ -149,7 +149,7 @@ def silu(z: Array) -> Array:
     return flush(z * sigmoid(z))
 
 
-@primitive
+@primitive()
 def silu_backward(z: Array, v: Array) -> Array:
     """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
     s = sigmoid(z)

@@ -87,7 +87,7 @@ def divide_backward(shape_a: tuple[int, ...], b: Array, u: Array, v: Array) -> t
     return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
 
 
-@primitive
+@primitive()
 def matmul(a: Array, b: Array) -> Array:
     """a @ b: matrices in the last two axes, leading axes broadcast."""
     return a @ b

@@ -9,7 +9,7 @@ from bpcore.primitive import primitive
 __all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
 
 
-@primitive
+@primitive()
 def batch_statistics(z: Array) -> tuple[Array, Array]:
     """μ and the mean of (z - μ)² of each feature of the last axis of z, over all the others; of float16 in float32."""
     xp, flat = namespace(z), rows(z)

@@ -126,7 +126,7 @@ def from_groups(x: Array) -> Array:
     return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (rows, groups * c))
 
 
-@primitive
+@primitive()
 def conv2d(z: Array, W: Array, b: Array | None, placement: Placement, groups: int) -> Array:
     """u[y, x] = Σ_ij z[y s + i d - p, x s + j d - p] W[i, j] + b: cross-correlation, as everywhere in the field.
 
@@ -175,7 +175,7 @@ def conv2d_backward(
     return dz
 
 
-@primitive
+@primitive()
 def conv_transpose2d(z: Array, W: Array, b: Array | None, placement: Placement, h: int, w: int) -> Array:
     """The adjoint of a convolution from (n, h, w, c') to z's shape, plus b: what goes forward here went back there.
 

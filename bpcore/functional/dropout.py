@@ -13,7 +13,7 @@ from bpcore.primitive import primitive
 __all__ = ["dropout", "keep_mask"]
 
 
-@primitive
+@primitive()
 def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
     """Booleans shaped and placed like `like`, each False with probability p, drawn on the host: see `philox_mask`.
 
@@ -24,7 +24,7 @@ def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
     return backend_of(like).asarray(philox_mask(tuple(like.shape), p, (seed, step, *rest)))
 
 
-@primitive
+@primitive()
 def dropout(z: Array, keep: Array, p: float) -> Array:
     """z ⊙ keep / (1 - p): the mean stays.
 

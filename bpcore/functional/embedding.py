@@ -9,7 +9,7 @@ from bpcore.primitive import primitive
 __all__ = ["embedding", "embedding_backward", "scatter_add"]
 
 
-@primitive
+@primitive()
 def embedding(ids: Array, W: Array) -> Array:
     """u = the rows of W (n, d) that ids (...), integers, name. Returns u (..., d)."""
     xp = namespace(W)

@@ -18,7 +18,7 @@ def rows(z: Array) -> Array:
     return z if z.ndim == 2 else namespace(z).reshape(z, (-1, z.shape[-1]))
 
 
-@primitive
+@primitive()
 def linear(z: Array, W: Array, b: Array | None) -> Array:
     """MM: u = z W + b over the last axis.
 
@@ -50,7 +50,7 @@ def linear_backward(z: Array, W: Array, v: Array, dW: Array, db: Array | None, n
     return xp.reshape(v_rows @ W.T, z.shape) if need_dz else None
 
 
-@primitive
+@primitive()
 def linear_relu(z: Array, W: Array, b: Array | None) -> Array:
     """max(z W + b, 0): MM and the activation after it, which a twin makes in one pass.
 

@@ -63,7 +63,7 @@ def examples(z: Array) -> tuple[int, ...]:
     return tuple(z.shape[:-1]) if z.ndim > 1 else tuple(z.shape)
 
 
-@primitive
+@primitive()
 def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
     """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.
 
@@ -73,13 +73,13 @@ def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
     return weighted_mean(per_example(0.5 * (r * r)), weights)
 
 
-@primitive
+@primitive()
 def squared_error_backward(z: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
     """B[ℓ_MSE, z](v) = (z - y) v."""
     return flush((z - y) * share(v, weights, examples(z), z.ndim))
 
 
-@primitive
+@primitive()
 def huber(z: Array, y: Array, weights: Array | None, delta: float) -> Array:
     """ℓ = Σ ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y.
 
@@ -91,7 +91,7 @@ def huber(z: Array, y: Array, weights: Array | None, delta: float) -> Array:
     return weighted_mean(per_example(inside * (size - 0.5 * inside)), weights)
 
 
-@primitive
+@primitive()
 def huber_backward(z: Array, y: Array, weights: Array | None, v: Scalar, delta: float) -> Array:
     """B[ℓ, z](v) = min(max(r, -δ), δ) v."""
     xp = namespace(z)
@@ -105,7 +105,7 @@ def logistic_per_example(t: Array, y: Array) -> Array:
     return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
 
 
-@primitive
+@primitive()
 def logistic(t: Array, y: Array, weights: Array | None) -> Array:
     """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.
 
@@ -114,7 +114,7 @@ def logistic(t: Array, y: Array, weights: Array | None) -> Array:
     return weighted_mean(logistic_per_example(t, y), weights)
 
 
-@primitive
+@primitive()
 def logistic_backward(t: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
     """B[ℓ_logistic, t](v) = (1 / (1 + e⁻ᵗ) - y) v.
 
@@ -133,7 +133,7 @@ def target_rows(t: Array, y: Array, smoothing: float) -> Array:
     return y if not smoothing else (1 - smoothing) * y + smoothing / k
 
 
-@primitive
+@primitive()
 def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -> tuple[Array, Array]:
     """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.
 
@@ -149,7 +149,7 @@ def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -
     return weighted_mean(ell, weights), e / total
 
 
-@primitive
+@primitive()
 def cross_entropy_backward(phi: Array, y: Array, weights: Array | None, v: Scalar, smoothing: float) -> Array:
     """B[ℓ_ce, t](v) = (φ - e_y) v.
 

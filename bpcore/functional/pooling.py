@@ -9,7 +9,7 @@ from bpcore.primitive import primitive
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
 
 
-@primitive
+@primitive()
 def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
     """u = the maximum over each place of the placement, padding counting as -∞. Returns u and the first entry that has it."""
     xp = namespace(z)
@@ -22,7 +22,7 @@ def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
     return xp.reshape(u, shape), xp.reshape(xp.astype(first, xp.int32), shape)
 
 
-@primitive
+@primitive()
 def max_pool2d_backward(first: Array, v: Array, placement: Placement, h: int, w: int) -> Array:
     """B[max, z](v): v goes to the first entry that has the maximum, on every backend the same one."""
     xp = namespace(v)
@@ -33,7 +33,7 @@ def max_pool2d_backward(first: Array, v: Array, placement: Placement, h: int, w:
     return spread(chosen * xp.reshape(v, shape), placement, h, w)
 
 
-@primitive
+@primitive()
 def avg_pool2d(z: Array, placement: Placement) -> Array:
     """u = the mean over each place of the placement, padding counting as zero."""
     xp = namespace(z)
@@ -41,7 +41,7 @@ def avg_pool2d(z: Array, placement: Placement) -> Array:
     return xp.reshape(xp.mean(columns(z, placement), axis=2), (n, *placement.outputs(h, w), c))
 
 
-@primitive
+@primitive()
 def avg_pool2d_backward(v: Array, placement: Placement, h: int, w: int) -> Array:
     """B[mean, z](v): v / (entries of the placement) to each entry."""
     xp = namespace(v)

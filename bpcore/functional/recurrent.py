@@ -28,7 +28,7 @@ def shifted(h: Array) -> Array:
     return xp.concat((first, h[:, : h.shape[1] - 1, :]), axis=1)
 
 
-@primitive
+@primitive()
 def lstm(z: Array, W: Array, U: Array, b: Array) -> tuple[Array, Array, Array]:
     """Gates i, f, o = σ(·), g = tanh(·) of z W + h U + b; c = f c + i g; h = o tanh(c).
 
@@ -78,7 +78,7 @@ def lstm_backward(
     return linear_backward(z, W, da, dW, db, need_dz)
 
 
-@primitive
+@primitive()
 def gru(z: Array, W: Array, U: Array, b: Array, d: Array) -> tuple[Array, Array]:
     """r, s = σ(·) of z W + b + h U + d; g = tanh(z W + b + r (h U + d)); h = (1 - s) g + s h.
 

@@ -98,7 +98,7 @@ def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: 
     m[...] = flush(beta2 * m + (1 - beta2) * g)
 
 
-@primitive
+@primitive()
 def squared_norm(g: Array) -> Array:
     """‖g‖², a scalar on the device."""
     return namespace(g).sum(g * g)

@@ -42,11 +42,11 @@ class Conditions:
 
     def some(self, first: Any, /, *others: Any) -> bool:
         """Whether the first array has entries, and all are `dense`."""
-        return bool(first.size > 0 and self.dense(first, *others))
+        return first.size > 0 and self.dense(first, *others)
 
     def matrix(self, x: Any, char: str) -> bool:
         """Whether x, of two axes, or its transpose, is C-contiguous, and of this dtype."""
-        return x.dtype.char == char and (self.contiguous(x) or self.transposed(x))
+        return bool(x.dtype.char == char and (self.contiguous(x) or self.transposed(x)))
 
     def linear(self, z: Any, W: Any, b: Any) -> bool:
         """Whether z W + b fits in shapes, z and b are `dense`, and W is a `matrix`."""
