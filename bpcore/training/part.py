@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -16,8 +16,10 @@ class Part(Generic[T]):
         self.get = attrgetter(path)
 
     def __get__(self, whole: Any, owner: Any = None) -> T:
-        value: Any = self if whole is None else self.get(whole)
-        return value  # type: ignore[no-any-return]  # itself, where a class is asked, for `help`
+        if whole is None:  # a class was asked, as `help` does
+            return cast(T, self)
+        value: T = self.get(whole)
+        return value
 
     def __set__(self, whole: Any, value: T) -> None:
         setattr(getattr(whole, self.part), self.name, value)
