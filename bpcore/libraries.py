@@ -115,18 +115,19 @@ class PyTorch(Backend):
         self.torch, self.xp, self.device = torch, namespace(torch.empty(0)), torch.device("cpu")
         if kind != "cpu":
             self._expect_gpu(kind, int(index or 0))
-            self.device, self.asynchronous = torch.device(kind, int(index or 0)), True
-        if kind == "mps":
+            self.device = torch.device(kind, int(index or 0))
+            self.asynchronous = True
+        if kind == "mps" or (kind == "xpu" and not torch.xpu.get_device_properties(self.device).has_fp64):
             self.dtypes = ("float32",)
         self.name = self._name(self.device)
 
     def _expect_gpu(self, kind: str, index: int) -> None:
         """A RuntimeError unless PyTorch has this GPU."""
-        asked = "torch.backends.mps" if kind == "mps" else f"torch.{kind}"
-        if not functools.reduce(getattr, asked.split(".")[1:], self.torch).is_available():
+        says = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
+        if not says.is_available():
             raise RuntimeError(
                 f"backend 'torch:{kind}' needs a GPU of {self.makers[kind]}, and PyTorch {self.torch.__version__} finds none: "
-                f"{asked}.is_available() is False; install the PyTorch for your GPU and its driver (pytorch.org/get-started), "
+                f"{says.__name__}.is_available() is False; install PyTorch and the driver for it (pytorch.org/get-started), "
                 "or choose backend='torch', the CPU"
             )
         count = getattr(self.torch, kind).device_count()

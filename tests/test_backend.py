@@ -124,8 +124,9 @@ def test_auto_goes_on_without_a_gpu(cupy, afresh):
 # ---- PyTorch's devices, which are not here: torch says what the tests let it say ----
 
 
-def torch_finds(monkeypatch, torch, kind: str, count: int) -> None:
+def torch_finds(monkeypatch, torch, kind: str, count: int, has_fp64: bool = True) -> None:
     """PyTorch has `count` devices of this kind, none of which computes."""
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda device: SimpleNamespace(has_fp64=has_fp64))
     monkeypatch.setattr(torch.backends.mps if kind == "mps" else getattr(torch, kind), "is_available", lambda: count > 0)
     monkeypatch.setattr(getattr(torch, kind), "device_count", lambda: count)
 
@@ -179,28 +180,29 @@ def test_torch_on_the_cpu(torch):
     assert library.is_array(torch.nn.Linear(2, 2).weight)
 
 
-def test_mps_has_no_float64(torch, afresh):
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_a_device_without_float64(kind, torch, afresh):
     """Where it is asked for, an error; what host data have is converted before it goes there."""
-    torch_finds(afresh, torch, "mps", 1)
-    mps = bp.get_backend("torch:mps")
-    says = r"backend 'torch:mps' has no float64; choose dtype='float32', or another backend"
+    torch_finds(afresh, torch, kind, 1, has_fp64=False)
+    on = bp.get_backend(f"torch:{kind}")
+    says = rf"backend 'torch:{kind}' has no float64; choose dtype='float32', or another backend"
     for ask in (
-        lambda: bp.Network(bp.Linear(2, 3), mps, "float64"),
-        lambda: bp.Network(bp.Linear(2, 3), dtype="float64").to(mps),
-        lambda: bp.initialize(bp.Linear(2, 3), backend=mps, dtype="float64"),
-        lambda: mps.zeros(2, "float64"),
-        lambda: mps.asarray([1.0], "float64"),
+        lambda: bp.Network(bp.Linear(2, 3), on, "float64"),
+        lambda: bp.Network(bp.Linear(2, 3), dtype="float64").to(on),
+        lambda: bp.initialize(bp.Linear(2, 3), backend=on, dtype="float64"),
+        lambda: on.zeros(2, "float64"),
+        lambda: on.asarray([1.0], "float64"),
     ):
         with pytest.raises(ValueError, match=says):
             ask()
-    afresh.setattr(mps, "device", torch.device("cpu"))  # in its place, from here on
+    afresh.setattr(on, "device", torch.device("cpu"))  # in its place, from here on
     for host in ([1.0, 2.0], np.asarray([1.0, 2.0])):
-        assert mps.asarray(host).dtype == torch.float32
-    assert mps.asarray([1, 2]).dtype == torch.int64
-    assert mps.asarray([True]).dtype == torch.bool
-    net = bp.Network(bp.Linear(2, 3), mps)
-    assert np.array_equal(mps.to_host(net.theta), bp.Network(bp.Linear(2, 3)).theta)
-    assert mps.asarray([1.0], "float32").dtype == torch.float32
+        assert on.asarray(host).dtype == torch.float32
+    assert on.asarray([1, 2]).dtype == torch.int64
+    assert on.asarray([True]).dtype == torch.bool
+    net = bp.Network(bp.Linear(2, 3), on)
+    assert np.array_equal(on.to_host(net.theta), bp.Network(bp.Linear(2, 3)).theta)
+    assert on.asarray([1.0], "float32").dtype == torch.float32
 
 
 def test_the_guard_of_cuda_is_taken_off(torch, monkeypatch):
