@@ -9,7 +9,7 @@ import pytest
 
 import bpcore as bp
 
-CLASSES = [bp.Optimizer, bp.schedules.Schedule, bp.Metric, bp.Callback]
+CLASSES = [bp.Module, bp.Loss, bp.Optimizer, bp.schedules.Schedule, bp.Metric, bp.Callback]
 
 
 @pytest.mark.parametrize("of", CLASSES, ids=lambda of: of.__name__)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import CASES, MODE, Result, assert_close, inputs_of, run, theta_of, upstream
 from conftest import BackendUnderTest
-from references import REFERENCES, reference, transformer_block
+from references import REFERENCES, attention, reference, transformer_block
 
 import bpcore as bp
 from bpcore.layout import Layout
@@ -188,7 +188,37 @@ def recomputed(o, theta, z, keep):
     return transformer_block(o.torch, bp.TransformerBlock(4, 2, dropout=0.2), theta, "body.", z, keep, 1)
 
 
+def masked_stack(o, theta, ids, mask):
+    """The blocks are uses 4 and 17."""
+    z = theta["0.W"][ids] + theta["1.W"]
+    z = transformer_block(o.torch, bp.TransformerBlock(4, 2, dropout=0.2), theta, "2.0.", z, mask, 4)
+    z = o.layer_norm(z, theta, "2.1.")
+    z = transformer_block(o.torch, bp.TransformerBlock(4, 2, True), theta, "2.2.body.", z, mask, 17)
+    return o.F.relu(o.linear(theta, "3.", z))
+
+
+def recomputed_stack(o, theta, z, mask):
+    """The first block is use 2."""
+    z = transformer_block(o.torch, bp.TransformerBlock(4, 2, dropout=0.2), theta, "body.0.", z, mask, 2)
+    z = o.rms_norm(z, theta["body.1.gamma"], 1e-6)
+    return transformer_block(o.torch, bp.TransformerBlock(4, 2), theta, "body.2.", z, mask)
+
+
+def residual_attention(o, theta, z, mask):
+    h = o.layer_norm(z, theta, "body.0.")
+    return z + attention(o.torch, bp.MultiHeadAttention(4, 2), theta, "body.1.", h, mask)
+
+
+def side_by_side(o, theta, z):
+    first = o.linear(theta, "a.2.", o.F.relu(o.linear(theta, "a.0.", z)))
+    return first + o.torch.tanh(o.linear(theta, "b.0.", z))
+
+
 ORACLE |= {
+    "Sequential, two in a container whose saved values are a tuple": side_by_side,
+    "Sequential, ids and a mask": masked_stack,
+    "Residual, attention with a mask": residual_attention,
+    "Recompute, a mask in a stack": recomputed_stack,
     "Unembed, sharing an embedding": lambda o, theta, ids: o.torch.tanh(theta["0.W"][ids]) @ theta["0.W"].T,
     "Recompute": lambda o, theta, z: o.linear(
         theta,

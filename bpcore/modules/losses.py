@@ -30,12 +30,10 @@ class Loss(Module):
         >>> import bpcore as bp
         >>> from bpcore.functional.losses import share, weighted_mean
         >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output an example
-        ...     def forward(
-        self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode
-    ) -> tuple[Array, Saved]:
+        ...     def forward(self, theta, z, y, weights=None, *, mode):
         ...         self.expect(theta, z, y, weights)
         ...         return weighted_mean((z - y) ** 4 / 4, weights), (z, y, weights)
-        ...     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
+        ...     def backward(self, theta, saved, v, gradient, need_dz=True):
         ...         z, y, weights = saved
         ...         dz = (z - y) ** 3 * share(v, weights, z.shape, z.ndim)
         ...         return (dz, None) if weights is None else (dz, None, None)  # labels and weights have none
