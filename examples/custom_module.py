@@ -13,7 +13,7 @@ from typing import Any
 from sklearn.datasets import make_moons
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
 from bpcore.module import Module, Parameter
 
 BOTH = r"Worst at index \((.*)\): B gives (\S+), differences give (\S+)$"

@@ -9,7 +9,7 @@ import pytest
 from cases import SideBySide, keys, labels, masked_stack, side_by_side
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
 from bpcore.module import Observed, fresh_lists
 from bpcore.modules.containers import fused
 from bpcore.modules.linear import LinearReLU
