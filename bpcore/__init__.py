@@ -1,6 +1,8 @@
 """bpcore: backpropagation written out. Names, and nothing else."""
 
-from bpcore import datasets, functional, initializers, schedules
+from typing import TYPE_CHECKING
+
+from bpcore import datasets, face, functional, initializers, modules, optimizers, plots, schedules
 from bpcore.array import Array
 from bpcore.backend import backend_of, get_backend, use_backend
 from bpcore.by_hand import evaluate, initialize
@@ -10,183 +12,51 @@ from bpcore.costs import Cost, cost
 from bpcore.info import backend_info
 from bpcore.library import Backend
 from bpcore.module import Mode, Module, Parameter, Windows
-from bpcore.modules import (
-    ELU,
-    GELU,
-    GRU,
-    LSTM,
-    MLP,
-    Add,
-    AvgPool2d,
-    BatchNorm,
-    Circuit,
-    Concatenate,
-    Conv1d,
-    Conv2d,
-    ConvTranspose2d,
-    CrossEntropy,
-    Divide,
-    Dropout,
-    Dropout2d,
-    Embedding,
-    Exp,
-    Flatten,
-    GlobalAvgPool,
-    GroupNorm,
-    Huber,
-    Identity,
-    LayerNorm,
-    LeakyReLU,
-    Linear,
-    Log,
-    LogisticLoss,
-    LogSoftmax,
-    Loss,
-    MatMul,
-    MaxPool2d,
-    Mean,
-    MultiHeadAttention,
-    Multiply,
-    PositionalEmbedding,
-    Power,
-    Recompute,
-    ReLU,
-    Reshape,
-    Residual,
-    RMSNorm,
-    RotaryPositions,
-    Sequential,
-    Sigmoid,
-    SiLU,
-    SinusoidalPositions,
-    Softmax,
-    Softplus,
-    SquaredError,
-    Subtract,
-    Sum,
-    Tanh,
-    TransformerBlock,
-    Unembed,
-    Upsample,
-    Weight,
-)
+from bpcore.modules import *
 from bpcore.network import Network
-from bpcore.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSProp
-from bpcore.plots import LearningCurve, confusion, filters, learning_curve
-from bpcore.training.callbacks import Callback, Checkpoint, EarlyStopping, HistoryLog, Progress, Run
+from bpcore.optimizers import *
+from bpcore.plots import *
+from bpcore.training import callbacks, metrics
+from bpcore.training.callbacks import *
 from bpcore.training.guard import NonFiniteLoss
 from bpcore.training.history import History
-from bpcore.training.metrics import MAE, MSE, R2, RMSE, Accuracy, LogLoss, Metric, TopK
+from bpcore.training.metrics import *
 from bpcore.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ELU",
-    "GELU",
-    "GRU",
-    "LSTM",
-    "MAE",
-    "MLP",
-    "MSE",
-    "R2",
-    "RMSE",
-    "SGD",
-    "Accuracy",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Add",
     "Array",
-    "AvgPool2d",
     "Backend",
-    "BatchNorm",
-    "Callback",
-    "Checkpoint",
     "CheckpointError",
-    "Circuit",
-    "Concatenate",
-    "Conv1d",
-    "Conv2d",
-    "ConvTranspose2d",
     "Cost",
-    "CrossEntropy",
-    "Divide",
-    "Dropout",
-    "Dropout2d",
-    "EarlyStopping",
-    "Embedding",
-    "Exp",
-    "Flatten",
-    "GlobalAvgPool",
-    "GroupNorm",
     "History",
-    "HistoryLog",
-    "Huber",
-    "Identity",
-    "LayerNorm",
-    "LeakyReLU",
-    "LearningCurve",
-    "Linear",
-    "Lion",
-    "Log",
-    "LogLoss",
-    "LogSoftmax",
-    "LogisticLoss",
-    "Loss",
-    "MatMul",
-    "MaxPool2d",
-    "Mean",
-    "Metric",
     "Mode",
     "Module",
-    "MultiHeadAttention",
-    "Multiply",
     "Network",
     "NonFiniteLoss",
-    "Optimizer",
     "Parameter",
-    "PositionalEmbedding",
-    "Power",
-    "Progress",
-    "RMSNorm",
-    "RMSProp",
-    "ReLU",
-    "Recompute",
-    "Reshape",
-    "Residual",
-    "RotaryPositions",
-    "Run",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "SinusoidalPositions",
-    "Softmax",
-    "Softplus",
-    "SquaredError",
-    "Subtract",
-    "Sum",
-    "Tanh",
-    "TopK",
     "Trainer",
-    "TransformerBlock",
-    "Unembed",
-    "Upsample",
-    "Weight",
     "Windows",
     "backend_info",
     "backend_of",
     "check_module",
-    "confusion",
     "cost",
     "datasets",
     "evaluate",
-    "filters",
     "functional",
     "get_backend",
     "initialize",
     "initializers",
-    "learning_curve",
     "schedules",
     "use_backend",
 ]
+__all__ += modules.__all__
+__all__ += optimizers.__all__
+__all__ += plots.__all__
+__all__ += callbacks.__all__
+__all__ += metrics.__all__
+
+if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
+    __dir__ = face.listed(globals())
+    __getattr__ = face.unknown(__name__, __all__)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
+from bpcore.primitive import PRIMITIVES
 
 PACKAGE = Path(bp.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -21,7 +22,7 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
-    **dict.fromkeys(("array", "arguments", "context", "philox", "streams", "library", "libraries", "backend"), 0),
+    **dict.fromkeys(("array", "arguments", "face", "context", "philox", "streams", "library", "libraries", "backend"), 0),
     **dict.fromkeys(("primitive", "verify"), 1),
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
@@ -163,8 +164,12 @@ def test_what_is_public_has_a_docstring(file):
 def test_the_face_is_names_and_nothing_else():
     _, *body = tree(PACKAGE / "__init__.py").body
     for node in body:
-        named = isinstance(node, ast.Assign) and node.targets[0].id in ("__all__", "__version__")
-        assert named or isinstance(node, ast.ImportFrom), f"__init__.py:{node.lineno} is more than a name"
+        assigned = isinstance(node, ast.Assign) and node.targets[0].id in ("__all__", "__version__")
+        gathered = isinstance(node, ast.AugAssign) and node.target.id == "__all__"
+        prompt = isinstance(node, ast.If) and {of.targets[0].id for of in node.body} == {"__dir__", "__getattr__"}
+        assert assigned or gathered or prompt or isinstance(node, ast.ImportFrom), (
+            f"__init__.py:{node.lineno} is more than a name"
+        )
 
 
 def test_the_public_names_are_there():
@@ -173,6 +178,46 @@ def test_the_public_names_are_there():
     assert all(hasattr(bp, name) for name in bp.__all__)
     assert len(set(bp.__all__)) == len(bp.__all__)
     assert set(bp.modules.__all__) <= set(bp.__all__)
+
+
+@pytest.mark.parametrize("package", [bp, bp.functional], ids=lambda package: package.__name__)
+def test_completion_lists_the_public_names_alone(package):
+    assert {name for name in dir(package) if not name.startswith("__")} == set(package.__all__)
+
+
+def test_functional_has_every_primitive_and_backward_function():
+    for file in FILES:
+        if name(file).startswith("functional/") and file.stem not in ("__init__", "numerics"):
+            functions = {node.name for node in tree(file).body if isinstance(node, ast.FunctionDef)}
+            pairs = {f for f in functions if f.endswith("_backward") or f"{f}_backward" in functions}
+            assert pairs <= set(bp.functional.__all__), file
+    assert set(PRIMITIVES) <= set(bp.functional.__all__)
+
+
+UNKNOWN = {
+    "Relu": "module 'bpcore' has no attribute 'Relu'; did you mean 'ReLU'?",
+    "layer_norm": "module 'bpcore' has no attribute 'layer_norm'; did you mean 'LayerNorm'?",
+    "Conv2D": "module 'bpcore' has no attribute 'Conv2D'; did you mean 'Conv2d'?",
+    "quaternion": "module 'bpcore' has no attribute 'quaternion'",
+}
+
+
+@pytest.mark.parametrize("wrong", UNKNOWN)
+def test_an_unknown_name_suggests_the_near_one(wrong):
+    with pytest.raises(AttributeError) as error:
+        getattr(bp, wrong)
+    assert str(error.value) == UNKNOWN[wrong]
+
+
+def test_what_moved_says_where_it_is():
+    with pytest.raises(AttributeError, match=r"it is in bpcore\.primitive now"):
+        _ = bp.functional.primitive
+
+
+def test_no_public_function_has_the_name_of_a_file_beside_it():
+    """Else `import bpcore.cost as c` would give the function."""
+    files = {file.stem for file in PACKAGE.glob("*.py")} | {file.name for file in PACKAGE.iterdir() if file.is_dir()}
+    assert {name for name in files & set(bp.__all__) if callable(getattr(bp, name))} == set()
 
 
 def test_importing_pulls_in_nothing_that_is_not_used_yet():

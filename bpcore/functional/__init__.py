@@ -4,6 +4,9 @@ Functions whose twins may serve are primitives, see bpcore.primitive. A backward
 then v = dJ/du, then constants, and last the arrays that it writes: windows of the gradient.
 """
 
+from typing import TYPE_CHECKING
+
+from bpcore import face
 from bpcore.functional.activations import *
 from bpcore.functional.arithmetic import *
 from bpcore.functional.attention import *
@@ -18,3 +21,13 @@ from bpcore.functional.pooling import *
 from bpcore.functional.positions import *
 from bpcore.functional.recurrent import *
 from bpcore.functional.updates import *
+
+__all__ = [name for name, thing in globals().items() if getattr(thing, "__module__", "").startswith(f"{__name__}.")]
+
+if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
+    __dir__ = face.listed(globals())
+    __getattr__ = face.unknown(
+        __name__,
+        __all__,
+        moved={"primitive": "bpcore.primitive", "sequences": "bpcore.functional.attention, .embedding and .positions"},
+    )
