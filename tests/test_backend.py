@@ -278,7 +278,7 @@ def test_only_cupy_records_and_only_with_kernels(monkeypatch):
     """The class of graphs comes from kernels/, if that is there."""
     assert bp.get_backend("numpy").graph is None
     for module, expected in ((SimpleNamespace(Graph=dict), dict), (None, None)):
-        monkeypatch.setitem(sys.modules, "bpcore.kernels.cuda.graph", module)
+        monkeypatch.setitem(sys.modules, "bpcore.kernels.cuda.engine.graph", module)
         assert CuPy.__new__(CuPy).graph is expected
 
 

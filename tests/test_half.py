@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import CASES, MODE, inputs_of, theta_of, upstream
 from conftest import missing
+from optimizer_cases import UPDATES
 from runs import CLASSES, FEATURES, examples, trainer, unchanged
 from test_kernels import TABLE, Draw
 
@@ -27,11 +28,7 @@ IN_FLOAT32 = (
     "huber",
     "logistic",
     "cross_entropy",
-    "sgd",
-    "rmsprop",
-    "adagrad",
-    "adam",
-    "lion",
+    *UPDATES.values(),
     "squared_norm",
     "clip",
 )
@@ -65,7 +62,7 @@ def test_primitives_agree_with_float64(name, backend):
         for args in rows:
             exact = [cast(x, "float64") for x in args]
             expected = PRIMITIVES[name].definition(*exact)
-            for run in (PRIMITIVES[name], PRIMITIVES[name].definition):
+            for run in (PRIMITIVES[name].call, PRIMITIVES[name].definition):
                 here = [backend.asarray(cast(x, "float16")) if isinstance(x, np.ndarray) else x for x in args]
                 with computing_in("float16"):
                     got = run(*here)

@@ -27,10 +27,10 @@ def test_it_says_why_twins_are_not_in_use():
     code = "import sys; sys.modules['numba'] = None; import bpcore as bp; print(dict(bp.backend_info()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     info = eval(done.stdout, {})
-    if "fast" in info["twins"]:  # kernels/ may have been deleted
+    if "No module named 'bpcore.kernels'" not in info["twins"]["fast"]:  # kernels/ may have been deleted
         assert info["twins"]["fast"].startswith("not in use: Numba cannot be imported (")
-        assert "linear_backward" in info["twins"]["numpy_twins"]
-        assert info["products"]["numpy_twins"].startswith("NumPy's BLAS")
+        assert "linear_backward" in info["twins"]["numpy"]
+        assert info["products"]["numpy"].startswith("NumPy's BLAS")
 
 
 def test_the_command_prints_it():
@@ -43,4 +43,4 @@ def test_the_command_prints_it():
         env={**os.environ, "BPCORE_KERNELS": "off"},
     )
     assert f"numpy             {np.__version__}" in done.stdout
-    assert "not in use: BPCORE_KERNELS=off" in done.stdout or "definitions run" in done.stdout
+    assert "not in use: BPCORE_KERNELS=off" in done.stdout or "No module named 'bpcore.kernels'" in done.stdout

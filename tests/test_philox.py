@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bpcore.functional import dropout
+from bpcore.functional import keep_mask
 from bpcore.philox import philox_mask
+from bpcore.primitive import definition
 
 M0, M1, W0, W1 = 0xD2E7470EE14C6C93, 0xCA5A826395121157, 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 ONES = 2**64 - 1
@@ -39,7 +40,7 @@ def test_keep_mask_is_philox(shape, key, backend):
     expected = np.reshape([half >= round(p * 2**32) for half in halves], shape)
     like = backend.asarray(np.zeros(shape, "float32"))
     with backend.guard():
-        mask = dropout.keep_mask.definition(like, p, key)
+        mask = definition(keep_mask)(like, p, key)
     assert backend.backend.owns(mask)
     assert np.array_equal(backend.to_host(mask), expected)
 
@@ -53,7 +54,7 @@ def test_a_word_of_just_p_is_kept():
 def test_masks_differ_by_seed_step_micro_batch_and_use():
     keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
     assert len({philox_mask((64,), 0.5, key).tobytes() for key in keys}) == len(keys)
-    masks = [dropout.keep_mask(np.zeros(64, dtype), 0.5, keys[0]) for dtype in ("float32", "float64")]
+    masks = [keep_mask(np.zeros(64, dtype), 0.5, keys[0]) for dtype in ("float32", "float64")]
     assert np.array_equal(*masks)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runs import Call, assert_same, become, trainer, unchanged
 
 import bpcore as bp
-from bpcore.functional import sequences as f
+from bpcore import functional as f
 from bpcore.layout import Layout
 
 tokens = st.integers(1, 6)
