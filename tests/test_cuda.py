@@ -10,19 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cuda_emulator
 import numpy as np
 import pytest
 from conftest import missing
+from emulator import cupy as emulator
+from optimizer_cases import UPDATES, rows_of
 from test_kernels import PRIMITIVES, TABLE, Draw, results, twins
 
 import bpcore as bp
-from bpcore import kernels
-from bpcore.functional import dropout, sequences, updates
+from bpcore import functional, kernels
+from bpcore.primitive import Twin, definition
 
 TESTS = Path(__file__).parent
-EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == cuda_emulator.VERSION
-CUDA = [name for _, of, name in twins() if of == "cuda"]
+EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == emulator.VERSION
+CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
 FILES = ("test_kernels.py", "test_cuda.py", "test_modules.py", "test_images.py", "test_sequences.py", "test_optimizers.py")
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
 TOO_LARGE = ("squared_norm",)  # for float16, or of numbers that it does not have
@@ -48,14 +49,14 @@ def library() -> Any:
 
 @pytest.mark.skipif(EMULATED, reason="this is the emulator's process")
 def test_on_an_emulated_gpu():
-    """What is tested on a GPU, in a process where cuda_emulator stands in for CuPy."""
-    if cuda_emulator.COMPILER is None:
+    """What is tested on a GPU, in a process where emulator.cupy stands in for CuPy."""
+    if emulator.COMPILER is None:
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
-    environment = {**os.environ, "BPCORE_TEST_BACKENDS": "cupy", "BPCORE_REQUIRE": "cupy", cuda_emulator.SWITCH: "1"}
+    environment = {**os.environ, "BPCORE_TEST_BACKENDS": "cupy", "BPCORE_REQUIRE": "cupy", emulator.SWITCH: "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
     slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
     chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "cuda_emulator", "-p", "no:cacheprovider", *chosen]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "emulator.cupy", "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 1000
@@ -63,17 +64,17 @@ def test_on_an_emulated_gpu():
 
 def sources() -> list[tuple[str, dict[str, int]]]:
     """(family, constants) of everything that is compiled."""
-    launch = importlib.import_module("bpcore.kernels.cuda.launch")
+    launch = importlib.import_module("bpcore.kernels.cuda.engine.launch")
     attention = importlib.import_module("bpcore.kernels.cuda.attention")
     sizes = [("attention", char, attention.constants(D, char)) for D in attention.HEADS for char in launch.NUMBERS]
-    return [(family, char, {}) for family in launch.FAMILIES for char in launch.NUMBERS if family != "attention"] + sizes
+    return [(family, char, {}) for family in launch.SHARED for char in launch.NUMBERS if family != "attention"] + sizes
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_every_kernel(architecture):
     """Without a warning, with the options that CuPy gives, and with registers for the largest block that is launched."""
     cupy = library()
-    launch = importlib.import_module("bpcore.kernels.cuda.launch")
+    launch = importlib.import_module("bpcore.kernels.cuda.engine.launch")
     nvrtc = cupy.cuda.nvrtc
     try:
         nvrtc.getVersion()
@@ -102,15 +103,15 @@ def test_nvrtc_compiles_every_kernel(architecture):
 def test_the_stand_in_has_no_names_that_cupy_lacks():
     cupy = library()
     standard = importlib.import_module("array_api_compat.cupy")
-    assert [name for name in (*cuda_emulator.CUPY, "RawModule", "is_available", "cuda") if not hasattr(cupy, name)] == []
-    assert [name for name in cuda_emulator.STANDARD if not hasattr(standard, name)] == []
-    public = [name for name in (*vars(cuda_emulator.ndarray), *cuda_emulator.ATTRIBUTES) if not name.startswith("_")]
+    assert [name for name in (*emulator.CUPY, "RawModule", "is_available", "cuda") if not hasattr(cupy, name)] == []
+    assert [name for name in emulator.STANDARD if not hasattr(standard, name)] == []
+    public = [name for name in (*vars(emulator.ndarray), *emulator.ATTRIBUTES) if not name.startswith("_")]
     assert [name for name in public if not hasattr(cupy.ndarray, name)] == []
 
 
 def test_sources_are_ascii():
     """CuPy writes them to a file in the locale's encoding."""
-    files = list((Path(kernels.__file__).parent / "cuda").glob("*.cu"))
+    files = list((Path(kernels.__file__).parent / "cuda").rglob("*.cu"))
     assert len(files) > 5
     assert [file.name for file in files if not file.read_bytes().isascii()] == []
 
@@ -120,6 +121,11 @@ class Rounded(Draw):
 
     def lay(self, x: np.ndarray) -> np.ndarray:
         return super().lay(x.astype("float16") if x.dtype.kind == "f" else x)
+
+
+def of_cuda(name: str) -> Twin:
+    """The twin of a primitive for CuPy's arrays."""
+    return PRIMITIVES[name].twins["kernels.cuda"]
 
 
 def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[Any]]:
@@ -138,7 +144,7 @@ def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[
 def test_float16(name, shape):
     """Held against the definition in float32, of the same numbers."""
     backend = gpu()
-    (twin,) = kernels.twins(name, type(backend.zeros(1, "float16")))
+    twin = of_cuda(name)
     if name in TOO_LARGE:
         pytest.skip("what it returns is beyond float16")
     rows = [arguments(name, Rounded(*shape, "float32"), backend, of) for of in ("float16", "float32")]
@@ -158,7 +164,7 @@ def test_float16(name, shape):
 def test_twice_gives_the_same_bits(name, shape):
     """Threads come in another order each time; sums must not."""
     backend = gpu()
-    (twin,) = kernels.twins(name, type(backend.zeros(1, "float32")))
+    twin = of_cuda(name)
     rows = [arguments(name, Draw(*shape, "float32"), backend, "float32") for _ in range(2)]
     for first, second in zip(*rows, strict=True):
         if name.startswith("attention") and first[0].shape[0] > 2:
@@ -169,41 +175,33 @@ def test_twice_gives_the_same_bits(name, shape):
                     assert backend.to_host(one).tobytes() == backend.to_host(other).tobytes()
 
 
-RATES = {
-    "sgd": lambda lr, step: (lr, 0.9, True, 0.1),
-    "rmsprop": lambda lr, step: (lr, 0.9, 1e-8, 0.1),
-    "adagrad": lambda lr, step: (lr, 1e-10, 0.1),
-    "adam": lambda lr, step: (step, lr, 0.9, 0.999, 1e-8, 0.1, True),
-    "lion": lambda lr, step: (lr, 0.9, 0.99, 0.1),
-}
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", RATES)
-def test_rates_on_the_device_give_the_same_bits(name, dtype):
+@pytest.mark.parametrize("update", UPDATES.values())
+def test_rates_on_the_device_give_the_same_bits(update, dtype):
     backend = gpu()
+    if update not in CUDA:
+        pytest.skip(f"{update} has no twin")
     found = []
     for lr, step in ((0.003, 7), (backend.asarray(np.float64(0.003)), backend.asarray(np.int64(7)))):
         d = Draw(30, 11, dtype)
-        vectors = [backend.asarray(np.abs(d.vector())) for _ in range(4 if name == "adam" else 3)]
-        call = getattr(updates, name)
-        (twin,) = kernels.twins(name, type(vectors[0]))
-        row = (vectors[0], *RATES[name](lr, step), *vectors[1:])
-        assert twin.serves(*row)
-        call(*row)
-        found.append([backend.to_host(x).tobytes() for x in vectors])
+        row = [backend.asarray(np.abs(x)) if isinstance(x, np.ndarray) else x for x in rows_of(update)(d)[-1]]
+        for i, parameter in enumerate(PRIMITIVES[update].signature.parameters):
+            row[i] = {"lr": lr, "step": step}.get(parameter, row[i])
+        assert of_cuda(update).serves(*row)
+        PRIMITIVES[update].call(*row)
+        found.append([backend.to_host(x).tobytes() for x in row if hasattr(x, "dtype") and x.ndim])
     assert found[0] == found[1]
 
 
 def test_a_mask_at_a_step_on_the_device_is_the_same():
     backend = gpu()
     like = backend.zeros((5, 13), "float32")
-    definition = dropout.keep_mask.definition
+    by_definition = definition(functional.keep_mask)
     for seed, step, micro, use in ((3, 4, 0, 1), (2**64 - 1, 2**40, 5, 2**33), (2**70 + 1, 0, 0, 0)):
-        expected = backend.to_host(definition(like, 0.4, (seed, step, micro, use)))
+        expected = backend.to_host(by_definition(like, 0.4, (seed, step, micro, use)))
         assert 0 < expected.sum() < expected.size
         for at in (step, backend.asarray(np.int64(step))):
-            assert np.array_equal(backend.to_host(dropout.keep_mask(like, 0.4, (seed, at, micro, use))), expected)
+            assert np.array_equal(backend.to_host(functional.keep_mask(like, 0.4, (seed, at, micro, use))), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -216,10 +214,12 @@ def test_attention_for_heads_of_all_sizes(size, dtype):
     padding = backend.asarray(d.generator.random((2, tokens)) < 0.8)
     keep = backend.asarray(d.generator.random((2, heads, tokens, tokens)) < 0.8)
     for row in ((qkv, heads, True, None, None, 0.0), (qkv, heads, False, padding, keep, 0.2)):
-        (twin, back) = (kernels.twins(name, type(qkv))[0] for name in ("attention", "attention_backward"))
-        assert twin.serves(*row)
-        for call, of, more in ((twin, sequences.attention, ()), (back, sequences.attention_backward, (*twin.call(*row), v))):
-            for got, expected in zip(results(call.call, (*row, *more)), results(of.definition, (*row, *more)), strict=True):
+        assert of_cuda("attention").serves(*row)
+        *_, causal, seen, kept, p = row
+        back = (qkv, seen, kept, *of_cuda("attention").call(*row), v, heads, causal, p)
+        for name, arguments in (("attention", row), ("attention_backward", back)):
+            pairs = zip(results(of_cuda(name).call, arguments), results(PRIMITIVES[name].definition, arguments), strict=True)
+            for got, expected in pairs:
                 if hasattr(expected, "dtype"):
                     got, expected = backend.to_host(got), backend.to_host(expected)
                     rtol = 2e-5 if dtype == "float32" else 1e-12
@@ -228,7 +228,7 @@ def test_attention_for_heads_of_all_sizes(size, dtype):
 
 def test_heads_that_are_too_large_are_left_to_the_definition():
     qkv = gpu().zeros((1, 2, 3 * 129), "float32")
-    assert not kernels.twins("attention", type(qkv))[0].serves(qkv, 1, False, None, None, 0.0)
+    assert not of_cuda("attention").serves(qkv, 1, False, None, None, 0.0)
 
 
 NETWORKS = {
@@ -281,14 +281,14 @@ FAULTS = {
 def test_the_emulator_sees(fault):
     module = emulated(FAULTS[fault])
     with pytest.raises(RuntimeError, match="that not all"):
-        module((1,), (32,), (1, cuda_emulator.wrap(np.zeros(64, "float32"))))
+        module((1,), (32,), (1, emulator.wrap(np.zeros(64, "float32"))))
 
 
 def test_the_emulator_sees_a_barrier_that_is_missing():
     """Neighbours' numbers are read before they are written, by some: NaN."""
     body = "__shared__ float s[64]; s[threadIdx.x] = threadIdx.x; %s u[threadIdx.x] = s[(threadIdx.x + 1) %% 64];"
     for barrier, right in (("__syncthreads();", True), ("", False)):
-        u = cuda_emulator.wrap(np.zeros(64, "float32"))
+        u = emulator.wrap(np.zeros(64, "float32"))
         emulated(body % barrier)((1,), (64,), (1, u))
         assert np.array_equal(u.host, np.roll(np.arange(64), -1)) is right
 
@@ -298,12 +298,12 @@ def test_the_emulator_sees_a_barrier_that_is_missing():
 )
 def test_the_emulator_sees_wrong_arguments(wrong):
     with pytest.raises(TypeError):
-        emulated("u[0] = n;")((1,), (32,), tuple(cuda_emulator.wrap(x) for x in wrong))
+        emulated("u[0] = n;")((1,), (32,), tuple(emulator.wrap(x) for x in wrong))
 
 
 def emulated(body: str) -> Any:
     """A kernel of the emulator's."""
-    if cuda_emulator.COMPILER is None:
+    if emulator.COMPILER is None:
         pytest.skip("g++ is not here")
     code = f'typedef long long Int; extern "C" __global__ void one(Int n, float *u) {{ {body} }}'
-    return cuda_emulator.RawModule(code=code).get_function("one")
+    return emulator.RawModule(code=code).get_function("one")

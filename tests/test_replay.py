@@ -19,7 +19,7 @@ from bpcore.context import computing_in
 
 TESTS = Path(__file__).parent
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: nothing is recorded")
-SWITCH = "BPCORE_EMULATE_GRAPHS"  # cuda_graphs takes CuPy's place
+SWITCH = "BPCORE_EMULATE_GRAPHS"  # emulator.graphs takes CuPy's place
 EMULATED = SWITCH in os.environ
 
 
@@ -40,7 +40,7 @@ def test_on_an_emulated_gpu():
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
     path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, SWITCH: "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "cuda_graphs", "-q", "-rs", str(TESTS / "test_replay.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "emulator.graphs", "-q", "-rs", str(TESTS / "test_replay.py")]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
@@ -98,7 +98,7 @@ TOLERANCE = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}
 
 
 def check(a, b, out, host_a, host_b, tolerance):
-    from bpcore.kernels.cuda.gemm import gemm
+    from bpcore.kernels.cuda.engine.gemm import gemm
 
     assert gemm(a, b, out) is out
     expected = host_a.astype(np.float64) @ host_b.astype(np.float64)
@@ -157,7 +157,7 @@ def test_gemm_writes_to_a_window_and_nowhere_else(cupy):
 
 
 def test_gemm_of_nothing(cupy):
-    from bpcore.kernels.cuda.gemm import gemm
+    from bpcore.kernels.cuda.engine.gemm import gemm
 
     for n, k, m in ((0, 3, 2), (2, 0, 3), (2, 3, 0)):
         out = cupy.asarray(np.ones((n, m), "float32"))
@@ -185,7 +185,7 @@ def test_tf32_only_where_asked(cupy):
 
 
 def test_gemm_says_what_does_not_fit(cupy):
-    from bpcore.kernels.cuda.gemm import gemm
+    from bpcore.kernels.cuda.engine.gemm import gemm
 
     x = cupy.zeros((3, 4), dtype="float32")
     with pytest.raises(ValueError, match="the shapes do not fit"):
@@ -195,9 +195,8 @@ def test_gemm_says_what_does_not_fit(cupy):
 
 
 def test_a_status_is_an_error(cupy, monkeypatch):
-    from bpcore.kernels.cuda.gemm import gemm
-
-    from bpcore.kernels.cuda import cublas
+    from bpcore.kernels.cuda.engine import cublas
+    from bpcore.kernels.cuda.engine.gemm import gemm
 
     monkeypatch.setattr(cublas, "LIBRARY", SimpleNamespace(cublasGemmEx=lambda *args: 15))
     x = cupy.zeros((3, 3), dtype="float32")
@@ -206,7 +205,7 @@ def test_a_status_is_an_error(cupy, monkeypatch):
 
 
 def test_without_cublas_matmul_takes_over(cupy, monkeypatch):
-    from bpcore.kernels.cuda import cublas
+    from bpcore.kernels.cuda.engine import cublas
 
     monkeypatch.setattr(cublas, "LIBRARY", None)
     a = np.random.default_rng(5).standard_normal((3, 4)).astype("float32")
@@ -214,7 +213,7 @@ def test_without_cublas_matmul_takes_over(cupy, monkeypatch):
 
 
 def test_each_stream_has_its_handle_and_workspace(cupy):
-    from bpcore.kernels.cuda import cublas
+    from bpcore.kernels.cuda.engine import cublas
 
     stream = cupy.cuda.Stream(non_blocking=True)
     here = cublas.handle()

@@ -1,11 +1,11 @@
-"""On top of cuda_emulator: streams, memory pools, CUDA graphs and cuBLAS, as much of them as bpcore uses.
+"""On top of emulator.cupy: streams, memory pools, CUDA graphs and cuBLAS, as much of them as bpcore uses.
 
 While a stream captures, nothing runs: launches are recorded with the addresses that they read and write, and a graph's launch
 runs them on these addresses, whoever owns them by then. Memory that is freed is filled with 0xff and lent again. What a
 capture does not allow (new memory, loading kernels, looking at values, CuPy's own matmul) is an error and ends it. Work on two
 streams on the same memory, the one not waiting for the other, is an error too.
 
-As a pytest plugin: `-p cuda_graphs`, with tests/ on PYTHONPATH and BPCORE_EMULATE_GRAPHS=1.
+As a pytest plugin: `-p emulator.graphs`, with tests/ on PYTHONPATH and BPCORE_EMULATE_GRAPHS=1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import cuda_emulator as emulator
 import numpy as np
-from cuda_emulator import ndarray
+
+from emulator import cupy as emulator
+from emulator.cupy import ndarray
 
 SWITCH = "BPCORE_EMULATE_GRAPHS"
 UNIT = 512
@@ -330,7 +331,7 @@ def looked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Put the emulated CuPy in CuPy's place, with streams, pools, graphs and cuBLAS."""
-    import cuda_cublas
+    from emulator import cublas
 
     cupy = emulator.install()
     from bpcore import array
@@ -361,7 +362,7 @@ def install() -> None:
     cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, MODES
     cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
-    cuda_cublas.install()
+    cublas.install()
 
 
 if SWITCH in os.environ:

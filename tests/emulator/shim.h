@@ -1,5 +1,5 @@
 // CUDA C++ on a CPU, for tests: a block's threads are fibers that take turns at barriers and warp shuffles, in an order that
-// changes; blocks run one after another. Included before a kernel's source; cuda_emulator.py appends an entry for each kernel.
+// changes; blocks run one after another. Included before a kernel's source; emulator/cupy.py appends an entry for each kernel.
 #include <math.h>
 #include <setjmp.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 """A stand-in for CuPy on a CPU: arrays whose values stay behind a door, and kernels compiled from their CUDA source by g++.
 
-It has names that CuPy has, and no others. As a pytest plugin (`-p cuda_emulator`, with tests/ on PYTHONPATH) it takes CuPy's
+It has names that CuPy has, and no others. As a pytest plugin (`-p emulator.cupy`, with tests/ on PYTHONPATH) it takes CuPy's
 place in that process, so that tests over the backend "cupy" run bpcore's CUDA kernels without a GPU. What it shows is the
 arithmetic, the indexing, the arguments and the barriers; not speed, nor what only a GPU's memory model shows.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-SHIM = Path(__file__).with_name("cuda_shim.h")
+SHIM = Path(__file__).with_name("shim.h")
 COMPILER = shutil.which("g++")
 CACHE = Path(tempfile.gettempdir()) / f"bpcore-cuda-emulator-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 ELEMENTS = {"long long": "q", "unsigned long long": "Q", "int": "i", "unsigned": "I", "float": "f", "double": "d", "__half": "e"}
@@ -182,7 +182,7 @@ class Device:
 
 
 class RawModule:
-    """Kernels in CUDA C++, compiled by g++ against cuda_shim.h and kept in the machine's folder of temporary files."""
+    """Kernels in CUDA C++, compiled by g++ against shim.h and kept in the machine's folder of temporary files."""
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()):
         self.code, self.options = code, options
@@ -225,7 +225,7 @@ class RawKernel:
 
 
 def enqueue(work: Any, args: tuple[Any, ...]) -> None:
-    """Run what a launch does. cuda_graphs, which knows of streams, has another."""
+    """Run what a launch does. emulator.graphs, which knows of streams, has another."""
     work()
 
 

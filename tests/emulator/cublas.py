@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cuda_graphs import at, state
+
+from emulator.graphs import at, state
 
 SUCCESS, NOT_INITIALIZED, INVALID, FAILED, INTERNAL, UNSUPPORTED = 0, 1, 7, 13, 14, 15
 DTYPES = {0: np.float32, 1: np.float64, 2: np.float16}
@@ -114,7 +115,7 @@ FUNCTIONS = {
 
 def install() -> None:
     """Take libcublas's place, behind C functions of the types that bpcore gives them."""
-    from bpcore.kernels.cuda import cublas
+    from bpcore.kernels.cuda.engine import cublas
 
     made = {name: ctypes.CFUNCTYPE(ctypes.c_int, *cublas.ARGUMENTS[name])(told(f)) for name, f in FUNCTIONS.items()}
     cublas.LIBRARY, cublas.WHY_NOT = SimpleNamespace(**made), ""
