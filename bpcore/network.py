@@ -23,7 +23,8 @@ class Network:
     """A module with its parameters: one vector θ, on one backend.
 
     module: what it evaluates. backend: a name, see `get_backend`; None takes the chosen one, "auto" a GPU that works.
-    dtype: "float32" or "float64". seed: of the initial values, the same on every backend.
+    dtype: "float32" or "float64". seed: of the initial values, the same on every backend. theta: the initial values themselves, a
+    vector on the host in θ's order; they are drawn unless it is given.
 
     compute_dtype: what the module computes in; dtype unless given. θ and ∇J stay float32.
     "float16": the module computes from a copy of θ. Inputs are cast to float16 and outputs back, so that a loss is float32;
@@ -41,19 +42,20 @@ class Network:
         dtype: Any = "float32",
         seed: int = 0,
         compute_dtype: Any = None,
+        theta: Any = None,
     ):
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
-        self._set_up(module, backend, dtype, compute_dtype)
-        self._bind(self.layout.draw(arguments.seed(seed)))
-
-    def _set_up(self, module: Module, backend: str | Backend | None, dtype: Any, compute_dtype: Any) -> None:
-        """All but θ."""
         self.module = module
         self.layout = Layout(module)
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
+        if theta is None:
+            theta = self.layout.draw(arguments.seed(seed))
+        elif theta.shape != (self.layout.size,):
+            raise ValueError(f"theta must be a vector of length {self.layout.size}, got shape {theta.shape}")
+        self._bind(theta)
 
     def _bind(self, host: Any) -> None:
         """θ on the backend, with these values, and its windows."""
@@ -228,11 +230,7 @@ class Network:
 
     def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
         """The θ of a checkpoint on the host, or a CheckpointError where it does not fit this network. Assigns nothing."""
-        described = header.get("network")
-        if not isinstance(described, dict):
-            raise checkpoint.CheckpointError(f"{path} has no network in it")
-        checkpoint.expect(path, "parameters [start, shape]", self.layout.manifest(), described.get("parameters"))
-        return checkpoint.tensor(path, tensors, "theta", self.layout.size, described.get("dtype", self.dtype))
+        return saved_theta(path, tensors, saved_network(path, header), self.layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write structure and θ to `path`, a safetensors file, atomically."""
@@ -252,17 +250,11 @@ class Network:
         where the file is damaged, of a newer format, or does not fit the module.
         """
         tensors, header = checkpoint.read(path)
-        described = header.get("network")
-        if not isinstance(described, dict):
-            raise checkpoint.CheckpointError(f"{path} has no network in it")
-        if described.get("dtype") not in ("float32", "float64"):
-            raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
+        described = saved_network(path, header)
         if module is None:
             module = rebuild(described.get("structure"), path)
-        net = cls.__new__(cls)  # without __init__, which draws initial values
-        net._set_up(module, backend, described["dtype"], compute_dtype)
-        net._bind(net.check_state(path, tensors, header))
-        return net
+        theta = saved_theta(path, tensors, described, Layout(module))
+        return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)
 
     def summary(self, *input_shapes: Any) -> Cost:
         """A table of modules, output shapes and parameters, and what evaluation costs, for inputs of these shapes."""
@@ -272,6 +264,22 @@ class Network:
         compute = "" if self.compute_dtype == self.dtype else f"compute_dtype={self.compute_dtype!r}, "
         dtypes = f"backend={self.backend.name!r}, dtype={self.dtype!r}, {compute}"
         return f"Network({self.module!r}, {dtypes}n_parameters={self.n_parameters})"
+
+
+def saved_network(path: Any, header: Header) -> Header:
+    """What a checkpoint says of its network, or a CheckpointError."""
+    described = header.get("network")
+    if not isinstance(described, dict):
+        raise checkpoint.CheckpointError(f"{path} has no network in it")
+    if described.get("dtype") not in ("float32", "float64"):
+        raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
+    return described
+
+
+def saved_theta(path: Any, tensors: Tensors, described: Header, layout: Layout) -> Any:
+    """The θ of a checkpoint on the host, or a CheckpointError where it does not fit the layout."""
+    checkpoint.expect(path, "parameters [start, shape]", layout.manifest(), described.get("parameters"))
+    return checkpoint.tensor(path, tensors, "theta", layout.size, described["dtype"])
 
 
 class Evaluation:
