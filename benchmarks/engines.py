@@ -142,7 +142,7 @@ def numpy_gemm(A: Any, B: Any, out: Any) -> Any:
 def bare_gemm() -> Callable[[Any, Any, Any], Any]:
     """The gemm(A, B, out), out = A @ B, that bpcore's dense layers use; A and B may be transposed views."""
     try:
-        from bpcore.kernels.fast.onednn import gemm
+        from bpcore.kernels.fast.engine.onednn import gemm
     except ImportError:
         return numpy_gemm
     return gemm
