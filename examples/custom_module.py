@@ -12,7 +12,7 @@ import argparse
 from sklearn.datasets import make_moons
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros

@@ -1,5 +1,7 @@
 """The modules that a network is composed of, one family a file; each file says in `__all__` which names are public."""
 
+from typing import TYPE_CHECKING
+
 from bpcore.modules import (
     activations,
     arithmetic,
@@ -37,21 +39,25 @@ from bpcore.modules.positions import *
 from bpcore.modules.recurrent import *
 from bpcore.modules.transformer import *
 
-__all__: list[str] = []
-__all__ += activations.__all__
-__all__ += arithmetic.__all__
-__all__ += attention.__all__
-__all__ += batch_normalization.__all__
-__all__ += circuit.__all__
-__all__ += containers.__all__
-__all__ += convolution.__all__
-__all__ += dropout.__all__
-__all__ += embedding.__all__
-__all__ += linear.__all__
-__all__ += losses.__all__
-__all__ += mlp.__all__
-__all__ += normalization.__all__
-__all__ += pooling.__all__
-__all__ += positions.__all__
-__all__ += recurrent.__all__
-__all__ += transformer.__all__
+NAMES: list[str] = [
+    *activations.__all__,
+    *arithmetic.__all__,
+    *attention.__all__,
+    *batch_normalization.__all__,
+    *circuit.__all__,
+    *containers.__all__,
+    *convolution.__all__,
+    *dropout.__all__,
+    *embedding.__all__,
+    *linear.__all__,
+    *losses.__all__,
+    *mlp.__all__,
+    *normalization.__all__,
+    *pooling.__all__,
+    *positions.__all__,
+    *recurrent.__all__,
+    *transformer.__all__,
+]
+
+if not TYPE_CHECKING:  # mypy reads literal names only, and would take all others for private
+    __all__ = NAMES

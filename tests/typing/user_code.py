@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import bpcore as bp
-from bpcore import functional
-from bpcore.backend import namespace
+from bpcore.array import namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.losses import share, weighted_mean
@@ -104,9 +103,7 @@ class SignDescent(bp.Optimizer):
     lr: float = 1e-3
     momentum: float = 0.9
 
-    @property
-    def moments(self) -> tuple[str, ...]:
-        return ("m",)
+    moments = ("m",)
 
     def update(self, theta: bp.Array, gradient: bp.Array, state: dict[str, bp.Array], step: int, lr: float, decayed: int) -> None:
         m = state["m"]
@@ -131,10 +128,11 @@ class Stop(bp.Callback):
     def __init__(self, after: int) -> None:
         self.after = after
 
-    def on_step(self, trainer: bp.Trainer, J: bp.Array) -> None:
-        trainer.interrupted = trainer.steps >= self.after
+    def on_step(self, trainer: bp.Run, J: bp.Array) -> None:
+        if trainer.steps >= self.after:
+            trainer.finished = f"{self.after} steps"
 
-    def on_epoch(self, trainer: bp.Trainer, record: dict[str, float]) -> None:
+    def on_epoch(self, trainer: bp.Run, record: dict[str, float]) -> None:
         print(record["training_loss"])
 
 
@@ -176,7 +174,7 @@ def by_hand() -> bp.Array:
     dz, dtheta = B(u)
     t: bp.Array = linear(z=z, W=theta.W, b=theta.b)
     print(u.shape, dz.shape, dtheta.W.shape, bp.initialize(bp.MLP([4, 3, 2]))[0].b.dtype)
-    return functional.activations.relu(t) + theta.b * 2.0
+    return bp.functional.relu(t) + theta.b * 2.0
 
 
 if __name__ == "__main__":
