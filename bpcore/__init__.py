@@ -2,60 +2,32 @@
 
 from typing import TYPE_CHECKING
 
-from bpcore import datasets, face, functional, initializers, modules, optimizers, plots, schedules
-from bpcore.array import Array
-from bpcore.backend import backend_of, get_backend, use_backend
-from bpcore.by_hand import evaluate, initialize
-from bpcore.check import check_module
-from bpcore.checkpoint import CheckpointError
-from bpcore.costs import Cost, cost
-from bpcore.info import backend_info
-from bpcore.library import Backend
-from bpcore.module import Mode, Module, Parameter, Windows
+from bpcore import datasets as datasets
+from bpcore import face
+from bpcore import functional as functional
+from bpcore import initializers as initializers
+from bpcore import schedules as schedules
+from bpcore.array import *
+from bpcore.backend import *
+from bpcore.by_hand import *
+from bpcore.check import *
+from bpcore.checkpoint import *
+from bpcore.costs import *
+from bpcore.info import *
+from bpcore.library import *
+from bpcore.module import *
 from bpcore.modules import *
-from bpcore.network import Network
+from bpcore.network import *
 from bpcore.optimizers import *
 from bpcore.plots import *
-from bpcore.training import callbacks, metrics
 from bpcore.training.callbacks import *
-from bpcore.training.guard import NonFiniteLoss
-from bpcore.training.history import History
+from bpcore.training.guard import *
+from bpcore.training.history import *
 from bpcore.training.metrics import *
-from bpcore.training.trainer import Trainer
+from bpcore.training.trainer import *
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Array",
-    "Backend",
-    "CheckpointError",
-    "Cost",
-    "History",
-    "Mode",
-    "Module",
-    "Network",
-    "NonFiniteLoss",
-    "Parameter",
-    "Trainer",
-    "Windows",
-    "backend_info",
-    "backend_of",
-    "check_module",
-    "cost",
-    "datasets",
-    "evaluate",
-    "functional",
-    "get_backend",
-    "initialize",
-    "initializers",
-    "schedules",
-    "use_backend",
-]
-__all__ += modules.__all__
-__all__ += optimizers.__all__
-__all__ += plots.__all__
-__all__ += callbacks.__all__
-__all__ += metrics.__all__
+__all__ = face.gathered(globals(), "datasets", "functional", "initializers", "schedules")
 
 if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
     __dir__ = face.listed(globals())

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+__all__ = ["Array"]
+
 
 class Array(Protocol):
     """An array of any library that speaks the Array API: NumPy's, CuPy's, PyTorch's, array-api-strict's.

@@ -11,6 +11,8 @@ from typing import Any
 from bpcore import libraries
 from bpcore.library import LIBRARIES, Backend, library_of
 
+__all__ = ["backend_of", "get_backend", "use_backend"]
+
 _made: dict[str, Backend] = {}
 _chosen: ContextVar[str | None] = ContextVar("bpcore_backend", default=None)
 

@@ -12,6 +12,8 @@ from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
 from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
 
+__all__ = ["evaluate", "initialize"]
+
 
 def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
     """Windows of a fresh θ for `module`, initial values drawn: what `evaluate` takes.

@@ -16,6 +16,8 @@ from bpcore.library import Backend, is_array
 from bpcore.module import Mode, Module, expect_inputs, fresh_lists
 from bpcore.modules import Loss
 
+__all__ = ["check_module"]
+
 STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1
 TOLERANCE = 1e-6  # relative to the sizes of the numbers compared
 DIRECTIONS = 3

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["CheckpointError"]
+
 Tensors = dict[str, np.ndarray[Any, Any]]  # by name
 Header = dict[str, Any]  # what JSON can hold
 

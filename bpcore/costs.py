@@ -15,6 +15,8 @@ from bpcore.layout import Layout
 from bpcore.library import is_array
 from bpcore.module import Mode, Module, Observed, Windows, join
 
+__all__ = ["Cost", "cost"]
+
 
 @dataclass
 class Row:

@@ -7,6 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
+def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
+    """A package's `__all__`: `modules`, and the classes and functions of bpcore that its files gave it by their own `__all__`."""
+    return [*modules, *(name for name, x in namespace.items() if getattr(x, "__module__", "").startswith("bpcore."))]
+
+
 def listed(namespace: Mapping[str, Any]) -> Callable[[], list[str]]:
     """A package's `__dir__`: its `__all__` and its dunders, and not the files that importing them left behind."""
 

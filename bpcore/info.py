@@ -13,6 +13,8 @@ from bpcore import primitive
 from bpcore.backend import get_backend
 from bpcore.library import LIBRARIES
 
+__all__ = ["backend_info"]
+
 PACKAGES = ("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x")
 ORACLES = ("torch", "array-api-strict")  # backends that tests run on
 

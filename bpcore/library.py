@@ -11,6 +11,8 @@ from bpcore.array import Array, device, namespace
 from bpcore.context import recording
 from bpcore.streams import SideStream
 
+__all__ = ["Backend"]
+
 LIBRARIES: dict[str, type[Backend]] = {}  # name of a library to its subclass of Backend, which registers itself
 _of_types: dict[type, type[Backend] | None] = {}  # what `library_of` found
 

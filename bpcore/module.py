@@ -24,6 +24,8 @@ from bpcore.array import Array
 from bpcore.backend import backend_of
 from bpcore.functional.dropout import keep_mask
 
+__all__ = ["Mode", "Module", "Parameter", "Windows"]
+
 Initializer = Callable[[Any, tuple[int, ...]], Any]  # (NumPy's generator, shape) -> values on the host
 
 
@@ -226,18 +228,6 @@ class Module:
         except AttributeError:
             return f"{type(self).__name__}(...)"
         return f"{type(self).__name__}({', '.join([*map(repr, positional), *(f'{k}={v!r}' for k, v in named.items())])})"
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            moved = {
-                "axis_number": "bpcore.arguments.axis",
-                "whole": "bpcore.arguments.whole",
-                "number": "bpcore.arguments.number",
-            }
-            moved |= {f"expect_{what}": f"bpcore.expect.expect_{what}" for what in ("floats", "axis", "operands", "features")}
-            hint = f"; it is a function now, {moved[name]}" if name in moved else ""
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
 
 class Observed(Module):

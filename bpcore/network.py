@@ -18,6 +18,8 @@ from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
 
+__all__ = ["Network"]
+
 
 class Network:
     """A module with its parameters: one vector θ, on one backend.

@@ -72,7 +72,7 @@ def rebuild(described: Any, path: Any) -> Module:
 
     try:
         for entry in described:
-            if entry["class"] not in modules.__all__:
+            if entry["class"] not in vars(modules)["__all__"]:
                 raise CheckpointError(
                     f"{path} has a module {entry['class']!r} that is not bpcore's own, and nothing in a file is executed; "
                     "build the module yourself and pass it: Network.load(path, module=...)"

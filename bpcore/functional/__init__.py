@@ -22,7 +22,7 @@ from bpcore.functional.positions import *
 from bpcore.functional.recurrent import *
 from bpcore.functional.updates import *
 
-__all__ = [name for name, thing in globals().items() if getattr(thing, "__module__", "").startswith(f"{__name__}.")]
+__all__ = face.gathered(globals())
 
 if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
     __dir__ = face.listed(globals())

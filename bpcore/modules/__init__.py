@@ -1,24 +1,8 @@
 """The modules that a network is composed of, one family a file; each file says in `__all__` which names are public."""
 
-from bpcore.modules import (
-    activations,
-    arithmetic,
-    attention,
-    batch_normalization,
-    circuit,
-    containers,
-    convolution,
-    dropout,
-    embedding,
-    linear,
-    losses,
-    mlp,
-    normalization,
-    pooling,
-    positions,
-    recurrent,
-    transformer,
-)
+from typing import TYPE_CHECKING
+
+from bpcore import face
 from bpcore.modules.activations import *
 from bpcore.modules.arithmetic import *
 from bpcore.modules.attention import *
@@ -37,21 +21,5 @@ from bpcore.modules.positions import *
 from bpcore.modules.recurrent import *
 from bpcore.modules.transformer import *
 
-__all__: list[str] = []
-__all__ += activations.__all__
-__all__ += arithmetic.__all__
-__all__ += attention.__all__
-__all__ += batch_normalization.__all__
-__all__ += circuit.__all__
-__all__ += containers.__all__
-__all__ += convolution.__all__
-__all__ += dropout.__all__
-__all__ += embedding.__all__
-__all__ += linear.__all__
-__all__ += losses.__all__
-__all__ += mlp.__all__
-__all__ += normalization.__all__
-__all__ += pooling.__all__
-__all__ += positions.__all__
-__all__ += recurrent.__all__
-__all__ += transformer.__all__
+if not TYPE_CHECKING:  # mypy would take the names that no literal list has for private
+    __all__ = face.gathered(globals())

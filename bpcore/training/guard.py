@@ -12,6 +12,8 @@ from bpcore.training.data import Batch
 from bpcore.training.scaling import LEAST, Scaling
 from bpcore.training.step import Outcome, Step
 
+__all__ = ["NonFiniteLoss"]
+
 KEEP_EVERY = 100  # steps
 
 

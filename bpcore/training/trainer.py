@@ -30,6 +30,8 @@ from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
 from bpcore.training.step import Step
 
+__all__ = ["Trainer"]
+
 EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
 
 
