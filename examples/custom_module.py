@@ -8,12 +8,12 @@ Maxout (Goodfellow et al., 2013): u = max(z W₁ + b₁, z W₂ + b₂), the lar
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from sklearn.datasets import make_moons
 
 import bpcore as bp
-from bpcore.backend import namespace
+from bpcore.array import namespace
+from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros
 
@@ -32,18 +32,25 @@ class Maxout(bp.Module):
             "b2": bp.Parameter((n_out,), Zeros(), decay=False),
         }
 
-    def forward(self, theta: Any, z: Any, mode: Any) -> Any:
-        self.expect_features(theta, z, self.n_in, theta.W1, "n_in")
+    def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode) -> tuple[bp.Array, tuple[bp.Array, bp.Array]]:
+        expect_features(self, theta, z, self.n_in, theta.W1, "n_in")
         first, second = linear(z, theta.W1, theta.b1), linear(z, theta.W2, theta.b2)
         return namespace(z).maximum(first, second), (z, first > second)
 
-    def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
+    def backward(
+        self,
+        theta: bp.Windows,
+        saved: tuple[bp.Array, bp.Array],
+        v: bp.Array,
+        gradient: bp.Windows,
+        need_dz: bool = True,
+    ) -> bp.Array | None:
         z, larger = saved
         larger = namespace(v).astype(larger, v.dtype)
         # each piece gets v where it was the larger; the derivative at a tie is taken as that of the second
         dz1 = linear_backward(z, theta.W1, v * larger, gradient.W1, gradient.b1, need_dz)
         dz2 = linear_backward(z, theta.W2, v * (1 - larger), gradient.W2, gradient.b2, need_dz)
-        return dz1 + dz2 if need_dz else None
+        return None if dz1 is None or dz2 is None else dz1 + dz2
 
 
 def main() -> None:
