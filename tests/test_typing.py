@@ -24,7 +24,9 @@ def test_what_an_editor_shows():
     if find_spec("pyright") is None:
         pytest.skip("pyright is not installed: pip install '.[lint]'")
     lines = (TYPING / "revealed.py").read_text(encoding="utf-8").splitlines()
-    expected = {number: line.partition("  # ")[2] for number, line in enumerate(lines) if line.lstrip().startswith("reveal_type(")}
+    expected = {
+        number: line.partition("  # ")[2] for number, line in enumerate(lines) if line.lstrip().startswith("reveal_type(")
+    }
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(TYPING / "revealed.py")]
     quiet = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
     done = subprocess.run(command, cwd=TYPING.parents[1], capture_output=True, text=True, timeout=120, env=quiet, check=False)

@@ -108,9 +108,7 @@ class HeavyBall(bp.Optimizer):
     mu: float = hyperparameter(0.9, below=1.0)
     moments = ("m",)
 
-    def update(
-        self, theta: bp.Array, gradient: bp.Array, state: dict[str, bp.Array], step: int, lr: float, decayed: int
-    ) -> None:
+    def update(self, theta: bp.Array, gradient: bp.Array, state: dict[str, bp.Array], step: int, lr: float, decayed: int) -> None:
         state["m"][...] = self.mu * state["m"] + gradient
         theta[...] = theta - lr * state["m"]
 
