@@ -28,7 +28,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict on the library, the examples and typical user code; pyright on the latter two; what an editor shows."""
+    """mypy --strict on the library, the examples and user code; pyright on the latter two; what an editor shows."""
     session.install(".[test,lint]")
     session.run("mypy")
     session.run("pyright")

@@ -17,6 +17,8 @@ from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros
 
+Saved = tuple[bp.Array, bp.Array]  # z, and where the first piece is the larger
+
 
 class Maxout(bp.Module):
     """u = max(z W₁ + b₁, z W₂ + b₂): z (..., n_in), u (..., n_out)."""
@@ -32,18 +34,14 @@ class Maxout(bp.Module):
             "b2": bp.Parameter((n_out,), Zeros(), decay=False),
         }
 
-    def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode) -> tuple[bp.Array, tuple[bp.Array, bp.Array]]:
+    def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode) -> tuple[bp.Array, Saved]:
         expect_features(self, theta, z, self.n_in, theta.W1, "n_in")
-        first, second = linear(z, theta.W1, theta.b1), linear(z, theta.W2, theta.b2)
+        first: bp.Array = linear(z, theta.W1, theta.b1)
+        second: bp.Array = linear(z, theta.W2, theta.b2)
         return namespace(z).maximum(first, second), (z, first > second)
 
     def backward(
-        self,
-        theta: bp.Windows,
-        saved: tuple[bp.Array, bp.Array],
-        v: bp.Array,
-        gradient: bp.Windows,
-        need_dz: bool = True,
+        self, theta: bp.Windows, saved: Saved, v: bp.Array, gradient: bp.Windows, need_dz: bool = True
     ) -> bp.Array | None:
         z, larger = saved
         larger = namespace(v).astype(larger, v.dtype)

@@ -16,7 +16,7 @@ TYPING = Path(__file__).parent / "typing"
 
 
 def test_typical_user_code_runs():
-    runpy.run_path(str(TYPING / "user_code.py"), run_name="__main__")
+    runpy.run_path(str(TYPING / "user_code.py"), run_name="__main__")["by_hand"]()
 
 
 def test_what_an_editor_shows():
