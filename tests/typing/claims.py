@@ -6,9 +6,10 @@ Nothing here is run.
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
+import numpy.typing as npt
 
 import bpcore as bp
 from bpcore import functional
@@ -30,6 +31,12 @@ def equations(z: bp.Array, W: bp.Array, b: bp.Array) -> bp.Array:
     assert_type(functional.linear_backward(z, W, u, W, b, need_dz=True), bp.Array | None)
     assert_type(functional.softmax(u, axis=-1), bp.Array)
     return functional.relu_backward(u, v=u)
+
+
+def arrays_of_numpy(a: np.ndarray, b: npt.NDArray[np.float32], c: npt.NDArray[np.int64], d: npt.NDArray[Any]) -> bp.Array:
+    """NumPy's arrays are arrays; pyright must not take minutes to see it."""
+    functional.relu(np.ones((5, 4)))
+    return functional.relu(a) + functional.relu(b) * functional.relu(c) - 2.0 * functional.relu(d)
 
 
 def network(X: np.ndarray, y: np.ndarray) -> float:
