@@ -24,7 +24,9 @@ def initialize(module: Module, seed: int = 0, backend: str | Backend | None = No
     return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
 
 
-def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None) -> tuple[Any, Callable[..., Any]]:
+def evaluate(
+    module: Module, theta: Windows, *z: Array, mode: Mode | None = None
+) -> tuple[Any, Callable[[Any], tuple[Any, Windows]]]:
     """u = M(z; θ), and its backward functions as one: B(v) -> (dz, dtheta).
 
     theta: windows, as `initialize` makes them. z: arrays on one backend. mode: evaluation by default;

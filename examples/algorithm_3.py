@@ -36,7 +36,7 @@ def algorithm_3(X: Any, y: Any, W: list[Any], b: list[Any]) -> tuple[Any, list[A
         # 4: dJ/dW[k+1] = B[MM, W[k+1]](dJ/dz[k+1]), dJ/db[k+1] = B[MM, b[k+1]](dJ/dz[k+1])        (7.77), (7.78)
         # 5: and when k >= 1, dJ/da[k] = B[MM, a[k]](dJ/dz[k+1])        (7.79)
         da = linear_backward(a[k], W[k], dz, dW[k], db[k], k >= 1)
-        if k >= 1:
+        if da is not None:
             dz = relu_backward(a[k], da)  # dJ/dz[k] = σ'(z[k]) ⊙ dJ/da[k]        (7.80)
     return J, dW, db
 

@@ -47,7 +47,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     name, unit, X, y = load()
-    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, random_state=arguments.seed)
+    split = train_test_split(X, y, test_size=0.25, random_state=arguments.seed)
+    X_train, X_test, y_train, y_test = (np.asarray(part) for part in split)
 
     linear = LinearRegression().fit(X_train, y_train)
     rmse_linear = float(np.sqrt(np.mean((linear.predict(X_test) - y_test) ** 2)))
