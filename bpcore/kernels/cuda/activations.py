@@ -42,21 +42,21 @@ def by_rows(name: str, *arrays: Any) -> Any:
     return u
 
 
-@twin(softmax, serves=CUDA.along_rows)
+@twin(softmax, serves=CUDA.last_axis)
 def _(z, axis):
     return by_rows("softmax", z)
 
 
-@twin(softmax_backward, serves=CUDA.along_rows)
+@twin(softmax_backward, serves=CUDA.last_axis)
 def _(u, v, axis):
     return by_rows("softmax_backward", u, v)
 
 
-@twin(log_softmax, serves=CUDA.along_rows)
+@twin(log_softmax, serves=CUDA.last_axis)
 def _(z, axis):
     return by_rows("log_softmax", z)
 
 
-@twin(log_softmax_backward, serves=CUDA.along_rows)
+@twin(log_softmax_backward, serves=CUDA.last_axis)
 def _(u, v, axis):
     return by_rows("log_softmax_backward", u, v)

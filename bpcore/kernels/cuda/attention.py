@@ -39,7 +39,7 @@ def head(qkv: Any, heads: int) -> int:
 
 def small_heads(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float) -> bool:
     """Whether there are kernels for heads of that size, and all lies in one piece."""
-    return CUDA.some(qkv) and head(qkv, heads) > 0 and CUDA.mask(padding) and CUDA.mask(keep)
+    return CUDA.nonempty(qkv) and head(qkv, heads) > 0 and CUDA.mask(padding) and CUDA.mask(keep)
 
 
 @twin(attention, serves=small_heads)

@@ -18,7 +18,7 @@ BLOCKS = 1024  # that the rows are shared among: the last to finish adds up what
 
 def classes(t: Any, y: Any, weights: Any, smoothing: float) -> bool:
     """Whether y holds class indices of rows t, and all lies in one piece."""
-    return CUDA.classes(t, y, weights) and y.flags.c_contiguous and (weights is None or weights.flags.c_contiguous)
+    return CUDA.class_indices(t, y, weights) and y.flags.c_contiguous and (weights is None or weights.flags.c_contiguous)
 
 
 @twin(cross_entropy, serves=classes)

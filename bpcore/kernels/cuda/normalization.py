@@ -46,7 +46,7 @@ def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0)
     return dz
 
 
-@twin(layer_norm, serves=CUDA.some)
+@twin(layer_norm, serves=CUDA.nonempty)
 def _(z, gamma, beta, eps):
     mean, scale = (scratch((*z.shape[:-1], 1), z.dtype.char) for _ in range(2))
     return forward(z, gamma, beta, eps, mean, scale), mean, scale
@@ -58,7 +58,7 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     return backward(z, mean, scale, gamma, v) if need_dz else None
 
 
-@twin(rms_norm, serves=CUDA.some)
+@twin(rms_norm, serves=CUDA.nonempty)
 def _(z, gamma, eps):
     scale = scratch((*z.shape[:-1], 1), z.dtype.char)
     return forward(z, gamma, None, eps, None, scale), scale
@@ -70,7 +70,7 @@ def _(z, scale, gamma, v, dgamma, need_dz):
     return backward(z, None, scale, gamma, v) if need_dz else None
 
 
-@twin(group_norm, serves=CUDA.some)
+@twin(group_norm, serves=CUDA.nonempty)
 def _(z, gamma, beta, groups, eps):
     mean, scale = (scratch((z.shape[0], 1, groups, 1), z.dtype.char) for _ in range(2))
     return forward(z, gamma, beta, eps, mean, scale, groups), mean, scale

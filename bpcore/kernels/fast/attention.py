@@ -131,7 +131,7 @@ def _run_rows_of_dS(A, *arguments):
 
 def float32(qkv, heads, causal, padding, keep, p):
     """Whether oneDNN is there, and qkv is dense float32."""
-    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.some(qkv)
+    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.nonempty(qkv)
 
 
 def float32_backward(qkv, padding, keep, u, L, v, heads, causal, p):

@@ -88,7 +88,7 @@ def _run_moments(z, size, means, squares):
     share(_moments, means.shape[0], team(z, z.size), (z, size, means, squares))
 
 
-@twin(batch_statistics, serves=COMPILED.some)
+@twin(batch_statistics, serves=COMPILED.nonempty)
 def _(z):
     mean, variance = np.empty((2, z.shape[-1]), z.dtype)
     n, z = z.size // len(mean), wide(z)
@@ -117,7 +117,7 @@ def _run_scaled(z, mean, scale, shift, u):
     share(scaled, z.shape[0], team(z, z.size), (z, mean, scale, shift, u))
 
 
-@twin(batch_norm, serves=COMPILED.some)
+@twin(batch_norm, serves=COMPILED.nonempty)
 def _(z, mean, variance, gamma, beta, eps):
     u, z = np.empty(z.shape, z.dtype), wide(z)
     _run_scaled(z, *repeated(z, mean, gamma / np.sqrt(variance + eps), beta), wide(u))
@@ -150,7 +150,7 @@ def _run_combined(z, mean, v, of_v, of_z, constant, dz):
     share(combined, z.shape[0], team(z, z.size), (z, mean, v, of_v, of_z, constant, dz))
 
 
-@twin(batch_norm_backward, serves=COMPILED.some)
+@twin(batch_norm_backward, serves=COMPILED.nonempty)
 def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     shape, share_of = z.shape, z.shape[-1] / z.size
     z, v = wide(z), wide(v)

@@ -15,7 +15,7 @@ from bpcore.primitive import twin
 
 def classes(t, y, weights, smoothing):
     """Whether y holds class indices of rows t, and their distributions are not smoothed."""
-    return t.ndim > 1 and not smoothing and COMPILED.classes(t, y, weights)
+    return t.ndim > 1 and not smoothing and COMPILED.class_indices(t, y, weights)
 
 
 def classes_backward(phi, y, weights, v, smoothing):

@@ -53,12 +53,12 @@ def norm(z, gamma, beta, eps, centred):
     return u, mean, scale
 
 
-@twin(layer_norm, serves=COMPILED.some)
+@twin(layer_norm, serves=COMPILED.nonempty)
 def _(z, gamma, beta, eps):
     return norm(z, gamma, beta, eps, True)
 
 
-@twin(rms_norm, serves=COMPILED.some)
+@twin(rms_norm, serves=COMPILED.nonempty)
 def _(z, gamma, eps):
     u, _, scale = norm(z, gamma, np.zeros_like(gamma), eps, False)
     return u, scale
@@ -104,12 +104,12 @@ def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
     return dz
 
 
-@twin(layer_norm_backward, serves=COMPILED.some)
+@twin(layer_norm_backward, serves=COMPILED.nonempty)
 def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     return norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, True)
 
 
-@twin(rms_norm_backward, serves=COMPILED.some)
+@twin(rms_norm_backward, serves=COMPILED.nonempty)
 def _(z, scale, gamma, v, dgamma, need_dz):
     return norm_backward(z, np.zeros_like(scale), scale, gamma, v, dgamma, np.empty_like(dgamma), need_dz, False)
 
@@ -144,7 +144,7 @@ def _run_group_norm(z, gamma, beta, eps, scratch, u, mean, scale):
     share(_group_norm, z.shape[0], team(z, z.size), (z, gamma, beta, eps, scratch, u, mean, scale))
 
 
-@twin(group_norm, serves=COMPILED.some)
+@twin(group_norm, serves=COMPILED.nonempty)
 def _(z, gamma, beta, groups, eps):
     u, mean, scale = np.empty(z.shape, z.dtype), np.empty((len(z), groups), z.dtype), np.empty((len(z), groups), z.dtype)
     images = len(z), -1, z.shape[-1]

@@ -69,14 +69,14 @@ def _run_softmax(z, least, logarithm, u):
     share(_softmax, z.shape[0], team(z, COST * z.size), (z, least, logarithm, u))
 
 
-@twin(softmax, serves=COMPILED.along_rows)
+@twin(softmax, serves=COMPILED.last_axis)
 def _(z, axis):
     u = np.empty_like(z)
     _run_softmax(rows(z), least_of(z), False, rows(u))
     return u
 
 
-@twin(log_softmax, serves=COMPILED.along_rows)
+@twin(log_softmax, serves=COMPILED.last_axis)
 def _(z, axis):
     u = np.empty_like(z)
     _run_softmax(rows(z), least_of(z), True, rows(u))
@@ -105,14 +105,14 @@ def _run_softmax_backward(u, v, least, logarithm, dz):
     share(_softmax_backward, u.shape[0], team(u, COST * u.size), (u, v, least, logarithm, dz))
 
 
-@twin(softmax_backward, serves=COMPILED.along_rows)
+@twin(softmax_backward, serves=COMPILED.last_axis)
 def _(u, v, axis):
     dz = np.empty_like(u)
     _run_softmax_backward(rows(u), rows(v), least_of(u), False, rows(dz))
     return dz
 
 
-@twin(log_softmax_backward, serves=COMPILED.along_rows)
+@twin(log_softmax_backward, serves=COMPILED.last_axis)
 def _(u, v, axis):
     dz = np.empty_like(u)
     _run_softmax_backward(rows(u), rows(v), least_of(u), True, rows(dz))

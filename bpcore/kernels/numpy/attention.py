@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bpcore.functional.attention import attention, attention_backward, join_heads, pack, split_heads, unpack, visible
-from bpcore.kernels.conditions import wide
+from bpcore.kernels.conditions import not_half
 from bpcore.kernels.numpy.blocks import flush_in_place
 from bpcore.primitive import twin
 
@@ -17,7 +17,7 @@ def attention_scores(q, k, seen):
     return scores if seen is None else np.add(scores, (seen - 1) * 1e9, out=scores)
 
 
-@twin(attention, serves=wide)
+@twin(attention, serves=not_half)
 def _(qkv, heads, causal, padding, keep, p):
     q, k, values = unpack(qkv, heads)
     seen = visible(qkv.shape[1], causal, padding, qkv)
@@ -38,7 +38,7 @@ def _(qkv, heads, causal, padding, keep, p):
     return join_heads(np.matmul(A, values)), L[..., 0]
 
 
-@twin(attention_backward, serves=wide)
+@twin(attention_backward, serves=not_half)
 def _(qkv, padding, keep, u, L, v, heads, causal, p):
     q, k, values = unpack(qkv, heads)
     A = attention_scores(q, k, visible(qkv.shape[1], causal, padding, qkv))

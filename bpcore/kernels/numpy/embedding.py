@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.embedding import scatter_add
-from bpcore.kernels.conditions import wide
+from bpcore.kernels.conditions import not_half
 from bpcore.primitive import twin
 
 
-@twin(scatter_add, serves=wide)
+@twin(scatter_add, serves=not_half)
 def _(v, index, out):
     order = np.argsort(index, kind="stable")
     index = index[order]

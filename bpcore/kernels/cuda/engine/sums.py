@@ -23,7 +23,7 @@ def statistics(count: int) -> Any:
     def hold(z: Any, /, *others: Any) -> bool:
         char = "d" if z.dtype.char == "d" else "f"
         in_char = all(x.dtype.char == char and x.flags.c_contiguous for x in others[:count])
-        return in_char and CUDA.some(z, *others[count:])
+        return in_char and CUDA.nonempty(z, *others[count:])
 
     return hold
 
