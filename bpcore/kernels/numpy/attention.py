@@ -1,4 +1,4 @@
-"""Attention, its scores and their softmax in place."""
+"""Attention: scores and their softmax are computed in place."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bpcore.primitive import twin
 
 
 def attention_scores(q, k, seen):
+    """As in functional/attention.py."""
     scores = np.matmul(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
     return scores if seen is None else np.add(scores, (seen - 1) * 1e9, out=scores)
 
@@ -28,10 +29,10 @@ def _(qkv, heads, causal, padding, keep, p):
     np.divide(A, total, out=A)
     L = largest + np.log(total)
     if padding is not None:
-        some = np.maximum.reduce(seen, axis=-1, keepdims=True)
-        np.multiply(L, some, out=L)
-        if not some.all():
-            np.multiply(A, some, out=A)
+        sees_any = np.maximum.reduce(seen, axis=-1, keepdims=True)
+        np.multiply(L, sees_any, out=L)
+        if not sees_any.all():
+            np.multiply(A, sees_any, out=A)
     flush_in_place(A)
     if keep is not None:
         drop_in_place(A, keep, p)
@@ -56,6 +57,6 @@ def _(qkv, padding, keep, u, L, v, heads, causal, p):
 
 
 def drop_in_place(A, keep, p):
-    """Dropout, on an array that the caller made."""
+    """Dropout of A, which the caller must own."""
     np.multiply(A, keep, out=A)
     np.multiply(A, 1 / (1 - p), out=A)

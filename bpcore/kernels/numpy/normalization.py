@@ -20,8 +20,8 @@ def _(z, gamma, beta, eps):
     np.add(scale, eps, out=scale)
     np.sqrt(scale, out=scale)
     np.reciprocal(scale, out=scale)
-    for factor in (scale, gamma):
-        np.multiply(u, factor, out=u)
+    np.multiply(u, scale, out=u)
+    np.multiply(u, gamma, out=u)
     return np.add(u, beta, out=u), mean, scale
 
 
