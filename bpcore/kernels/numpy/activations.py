@@ -44,7 +44,7 @@ def gaussian_tail(z, a, e, q):
 
 
 def in_blocks(run, primitive, *inputs):
-    """u, in the shape of the inputs, block by block. float32: by `run(*inputs, u, a, e)` with scratch a and e; else by definition."""
+    """u in the shape of the inputs: for float32 by `run(*inputs, u, a, e)` on blocks, a and e scratch; else by the definition."""
     flat = [x.reshape(-1) for x in inputs]
     u = np.empty(inputs[0].size, inputs[0].dtype)
     second = np.empty(min(u.size, BLOCK), u.dtype)
