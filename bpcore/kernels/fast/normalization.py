@@ -189,7 +189,7 @@ def _run_group_gradient(z, mean, scale, gamma, v, scratch, sums, products, dz):
 
 
 def large_groups(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
-    """Whether the arrays are dense, with at least 16 numbers in a group: for fewer, dz is mostly the rounding error of its terms."""
+    """Whether the arrays are dense, with 16 numbers or more in a group: dz of fewer is mostly rounding error of its terms."""
     return COMPILED.dense(z, mean, scale, gamma, v, dgamma, dbeta) and z.size >= 16 * mean.size > 0
 
 
