@@ -1,7 +1,7 @@
 // Normalisation of each feature over a batch, from its statistics.
 
-extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma, const T *beta,
-                                      double eps, T *u)
+extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
+                                      const T *beta, double eps, T *u)
 {
     EACH(i, count) {
         const Int j = i % n;

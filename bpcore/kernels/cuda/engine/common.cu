@@ -1,4 +1,4 @@
-// T is the type of arrays, A the type of computation (float for half). Indices are long long; a block has a multiple of 32 threads.
+// T is the type of arrays, A the type of computation (float for half). Indices are long long. A block has 32, 64, ... threads.
 
 typedef long long Int;
 
@@ -24,8 +24,8 @@ __device__ inline Int index_at(const void *y, Int kind, Int i)
     }
 }
 
-// Sum and maximum over a team, the blockDim.x threads that share a row; each of them gets the result. All threads of the block must
-// call. blockDim.x is a power of two; if it is above 32, the block has one row.
+// Sum and maximum over a team, the blockDim.x threads that share a row; each of them gets the result. All threads of the block
+// must call. blockDim.x is a power of two; if it is above 32, the block has one row.
 __device__ inline A team_sum(A x)
 {
     __shared__ A part[32];

@@ -1,5 +1,5 @@
-// Images (n, h, w, c) and a kernel placed on them. One thread computes each entry of a result. Arrays have fewer than 2^31 entries:
-// indices are 32-bit, because their division is four times as fast.
+// Images (n, h, w, c) and a kernel placed on them. One thread computes each entry of a result. Arrays have fewer than 2^31
+// entries: indices have 32 bits, because their division is four times as fast.
 
 typedef unsigned Index;
 
