@@ -1,7 +1,7 @@
-"""An array namespace that computes nothing and counts: shapes go through, operations are added up.
+"""An array namespace that computes no values: it passes shapes on and counts operations.
 
-One operation is one addition, multiplication, comparison or function value; a product (n, m) @ (m, k) is 2 n m k. Moving
-data (reshape, concat, astype, assignment) is none.
+One operation is one addition, multiplication, comparison or function value; a product (n, m) @ (m, k) is 2 n m k operations.
+Moving data (reshape, concat, astype, assignment) counts as none.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy as np
 from bpcore.functional.embedding import scatter_add
 from bpcore.primitive import twin
 
-operations = 0  # counted since the module was loaded; who wants a difference takes two readings
+operations = 0  # since this module was loaded; to count a part of a program, read it before and after
 
 
 def count(n: int) -> None:
-    """Add n operations."""
+    """Adds n to `operations`."""
     global operations
     operations += n
 
 
 class CountingArray:
-    """The shape and dtype of an array, and which memory it lies in: `memory` is shared by views."""
+    """An array without values: its shape, its dtype, and its memory, which views share."""
 
     device = None
 
@@ -68,14 +68,14 @@ class CountingArray:
 
 
 class Memory:
-    """A stretch of memory, so many bytes."""
+    """A piece of memory: its size in bytes."""
 
     def __init__(self, bytes: int):
         self.bytes = bytes
 
 
 def elementwise(*operands: Any, dtype: Any = None) -> CountingArray:
-    """One operation an entry, broadcasting."""
+    """One operation for each entry of the result; operands broadcast."""
     arrays = [x for x in operands if isinstance(x, CountingArray)]
     shape = np.broadcast_shapes(*(x.shape for x in arrays))
     floats = [x.dtype for x in arrays if x.dtype.kind == "f"] or [arrays[0].dtype]
@@ -84,7 +84,10 @@ def elementwise(*operands: Any, dtype: Any = None) -> CountingArray:
 
 
 def _operator(dtype: Any = None) -> Any:
-    return lambda a, b: elementwise(a, b, dtype=dtype)
+    def operator(a: Any, b: Any) -> CountingArray:
+        return elementwise(a, b, dtype=dtype)
+
+    return operator
 
 
 for _name in ("add", "sub", "mul", "truediv", "pow"):
@@ -127,12 +130,12 @@ zeros_like = ones_like = full_like
 
 
 def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> CountingArray:
-    """One operation an entry of x."""
+    """One operation for each entry of x."""
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     summed = {i % x.ndim for i in axes}
     count(x.size)
-    kept = [1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed]
-    return CountingArray(kept, x.dtype)
+    shape = [1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed]
+    return CountingArray(shape, x.dtype)
 
 
 sum = mean = max = min = reduction
@@ -193,10 +196,10 @@ def stack(arrays: Any, axis: int = 0) -> CountingArray:
     return CountingArray((*first.shape[:at], len(arrays), *first.shape[at:]), first.dtype)
 
 
-ARRAY = CountingArray  # of the set of twins that follows
+ARRAY = CountingArray  # this module is also a set of twins, for arrays of this type
 
 
 @twin(scatter_add)
 def _(v: CountingArray, index: CountingArray, out: CountingArray) -> None:
-    """The additions that it means, one an entry of v: the definition's product with a one-hot matrix is only a way to say it."""
+    """Counts one addition for each entry of v. The definition's product with a one-hot matrix would count more."""
     count(v.size)

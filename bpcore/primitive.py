@@ -1,12 +1,16 @@
-"""A primitive: one definition in pure Array API, and faster twins of it.
+"""Primitives: functions of arrays, each with one definition in pure Array API, and with twins.
 
-A twin takes what the definition takes and returns the same to rounding. It stands in a set of twins for one library's arrays
-and registers there when the set is imported, which is when the first array of that library meets a primitive:
+A twin is a faster version of a primitive for the arrays of one library. It takes the definition's arguments and returns the same
+values up to rounding. Twins belong to sets, for example bpcore.kernels.numpy. A set is imported when the first array of its
+library meets a primitive; its twins register themselves at that moment:
 
     @twin(linear, serves=dense_linear)
     def _(z, W, b): ...
 
-Where its condition `serves(*args)` does not hold, the next set is asked, at last the definition.
+Where the condition `serves(*args)` is false, the twin of the next set is asked, and last of all the definition runs.
+
+A window is a view of a part of θ, the vector of all parameters, or of its gradient. A primitive whose arguments include windows
+of the gradient overwrites them.
 """
 
 from __future__ import annotations
@@ -28,42 +32,48 @@ SETTING = os.environ.get("BPCORE_KERNELS", "on")
 if SETTING not in SETTINGS:
     raise ValueError(f"BPCORE_KERNELS must be one of {', '.join(SETTINGS)}; got {SETTING!r}")
 
-# For the library that an array comes from, the sets of twins, modules of bpcore, in order of preference.
+# The sets of twins for each library, in order of preference. A library goes by the package that its array type comes from, a set
+# by its module's name within bpcore.
 SETS: dict[str, tuple[str, ...]] = {
     "numpy": ("kernels.fast", "kernels.numpy"),
     "cupy": ("kernels.cuda",),
     "bpcore": ("counting",),
 }
-EXTRAS = ("kernels.fast",)  # sets that need more than the array's library
-ALWAYS = ("counting",)  # sets that are no faster way, but what a library's arrays mean: no setting leaves them out
+EXTRAS = ("kernels.fast",)  # sets that need a package beyond the array's library
+ALWAYS = ("counting",)  # sets that every setting uses: they are not faster, they say what a primitive means for these arrays
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Twin(NamedTuple):
-    """A twin, the set that it stands in, and its condition, None where it serves always."""
+    """A twin and the condition under which it serves; None means always."""
 
     call: Callable[..., Any]
-    of: str
     serves: Callable[..., bool] | None
 
 
 class Primitive:
-    """What is known of a primitive: its definition, the arguments that it writes, its twins by set, and what runs by type."""
+    """The record of a primitive.
+
+    definition: the function in pure Array API. writes: the names of the arguments that it overwrites. call: the function that
+    others import. twins: by the name of their set. picked: by type of the first argument, the function that runs.
+    """
 
     def __init__(self, definition: Callable[..., Any], writes: tuple[str, ...]):
-        self.name, self.definition, self.writes = definition.__name__, definition, writes
+        self.name = definition.__name__
+        self.definition = definition
+        self.writes = writes
         self.signature = inspect.signature(definition)
         unknown = set(writes) - set(self.signature.parameters)
         if unknown:
             raise TypeError(f"{self.name} writes {sorted(unknown)}, which are none of its parameters {self.signature}")
-        self.call: Callable[..., Any] = definition  # what others call; `primitive` sets it
+        self.call: Callable[..., Any] = definition  # until `primitive` sets it
         self.twins: dict[str, Twin] = {}
         self.picked: dict[type, Callable[..., Any]] = {}
 
     def bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments by position. A TypeError that shows the signature where they do not fit it."""
+        """All arguments by position, defaults included. Raises a TypeError that shows the signature if they do not fit it."""
         try:
             bound = self.signature.bind(*args, **named)
         except TypeError as error:
@@ -72,99 +82,108 @@ class Primitive:
         return bound.args
 
     def choose(self, array_type: type) -> Callable[..., Any]:
-        """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
+        """The function for arrays of exactly this type: it runs the first twin that serves the arguments, else the definition."""
         chosen = self.definition
         for name in reversed(SETS.get(array_type.__module__.partition(".")[0], ())):
             if in_use(name) and getattr(load(name)[0], "ARRAY", None) is array_type and name in self.twins:
                 twin = self.twins[name]
-                call = verified(twin.call, twin.of, self.definition) if SETTING == "verify" else twin.call
+                call = verified(twin.call, name, self.definition) if SETTING == "verify" else twin.call
                 chosen = call if twin.serves is None else first_that_serves(twin.serves, call, chosen)
         return chosen
 
 
-PRIMITIVES: dict[str, Primitive] = {}  # all there are, by name
+PRIMITIVES: dict[str, Primitive] = {}  # by name, all of them
 
 
 def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function of arrays a primitive: `@primitive()`.
 
-    float32: float16 is computed in float32, since its sums or powers would overflow, or lose too much. writes: the arguments,
-    arrays, that the function overwrites.
+    float32: compute float16 in float32, because sums or powers in float16 would overflow or lose accuracy. writes: the names of
+    the arguments, arrays, that the function overwrites.
 
-    The type of the first argument picks what runs, in one dictionary lookup: a twin that serves the arguments, else the
-    definition. BPCORE_KERNELS=on takes all sets of twins that can be imported; plain leaves out those that need an extra; off
-    leaves only definitions; verify runs the definition beside each twin and raises ArithmeticError where they differ by more
+    The type of the first argument decides what runs, by one dictionary lookup: a twin that serves the arguments, else the
+    definition. BPCORE_KERNELS=on uses all sets of twins that can be imported; plain leaves out those that need an extra; off
+    uses definitions only; verify runs the definition beside each twin and raises ArithmeticError where they differ by more
     than rounding.
     """
 
     def make(definition: Callable[P, R]) -> Callable[P, R]:
-        known = Primitive(in_float32(definition, writes) if float32 else definition, writes)
-        picked = known.picked
+        record = Primitive(in_float32(definition, writes) if float32 else definition, writes)
+        picked = record.picked
 
         @functools.wraps(definition)
         def call(*args: Any, **named: Any) -> Any:
             if named or not args:
-                args = known.bound(args, named)
+                args = record.bound(args, named)
             try:
                 chosen = picked[type(args[0])]
             except KeyError:
-                chosen = picked[type(args[0])] = known.choose(type(args[0]))
+                chosen = picked[type(args[0])] = record.choose(type(args[0]))
             return chosen(*args)
 
-        known.call = call
-        PRIMITIVES[known.name] = known
+        record.call = call
+        PRIMITIVES[record.name] = record
         return call
 
     return make
 
 
 def definition(primitive: Callable[P, R]) -> Callable[P, R]:
-    """The definition of a primitive: what twins fall back on, and are held against."""
+    """The definition of a primitive, without twins."""
     return PRIMITIVES[primitive.__name__].definition
 
 
 def twin(primitive: Callable[..., Any], serves: Callable[..., bool] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register a function as the twin of `primitive` in the set whose module it stands in.
+    """Register a function as a twin of `primitive`, in the set that the function's module belongs to.
 
-    serves: the condition on its arguments, asked at each call: let it be cheap. A TypeError where the twin's parameters, or
-    those of its condition, are not the primitive's, by name and order.
+    serves: the condition on the arguments. It is asked at each call, so it should be cheap. Raises TypeError unless the twin
+    and its condition have the primitive's parameters, in name and order.
     """
-    known = PRIMITIVES[primitive.__name__]
+    record = PRIMITIVES[primitive.__name__]
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
-        names = [name for sets in SETS.values() for name in sets if f"{function.__module__}.".startswith(f"bpcore.{name}.")]
-        if not names:
-            raise TypeError(f"a twin of {known.name} stands in {function.__module__}, which is in no set of twins, see SETS")
+        name = set_of(function.__module__)
+        if name is None:
+            raise TypeError(f"a twin of {record.name} stands in {function.__module__}, which is in no set of twins, see SETS")
         for role, candidate in (("twin", function), ("condition", serves)):
-            if candidate is not None and not fits(inspect.signature(candidate), known.signature):
-                expected = f"{known.name}{known.signature}"
-                raise TypeError(f"the {role} of {expected} in {names[0]} takes {inspect.signature(candidate)}; name them alike")
-        known.twins[names[0]] = Twin(function, names[0], serves)
-        known.picked.clear()
+            if candidate is not None and not same_parameters(inspect.signature(candidate), record.signature):
+                expected = f"{record.name}{record.signature}"
+                raise TypeError(f"the {role} of {expected} in {name} takes {inspect.signature(candidate)}; name them alike")
+        record.twins[name] = Twin(function, serves)
+        record.picked.clear()
         return function
 
     return register
 
 
-def fits(signature: inspect.Signature, of: inspect.Signature) -> bool:
-    """Whether a function takes the parameters of another in their order, by name where it does not take them by position alone.
+def set_of(module: str) -> str | None:
+    """The set of twins that a module belongs to, None if it belongs to none."""
+    for names in SETS.values():
+        for name in names:
+            if f"{module}.".startswith(f"bpcore.{name}."):
+                return name
+    return None
 
-    `*others` stands for all that follow.
+
+def same_parameters(signature: inspect.Signature, expected: inspect.Signature) -> bool:
+    """Whether two functions have the same parameters in the same order.
+
+    The name of a positional-only parameter may differ. `*others` in `signature` stands for all parameters that follow.
     """
-    wanted = list(of.parameters)
+    names = list(expected.parameters)
     for i, parameter in enumerate(signature.parameters.values()):
         if parameter.kind is parameter.VAR_POSITIONAL:
             return True
-        if i == len(wanted) or (parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name != wanted[i]):
+        if i == len(names) or (parameter.kind is not parameter.POSITIONAL_ONLY and parameter.name != names[i]):
             return False
-    return len(signature.parameters) == len(wanted)
+    return len(signature.parameters) == len(names)
 
 
 def in_float32(definition: Callable[..., Any], writes: tuple[str, ...]) -> Callable[..., Any]:
-    """`definition`, which computes float16 in float32.
+    """`definition`, but computed in float32 where its first argument is float16.
 
-    The dtype is that of the first argument. The first result is float16 again; what a forward function returns beside it, for
-    its backward function, stays float32. Arrays that are written stay as they are: writing to them casts.
+    The first result is float16 again; further results, which a forward function returns for its backward function, stay float32.
+    Arguments that are written keep their dtype: writing to them casts.
     """
     read = [name not in writes for name in inspect.signature(definition).parameters]
 
@@ -184,7 +203,10 @@ def in_float32(definition: Callable[..., Any], writes: tuple[str, ...]) -> Calla
 
 @functools.cache
 def load(name: str) -> tuple[ModuleType | None, str]:
-    """A set of twins, and why it is not there where it is None: the only import that is not written at the top of a file."""
+    """The module of a set of twins and ""; or None and the reason why it cannot be imported.
+
+    The import waits until an array of the library appears: importing bpcore imports neither Numba nor CuPy.
+    """
     try:
         return importlib.import_module(f"bpcore.{name}"), ""
     except ImportError as error:
@@ -192,12 +214,12 @@ def load(name: str) -> tuple[ModuleType | None, str]:
 
 
 def in_use(name: str) -> bool:
-    """Whether BPCORE_KERNELS lets this set of twins serve."""
+    """Whether BPCORE_KERNELS allows this set of twins."""
     return name in ALWAYS or not (SETTING == "off" or (SETTING == "plain" and name in EXTRAS))
 
 
 def first_that_serves(serves: Callable[..., bool], twin: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
-    """The twin where it serves the arguments, else the other."""
+    """A function that calls `twin` where it serves the arguments, else `other`."""
 
     def call(*args: Any) -> Any:
         return twin(*args) if serves(*args) else other(*args)

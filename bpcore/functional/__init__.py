@@ -1,7 +1,8 @@
-"""The equations: each function with its backward function under it, one family a file, in pure Array API.
+"""The equations in pure Array API, one family a file. Each backward function stands under its forward function.
 
-Functions whose twins may serve are primitives, see bpcore.primitive. A backward function takes what the forward function saved,
-then v = dJ/du, then constants, and last the arrays that it writes: windows of the gradient.
+Functions that may have faster twins are primitives, see bpcore.primitive. A backward function takes what the forward function
+saved, then v = dJ/du, then constants, then the arrays that it writes, which are windows (views of a part) of the gradient vector,
+and last need_dz.
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from bpcore.functional.updates import *
 
 __all__ = face.gathered(globals())
 
-if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
+if not TYPE_CHECKING:  # type checkers know the names, and report unknown ones themselves
     __dir__ = face.listed(globals())
     __getattr__ = face.unknown(
         __name__,

@@ -1,6 +1,6 @@
 """Activations σ, applied elementwise, and softmax. B[σ, z](v) = σ'(z) ⊙ v.
 
-Saturating activations flush what they return to zero below the square root of the smallest normal number (see `flush`).
+Saturating activations flush their results: entries below the square root of the smallest normal number become 0 (see `flush`).
 
 (7.69)
 """
@@ -39,17 +39,25 @@ __all__ = [
     "tanh_backward",
 ]
 
-TANH_SCALE, TANH_CUBE = math.sqrt(2 / math.pi), 0.044715
+TANH_SCALE = math.sqrt(2 / math.pi)
+TANH_CUBE = 0.044715
 FAR = 38.0  # Φ(-38) is below the smallest normal float64
 
-# Cody, "Rational Chebyshev approximations for the error function", 1969: relative error below 6e-19 in each interval.
-SMALL = (1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3)
-SMALL_BELOW = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
-MIDDLE = (
+# Rational approximations of erf(x) / x near 0 and of e^(x²) erfc(x) beyond, coefficients from the highest power down; relative
+# error below 6e-19 in each interval. Cody, "Rational Chebyshev approximations for the error function", 1969
+NEAR_NUMERATOR = (
+    1.85777706184603153e-1,
+    3.16112374387056560,
+    1.13864154151050156e2,
+    3.77485237685302021e2,
+    3.20937758913846947e3,
+)
+NEAR_DENOMINATOR = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
+FAR_NUMERATOR = (
     2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
     8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
 )  # fmt: skip
-MIDDLE_BELOW = (
+FAR_DENOMINATOR = (
     1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
     3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
 )  # fmt: skip
@@ -103,7 +111,7 @@ def elu_backward(u: Array, v: Array, alpha: float) -> Array:
 
 @primitive()
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e⁻ᶻ), by whichever of eᶻ and e⁻ᶻ cannot overflow."""
+    """1 / (1 + e⁻ᶻ), computed from e^-|z|, which cannot overflow."""
     xp = namespace(z)
     e = xp.exp(-xp.abs(z))
     return flush(xp.where(z >= 0, xp.ones_like(e), e) / (1 + e))
@@ -178,13 +186,16 @@ def gelu_backward(z: Array, v: Array) -> Array:
 
 @primitive(float32=True)
 def gelu_tanh(z: Array) -> Array:
-    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): GELU's approximation; ½ (1 + tanh(x)) as sigmoid(2 x), which does not cancel."""
+    """½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): an approximation of GELU.
+
+    ½ (1 + tanh(x)) is computed as sigmoid(2 x), where no digits cancel.
+    """
     return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
 
 
 @primitive(float32=True)
 def gelu_tanh_backward(z: Array, v: Array) -> Array:
-    """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v, s the sigmoid above."""
+    """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v with the sigmoid s of `gelu_tanh`."""
     s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
     slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
     return flush(v * (s + 2 * z * s * (1 - s) * slope))
@@ -192,9 +203,9 @@ def gelu_tanh_backward(z: Array, v: Array) -> Array:
 
 @primitive(float32=True)
 def softmax(z: Array, axis: int) -> Array:
-    """eᶻ / Σ eᶻ along axis."""
+    """eᶻ / Σ eᶻ along an axis."""
     xp = namespace(z)
-    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # the maximum subtracted: exp would overflow
+    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # subtract the maximum: exp would overflow
     return flush(e / xp.sum(e, axis=axis, keepdims=True))
 
 
@@ -207,9 +218,9 @@ def softmax_backward(u: Array, v: Array, axis: int) -> Array:
 
 @primitive(float32=True)
 def log_softmax(z: Array, axis: int) -> Array:
-    """z - log Σ eᶻ along axis."""
+    """z - log Σ eᶻ along an axis."""
     xp = namespace(z)
-    z = z - xp.max(z, axis=axis, keepdims=True)
+    z = z - xp.max(z, axis=axis, keepdims=True)  # exp would overflow
     return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
 
 
@@ -227,12 +238,12 @@ def erf(z: Array) -> Array:
     Cody, 1969
     """
     xp = namespace(z)
-    x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN goes through
+    x = xp.minimum(xp.abs(z), xp.full_like(z, 6.0))  # beyond 6, erf is 1 in float64; NaN stays NaN
     return xp.where(x < 0.46875, z * erf_over_z(x), xp.sign(z) * (1 - erfc_far(x)))
 
 
 def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """Horner's rule, highest power first."""
+    """A polynomial in x by Horner's rule; coefficients from the highest power down."""
     total = coefficients[0] * x + coefficients[1]
     for c in coefficients[2:]:
         total = total * x + c
@@ -240,18 +251,18 @@ def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
 
 
 def erf_over_z(x: Array) -> Array:
-    """erf(x) / x for 0 <= x < 0.46875; something finite beyond."""
+    """erf(x) / x for 0 <= x < 0.46875. For larger x the result is finite but wrong."""
     xp = namespace(x)
     square = xp.minimum(x * x, xp.full_like(x, 0.25))
-    return polynomial(SMALL, square) / polynomial(SMALL_BELOW, square)
+    return polynomial(NEAR_NUMERATOR, square) / polynomial(NEAR_DENOMINATOR, square)
 
 
 def erfc_far(x: Array) -> Array:
-    """1 - erf(x) for x from 0.46875 up; below, to 5e-12."""
-    return namespace(x).exp(-x * x) * (polynomial(MIDDLE, x) / polynomial(MIDDLE_BELOW, x))
+    """1 - erf(x) for x >= 0.46875. For smaller x the error is up to 5e-12."""
+    return namespace(x).exp(-x * x) * (polynomial(FAR_NUMERATOR, x) / polynomial(FAR_DENOMINATOR, x))
 
 
 def gaussian_tail(a: Array) -> Array:
-    """Φ(-a) = ½ (1 - erf(a / √2)) for a >= 0, without cancellation where it is small."""
+    """Φ(-a) = ½ (1 - erf(a / √2)) for a >= 0. No digits cancel where it is small."""
     x = a / math.sqrt(2)
     return 0.5 * namespace(a).where(x < 0.46875, 1 - x * erf_over_z(x), erfc_far(x))

@@ -1,4 +1,4 @@
-"""The atomic operations of Remark 7.4.3. Operands broadcast; their backward functions undo it."""
+"""The atomic operations of Remark 7.4.3. Operands broadcast; backward functions sum over the axes that were broadcast."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ __all__ = [
 
 
 def unbroadcast(v: Array, shape: tuple[int, ...]) -> Array:
-    """The adjoint of broadcasting from `shape` to v.shape: v summed over the axes that were stretched."""
+    """The adjoint of broadcasting from `shape` to v.shape: v summed over the axes that were broadcast."""
     if tuple(v.shape) == tuple(shape):
         return v
     xp = namespace(v)
     extra = v.ndim - len(shape)
-    stretched = [i + extra for i, n in enumerate(shape) if n == 1 and v.shape[i + extra] != 1]
-    return xp.reshape(xp.astype(sum_over(v, (*range(extra), *stretched)), v.dtype, copy=False), tuple(shape))
+    broadcast = [i + extra for i, n in enumerate(shape) if n == 1 and v.shape[i + extra] != 1]
+    return xp.reshape(xp.astype(sum_over(v, (*range(extra), *broadcast)), v.dtype, copy=False), tuple(shape))
 
 
 def add(a: Array, b: Array) -> Array:
@@ -52,7 +52,7 @@ def add(a: Array, b: Array) -> Array:
 
 
 def add_backward(shape_a: tuple[int, ...], shape_b: tuple[int, ...], v: Array) -> tuple[Array, Array]:
-    """B[+, (a, b)](v) = (v, v), each summed over the axes that its operand was stretched along."""
+    """B[+, (a, b)](v) = (v, v), each summed over the axes along which its operand was broadcast."""
     return unbroadcast(v, shape_a), unbroadcast(v, shape_b)
 
 
@@ -89,7 +89,7 @@ def divide_backward(shape_a: tuple[int, ...], b: Array, u: Array, v: Array) -> t
 
 @primitive()
 def matmul(a: Array, b: Array) -> Array:
-    """a @ b: matrices in the last two axes, leading axes broadcast."""
+    """a @ b: matrices are in the last two axes, and leading axes broadcast."""
     return a @ b
 
 
@@ -124,17 +124,17 @@ def log_backward(z: Array, v: Array) -> Array:
 
 
 def power(z: Array, exponent: float) -> Array:
-    """z to a constant exponent, a Python number; z > 0 unless the exponent is a whole number."""
+    """z^c for a constant exponent c, a Python number; z > 0 unless c is a whole number."""
     return z**exponent
 
 
 def power_backward(z: Array, v: Array, exponent: float) -> Array:
-    """B[z^c, z](v) = c z^(c-1) v; a constant (c = 0) has gradient zero."""
+    """B[z^c, z](v) = c z^(c-1) v; 0 where c = 0, since z^0 is constant."""
     return v * (exponent * z ** (exponent - 1)) if exponent else namespace(z).zeros_like(v)
 
 
 def binary_power(a: Array, b: Array) -> Array:
-    """a to the power b, broadcasting; a > 0."""
+    """a^b, broadcasting; a > 0."""
     return a**b
 
 
@@ -146,12 +146,12 @@ def binary_power_backward(a: Array, b: Array, u: Array, v: Array) -> tuple[Array
 
 @primitive(float32=True)
 def summation(z: Array, axis: Axes, keepdims: bool) -> Array:
-    """Σ z over an axis, a tuple of them, or all (None)."""
+    """Σ z over an axis, a tuple of axes, or all axes (None)."""
     return namespace(z).sum(z, axis=axis, keepdims=keepdims)
 
 
 def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
-    """B[Σ, z](v): v spread over the axes that were summed, a view of v in the shape of z."""
+    """B[Σ, z](v): v broadcast along the axes that were summed, a view in the shape of z."""
     xp = namespace(v)
     if not keepdims:
         axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
@@ -161,22 +161,22 @@ def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: b
 
 
 def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
-    """The mean of z over an axis, a tuple of them, or all (None)."""
+    """The mean of z over an axis, a tuple of axes, or all axes (None)."""
     return namespace(z).mean(z, axis=axis, keepdims=keepdims)
 
 
 def mean_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
-    """B[mean, z](v): v over the number of entries that each mean is of, spread over them."""
+    """B[mean, z](v): v divided by the number of entries in each mean, broadcast to the shape of z."""
     return summation_backward(shape, v * (math.prod(v.shape) / max(1, math.prod(shape))), axis, keepdims)
 
 
 def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:
-    """The arrays joined along an axis."""
+    """The arrays joined along an axis that they have."""
     return namespace(arrays[0]).concat(arrays, axis=axis)
 
 
 def concatenate_backward(shapes: tuple[tuple[int, ...], ...], v: Array, axis: int) -> tuple[Array, ...]:
-    """B[concatenate, (z, ...)](v): the slices of v that each input became."""
+    """B[concatenate, (z, ...)](v): for each input, the slice of v in its place."""
     axis = axis % v.ndim
     parts, start = [], 0
     for shape in shapes:

@@ -1,4 +1,4 @@
-"""Attention over sequences (n, tokens, features), in heads."""
+"""Multi-head attention over sequences (n, tokens, features)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["attention", "attention_backward"]
 
 
 def split_heads(z: Array, heads: int) -> Array:
-    """(n, tokens, heads · d) as (n, heads, tokens, d)."""
+    """Reorders (n, tokens, heads · d) to (n, heads, tokens, d)."""
     xp = namespace(z)
     n, tokens, d = z.shape
     return xp.permute_dims(xp.reshape(z, (n, tokens, heads, d // heads)), (0, 2, 1, 3))
 
 
 def join_heads(z: Array) -> Array:
-    """(n, heads, tokens, d) as (n, tokens, heads · d)."""
+    """Reorders (n, heads, tokens, d) to (n, tokens, heads · d)."""
     xp = namespace(z)
     n, heads, tokens, d = z.shape
     return xp.reshape(xp.permute_dims(z, (0, 2, 1, 3)), (n, tokens, heads * d))
@@ -34,12 +34,12 @@ def unpack(qkv: Array, heads: int) -> tuple[Array, Array, Array]:
 
 
 def pack(*parts: Array) -> Array:
-    """The adjoint of `unpack`, and its inverse."""
+    """The inverse of `unpack`, which is also its adjoint."""
     return namespace(parts[0]).concat([join_heads(part) for part in parts], axis=-1)
 
 
 def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Array | None:
-    """Where a query may look, 1 or 0 in the dtype of `like`, or None for everywhere: (n or 1, 1, queries, keys)."""
+    """1 where a query sees a key, else 0: (n or 1, 1, queries, keys), in the dtype of `like`. None if all see all."""
     xp = namespace(like)
     seen = None
     if causal:
@@ -47,26 +47,26 @@ def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Ar
         seen = xp.astype(xp.expand_dims(token, axis=0) <= xp.expand_dims(token, axis=1), like.dtype)
         seen = xp.reshape(seen, (1, 1, tokens, tokens))
     if padding is not None:
-        kept = xp.reshape(xp.astype(padding, like.dtype), (padding.shape[0], 1, 1, tokens))
-        seen = kept if seen is None else seen * kept
+        keys = xp.reshape(xp.astype(padding, like.dtype), (padding.shape[0], 1, 1, tokens))
+        seen = keys if seen is None else seen * keys
     return seen
 
 
 def attention_scores(q: Array, k: Array, seen: Array | None) -> Array:
-    """S = q kᵀ / √d (n, heads, queries, keys), far below all others where a key is not seen."""
+    """S = q kᵀ / √d, (n, heads, queries, keys), less 1e9 where the query does not see the key. seen: see `visible`."""
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ namespace(q).matrix_transpose(k)
     return scores if seen is None else scores - (1 - seen) * 1e9
 
 
 @primitive(float32=True)
 def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep: Array | None, p: float) -> tuple[Array, Array]:
-    """u = A v with A = softmax(q kᵀ / √d) over the keys that are seen, in each head.
+    """u = A v with A = softmax(q kᵀ / √d) over the keys that the query sees, in each head.
 
-    qkv (n, tokens, 3 · heads · d): queries, keys and values side by side, each head after head. causal: no query sees later
-    keys. padding None or (n, tokens), booleans: no query sees keys where it is False; one that sees none has A = 0.
-    keep None or (n, heads, tokens, tokens), booleans: dropout of A with probability p.
-    Returns u (n, tokens, heads · d) and L = log Σ exp(q kᵀ / √d) over the keys that a query sees, 0 where it sees none,
-    (n, heads, tokens): what the backward pass needs to compute A = exp(q kᵀ / √d - L) again.
+    qkv (n, tokens, 3 · heads · d): queries, then keys, then values, each one head after the other. causal: no query sees later
+    keys. padding: None or booleans (n, tokens); no query sees a key where it is False, and a query that sees no key has A = 0.
+    keep: None or booleans (n, heads, tokens, tokens), the mask of dropout on A with probability p.
+    Returns u (n, tokens, heads · d) and L (n, heads, tokens) = log Σ exp(q kᵀ / √d) over the keys that the query sees, 0 if it
+    sees none. The backward function computes A = exp(q kᵀ / √d - L) again.
 
     Vaswani et al., 2017
     Dao et al., 2022
@@ -90,7 +90,7 @@ def attention_backward(
 ) -> Array:
     """B[attention, qkv](v) for v (n, tokens, heads · d), u and L as `attention` returned them. Returns dqkv, like qkv.
 
-    Softmax's Jacobian is A ⊙ (dA - Σ A dA), where Σ A dA over the keys is Σ u v over a head's features, with dropout too.
+    Softmax's Jacobian gives A ⊙ (dA - Σ A dA). Σ A dA over the keys equals Σ u v over the features of a head, also with dropout.
     """
     xp = namespace(qkv)
     q, k, values = unpack(qkv, heads)
@@ -100,5 +100,5 @@ def attention_backward(
     v = split_heads(v, heads)
     dA = v @ xp.matrix_transpose(values)
     dvalues = xp.matrix_transpose(A if keep is None else dropout(A, keep, p)) @ v
-    d = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
-    return pack(d @ k, xp.matrix_transpose(d) @ q, dvalues)
+    dS = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
+    return pack(dS @ k, xp.matrix_transpose(dS) @ q, dvalues)

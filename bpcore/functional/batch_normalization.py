@@ -11,7 +11,7 @@ __all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
 
 @primitive()
 def batch_statistics(z: Array) -> tuple[Array, Array]:
-    """μ and the mean of (z - μ)² of each feature of the last axis of z, over all the others; of float16 in float32."""
+    """For each feature (last axis of z), μ and the mean of (z - μ)² over all other axes. float32 if z is float16."""
     xp, flat = namespace(z), rows(z)
     flat = xp.astype(flat, xp.float32) if is_half(z) else flat
     mean = xp.mean(flat, axis=0)
@@ -21,7 +21,7 @@ def batch_statistics(z: Array) -> tuple[Array, Array]:
 
 @primitive(float32=True)
 def batch_norm(z: Array, mean: Array, variance: Array, gamma: Array, beta: Array, eps: float) -> Array:
-    """γ ⊙ (z - μ) / √(s² + ε) + β with μ and s² given for each feature of the last axis.
+    """γ ⊙ (z - μ) / √(s² + ε) + β. z (..., c); μ, s², γ and β (c,).
 
     Ioffe and Szegedy, 2015
     """
@@ -41,7 +41,7 @@ def batch_norm_backward(
     dbeta: Array,
     need_dz: bool,
 ) -> Array | None:
-    """B[BN, ·](v). of_batch: μ and s² are z's own, so that the gradient goes through them; else they are constants.
+    """B[BN, ·](v). of_batch: μ and s² were computed from z, so the gradient passes through them; else they are constants.
 
     Writes dgamma = Σ v x and dbeta = Σ v with x = (z - μ) / √(s² + ε). Returns dz, or None unless need_dz.
     """

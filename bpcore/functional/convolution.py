@@ -1,7 +1,7 @@
-"""Convolution of images (n, height, width, channels), by one-dimensional `take` and one GEMM for a chunk of the batch.
+"""Convolution of images (n, height, width, channels): a one-dimensional `take` and one GEMM for each chunk of the batch.
 
-A `Placement` says which entries of the padded image each output sees. `columns` gathers them (im2col), `spread` is its adjoint
-(col2im): the sum over what each entry was gathered to. Forward, backward and transposed convolution are made of these two.
+A `Placement` says which pixels of the padded image each output sees. `columns` gathers them (im2col); `spread`, its adjoint
+(col2im), adds values up where they were gathered from. Forward, backward and transposed convolution use these two.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bpcore.primitive import primitive
 
 __all__ = ["Placement", "conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward"]
 
-CHUNK = 1 << 20  # numbers that are gathered together: more would leave the cache, fewer would starve the GEMM
+CHUNK = 1 << 20  # numbers to gather at a time: more would not fit the cache, fewer would starve the GEMM
 
 
 class Placement(NamedTuple):
-    """A kernel's placement: each a pair (vertical, horizontal), padding a pair of pairs (before, after)."""
+    """How a kernel is placed on an image: pairs (vertical, horizontal); padding is a pair of pairs (before, after)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -28,12 +28,12 @@ class Placement(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size of the image with its padding."""
+        """Height and width of the image with its padding."""
         (top, bottom), (left, right) = self.padding
         return top + height + bottom, left + width + right
 
     def outputs(self, height: int, width: int) -> tuple[int, int]:
-        """How many places the kernel has, vertically and horizontally; below 1 where it does not fit."""
+        """The numbers of places of the kernel, vertical and horizontal; below 1 where it does not fit."""
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
         sizes = zip(self.padded(height, width), spans, self.stride, strict=True)
         out_height, out_width = ((size - span) // stride + 1 for size, span, stride in sizes)
@@ -41,12 +41,12 @@ class Placement(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Entries of the kernel."""
+        """The number of entries of the kernel."""
         return self.kernel[0] * self.kernel[1]
 
 
 def pad(z: Array, placement: Placement, value: float = 0.0) -> Array:
-    """z (n, h, w, c) with `value` around it."""
+    """z (n, h, w, c) with its padding, filled with `value`."""
     (top, bottom), (left, right) = placement.padding
     if not (top or bottom or left or right):
         return z
@@ -59,7 +59,7 @@ def pad(z: Array, placement: Placement, value: float = 0.0) -> Array:
 
 
 def columns(z: Array, placement: Placement, value: float = 0.0) -> Array:
-    """z (n, h, w, c) as what each place of the kernel sees: (n, places, entries of the kernel, c)."""
+    """The pixels of z (n, h, w, c) that the kernel sees at each place: (n, places, entries of the kernel, c)."""
     xp = namespace(z)
     n, h, w, c = z.shape
     (places_h, places_w), (kernel_h, kernel_w) = placement.outputs(h, w), placement.kernel
@@ -68,7 +68,7 @@ def columns(z: Array, placement: Placement, value: float = 0.0) -> Array:
     height, width = placement.padded(h, w)
 
     def along(places: int, kernel: int, stride: int, dilation: int) -> Array:
-        """(places, kernel): the rows, or columns, that each place sees."""
+        """(places, kernel): the rows, or the columns, that the kernel sees at each place."""
         start, step = xp.arange(places, device=device(z)) * stride, xp.arange(kernel, device=device(z)) * dilation
         return xp.expand_dims(start, axis=1) + xp.expand_dims(step, axis=0)
 
@@ -81,7 +81,7 @@ def columns(z: Array, placement: Placement, value: float = 0.0) -> Array:
 
 
 def spread(v: Array, placement: Placement, h: int, w: int) -> Array:
-    """The adjoint of `columns`: v (n, places, entries of the kernel, c) added up where it was gathered from, (n, h, w, c)."""
+    """The adjoint of `columns`: adds v (n, places, entries of the kernel, c) up to (n, h, w, c)."""
     xp = namespace(v)
     n, c = v.shape[0], v.shape[3]
     places_h, places_w = placement.outputs(h, w)
@@ -97,15 +97,15 @@ def spread(v: Array, placement: Placement, h: int, w: int) -> Array:
     return out[:, top : top + h, left : left + w, :]
 
 
-def chunks(n: int, numbers: int) -> Iterator[slice]:
-    """The batch in slices of about CHUNK numbers, `numbers` being those of one image."""
-    rows = max(1, CHUNK // max(1, numbers))
-    for start in range(0, n, rows):
-        yield slice(start, min(start + rows, n))
+def chunks(n: int, numbers: int, at_once: int = CHUNK) -> Iterator[slice]:
+    """Slices of a batch of n images, of about `at_once` numbers each; an image has `numbers` of them."""
+    images = max(1, at_once // max(1, numbers))
+    for start in range(0, n, images):
+        yield slice(start, min(start + images, n))
 
 
 def by_group(x: Array, groups: int) -> Array:
-    """(rows, k, groups · c) as (groups, rows, k · c): the operands of one GEMM for each group, batched."""
+    """Reorders (rows, k, groups · c) to (groups, rows, k · c): a batch of matrices, one for each group."""
     xp = namespace(x)
     rows, k, c = x.shape
     x = xp.permute_dims(xp.reshape(x, (rows, k, groups, c // groups)), (2, 0, 1, 3))
@@ -113,14 +113,14 @@ def by_group(x: Array, groups: int) -> Array:
 
 
 def kernels_by_group(W: Array, groups: int) -> Array:
-    """W (kh, kw, c, groups · c') as (groups, kh · kw · c, c')."""
+    """Reorders W (kh, kw, c, groups · c') to (groups, kh · kw · c, c')."""
     xp = namespace(W)
     kh, kw, c, out = W.shape
     return xp.permute_dims(xp.reshape(W, (kh * kw * c, groups, out // groups)), (1, 0, 2))
 
 
 def from_groups(x: Array) -> Array:
-    """(groups, rows, c') as (rows, groups · c')."""
+    """Reorders (groups, rows, c') to (rows, groups · c')."""
     xp = namespace(x)
     groups, rows, c = x.shape
     return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (rows, groups * c))
@@ -128,7 +128,7 @@ def from_groups(x: Array) -> Array:
 
 @primitive()
 def conv2d(z: Array, W: Array, b: Array | None, placement: Placement, groups: int) -> Array:
-    """u[y, x] = Σ_ij z[y s + i d - p, x s + j d - p] W[i, j] + b: cross-correlation, as everywhere in the field.
+    """u[y, x] = Σ_ij z[y s + i d - p, x s + j d - p] W[i, j] + b: a cross-correlation, which the field calls convolution.
 
     z (n, h, w, c), W (kh, kw, c / groups, c'), b (c',) or None. Returns u (n, h', w', c').
     """
@@ -149,7 +149,7 @@ def conv2d(z: Array, W: Array, b: Array | None, placement: Placement, groups: in
 def conv2d_backward(
     z: Array, W: Array, v: Array, placement: Placement, groups: int, dW: Array, db: Array | None, need_dz: bool
 ) -> Array | None:
-    """B[conv, ·](v): MM's, with the columns of z for z; dz is spread back over the image.
+    """B[conv, ·](v): B[MM, ·](v) with the columns of z in place of z; `spread` turns the gradient of the columns into dz.
 
     Writes dW and, unless it is None, db. Returns dz (n, h, w, c), or None unless need_dz.
 
@@ -177,7 +177,7 @@ def conv2d_backward(
 
 @primitive()
 def conv_transpose2d(z: Array, W: Array, b: Array | None, placement: Placement, h: int, w: int) -> Array:
-    """The adjoint of a convolution from (n, h, w, c') to z's shape, plus b: what goes forward here went back there.
+    """The adjoint of a convolution that maps (n, h, w, c') to the shape of z, plus b.
 
     z (n, h', w', c), W (kh, kw, c', c), b (c',) or None. Returns u (n, h, w, c').
     """
@@ -196,7 +196,10 @@ def conv_transpose2d(z: Array, W: Array, b: Array | None, placement: Placement, 
 def conv_transpose2d_backward(
     z: Array, W: Array, v: Array, placement: Placement, dW: Array, db: Array | None, need_dz: bool
 ) -> Array | None:
-    """B[convᵀ, ·](v): dz is the convolution of v, dW that of its columns with z. Writes dW and db; returns dz or None."""
+    """B[convᵀ, ·](v): dz is the convolution of v, and dW the product of the columns of v with z.
+
+    Writes dW and, unless it is None, db. Returns dz, or None unless need_dz.
+    """
     xp = namespace(z)
     n, out, c = z.shape[0], W.shape[2], z.shape[3]
     places = z.shape[1] * z.shape[2]

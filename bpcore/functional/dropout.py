@@ -1,4 +1,4 @@
-"""Dropout: its mask, a function of a key, and its arithmetic."""
+"""Dropout: its mask, which is a function of a key, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["dropout", "keep_mask"]
 
 @primitive()
 def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
-    """Booleans shaped and placed like `like`, each False with probability p, drawn on the host: see `philox_mask`.
+    """Booleans of the shape of `like`, on its device, each False with probability p. Drawn on the host by `philox_mask`.
 
-    key: (seed, step, micro-batch, use), whole numbers; the step may be an int64 on the device, which is looked at here.
+    key: (seed, step, micro-batch, use), whole numbers. The step may be an int64 on the device; then the host waits for it.
     """
     seed, step, *rest = key
     step = int(backend_of(step).to_host(step)) if is_array(step) else step
@@ -26,9 +26,9 @@ def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
 
 @primitive()
 def dropout(z: Array, keep: Array, p: float) -> Array:
-    """z ⊙ keep / (1 - p): the mean stays.
+    """z ⊙ keep / (1 - p), whose expected value is z.
 
-    z (...), keep booleans of the same shape, 0 <= p < 1. Linear in z and its own adjoint: B[dropout, z](v) = dropout(v).
+    keep: booleans that broadcast to the shape of z; 0 <= p < 1. Linear in z and its own adjoint: B[dropout, z](v) = dropout(v).
 
     Srivastava et al., 2014
     """

@@ -14,7 +14,7 @@ __all__ = ["linear", "linear_backward", "linear_relu", "linear_relu_backward"]
 
 
 def rows(z: Array) -> Array:
-    """(..., m) as (n, m): one GEMM for any leading batch axes."""
+    """Reshapes (..., m) to (n, m): one GEMM serves any leading axes."""
     return z if z.ndim == 2 else namespace(z).reshape(z, (-1, z.shape[-1]))
 
 
@@ -52,7 +52,7 @@ def linear_backward(z: Array, W: Array, v: Array, dW: Array, db: Array | None, n
 
 @primitive()
 def linear_relu(z: Array, W: Array, b: Array | None) -> Array:
-    """max(z W + b, 0): MM and the activation after it, which a twin makes in one pass.
+    """max(z W + b, 0): MM and ReLU. A twin computes both in one pass.
 
     (7.72)
     """
@@ -61,7 +61,7 @@ def linear_relu(z: Array, W: Array, b: Array | None) -> Array:
 
 @primitive(writes=("dW", "db"))
 def linear_relu_backward(z: Array, W: Array, u: Array, v: Array, dW: Array, db: Array | None, need_dz: bool) -> Array | None:
-    """B[MM, ·](dt) with dt = B[ReLU, t](v) = 1{u > 0} ⊙ v. Shapes, and what is written, as in `linear_backward`.
+    """B[MM, ·](dt) with dt = B[ReLU, t](v) = 1{u > 0} ⊙ v. Shapes, results and written arrays are those of `linear_backward`.
 
     (7.73)
     """

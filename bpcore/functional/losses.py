@@ -1,7 +1,7 @@
-"""Losses of section 7.4.3: J = Σ w ℓ / Σ w over the examples, w = 1 unless weights are given.
+"""Losses of section 7.4.3: J = Σ w ℓ / Σ w over the examples; w = 1 where weights is None.
 
-The outputs of one example lie along the last axis and ℓ sums over them; an array with one axis is one output an example.
-Backward functions take v = dJ'/dJ (a number, or a scalar array) and flush what they return (see `flush`).
+The outputs of an example lie along the last axis, and ℓ is a sum over them; an array with one axis has one output per example.
+Backward functions take v, the gradient with respect to J (a number or a scalar array), and flush their results (see `flush`).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def weighted_mean(ell: Array, weights: Array | None) -> Array:
 
 
 def total(weights: Array) -> Array:
-    """Σ w, but above zero: where all weights are zero, J and its gradient are zero."""
+    """Σ w, but at least the smallest normal number: if all weights are 0, J and its gradient are 0, not NaN."""
     xp = namespace(weights)
     sum_w = xp.sum(weights)
     return xp.maximum(sum_w, xp.full_like(sum_w, smallest_normal(weights)))
 
 
-def share(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
-    """dJ/dℓ times v: v w / Σ w, with a last axis of one where ℓ was summed over outputs. shape: that of ℓ."""
+def example_weights(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
+    """v dJ/dℓ = v w / Σ w, with a last axis of length 1 if the outputs have `ndim` > len(shape) axes. shape: that of ℓ."""
     if weights is None:
         size = 1
         for n in shape:
@@ -59,13 +59,13 @@ def share(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -
 
 
 def examples(z: Array) -> tuple[int, ...]:
-    """The shape of ℓ for outputs z: z without its last axis, or z itself where it has one axis or none."""
+    """The shape of ℓ for outputs z: the shape of z without its last axis, or all of it if z has at most one axis."""
     return tuple(z.shape[:-1]) if z.ndim > 1 else tuple(z.shape)
 
 
 @primitive()
 def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
-    """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.
+    """ℓ = ½ ‖z - y‖²: the notes' ½ (z - y)², summed over outputs.
 
     section 7.4.3
     """
@@ -75,8 +75,8 @@ def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
 
 @primitive()
 def squared_error_backward(z: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
-    """B[ℓ_MSE, z](v) = (z - y) v."""
-    return flush((z - y) * share(v, weights, examples(z), z.ndim))
+    """B[J, z](v) = (z - y) v w / Σ w."""
+    return flush((z - y) * example_weights(v, weights, examples(z), z.ndim))
 
 
 @primitive()
@@ -93,21 +93,21 @@ def huber(z: Array, y: Array, weights: Array | None, delta: float) -> Array:
 
 @primitive()
 def huber_backward(z: Array, y: Array, weights: Array | None, v: Scalar, delta: float) -> Array:
-    """B[ℓ, z](v) = min(max(r, -δ), δ) v."""
+    """B[J, z](v) = min(max(r, -δ), δ) v w / Σ w."""
     xp = namespace(z)
     bound = xp.full_like(z, delta)
-    return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * share(v, weights, examples(z), z.ndim))
+    return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * example_weights(v, weights, examples(z), z.ndim))
 
 
 def logistic_per_example(t: Array, y: Array) -> Array:
-    """ℓ of each example, as in `logistic`."""
+    """The ℓ of `logistic` for each example."""
     xp = namespace(t)
     return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
 
 
 @primitive()
 def logistic(t: Array, y: Array, weights: Array | None) -> Array:
-    """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y in 0..1 and of t's dtype.
+    """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y between 0 and 1, of the dtype of t.
 
     (7.70)
     """
@@ -116,19 +116,22 @@ def logistic(t: Array, y: Array, weights: Array | None) -> Array:
 
 @primitive()
 def logistic_backward(t: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
-    """B[ℓ_logistic, t](v) = (1 / (1 + e⁻ᵗ) - y) v.
+    """B[J, t](v) = (1 / (1 + e⁻ᵗ) - y) v w / Σ w.
 
     (7.70)
     """
-    return flush((sigmoid(t) - y) * share(v, weights, examples(t), t.ndim))
+    return flush((sigmoid(t) - y) * example_weights(v, weights, examples(t), t.ndim))
 
 
 def target_rows(t: Array, y: Array, smoothing: float) -> Array:
-    """The distribution that y stands for: e_y for class indices, rows as they are; (1 - ε) of it, and ε / k each."""
+    """The targets (..., k): e_y for class indices y (...), y itself for probabilities (..., k).
+
+    smoothing: ε, which turns targets e into (1 - ε) e + ε / k.
+    """
     xp = namespace(t)
     k = t.shape[-1]
     if y.ndim < t.ndim:
-        classes = xp.arange(k, dtype=xp.int64, device=device(y))  # in y's own dtype, uint8 say, they could wrap
+        classes = xp.arange(k, dtype=xp.int64, device=device(y))  # in the dtype of y, for example uint8, they could wrap around
         y = xp.astype(xp.expand_dims(xp.astype(y, xp.int64), axis=-1) == classes, t.dtype)  # (..., k)
     return y if not smoothing else (1 - smoothing) * y + smoothing / k
 
@@ -137,23 +140,23 @@ def target_rows(t: Array, y: Array, smoothing: float) -> Array:
 def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -> tuple[Array, Array]:
     """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.
 
-    t (..., k); y integers (...) or probability rows (..., k). Returns J, and φ (..., k) for the backward function.
+    t (..., k); y: integers (...) or probabilities (..., k). Returns J, and φ (..., k) for the backward function.
 
     (7.71)
     """
     xp = namespace(t)
     t = t - xp.max(t, axis=-1, keepdims=True)  # exp would overflow
     e = xp.exp(t)
-    total = xp.sum(e, axis=-1, keepdims=True)
-    ell = -xp.sum(target_rows(t, y, smoothing) * (t - xp.log(total)), axis=-1)
-    return weighted_mean(ell, weights), e / total
+    sum_e = xp.sum(e, axis=-1, keepdims=True)
+    ell = -xp.sum(target_rows(t, y, smoothing) * (t - xp.log(sum_e)), axis=-1)
+    return weighted_mean(ell, weights), e / sum_e
 
 
 @primitive()
 def cross_entropy_backward(phi: Array, y: Array, weights: Array | None, v: Scalar, smoothing: float) -> Array:
-    """B[ℓ_ce, t](v) = (φ - e_y) v.
+    """B[J, t](v) = (φ - e_y) v w / Σ w. Probabilities y must sum to 1.
 
-    (7.71); for rows y that sum to 1
+    (7.71)
     """
-    weight = share(v, weights, tuple(phi.shape[:-1]), phi.ndim)
+    weight = example_weights(v, weights, tuple(phi.shape[:-1]), phi.ndim)
     return flush((phi - target_rows(phi, y, smoothing)) * weight)

@@ -1,4 +1,4 @@
-"""Normalisation of each example by itself: of rows, and of groups of channels."""
+"""Normalisation within each example: over its features, or over groups of channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backwa
 
 @primitive(float32=True)
 def layer_norm(z: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array]:
-    """γ ⊙ (z - μ) / √(s² + ε) + β, μ and s² the mean and variance of each row.
+    """γ ⊙ (z - μ) / √(s² + ε) + β, where μ and s² are the mean and variance of each row.
 
     z (..., n), gamma and beta (n,). Returns u (..., n), and μ and 1 / √(s² + ε), both (..., 1).
 
@@ -73,13 +73,13 @@ def rms_norm_backward(z: Array, scale: Array, gamma: Array, v: Array, dgamma: Ar
 
 
 def grouped_shape(z: Array, groups: int) -> tuple[int, int, int, int]:
-    """z (n, ..., c) as (n, entries between, groups, c / groups)."""
+    """The shape (n, entries of the axes between, groups, c / groups) for z (n, ..., c)."""
     return z.shape[0], prod(z.shape[1:-1]), groups, z.shape[-1] // groups
 
 
 @primitive(float32=True)
 def group_norm(z: Array, gamma: Array, beta: Array, groups: int, eps: float) -> tuple[Array, Array, Array]:
-    """LN over the axes between and the channels of each of `groups` groups, then γ and β a channel.
+    """LN over the axes between the first and the last and over the channels of each group; γ and β act on channels.
 
     z (n, ..., c), gamma and beta (c,). Returns u, and μ and 1 / √(s² + ε), both (n, 1, groups, 1).
 
@@ -97,7 +97,7 @@ def group_norm(z: Array, gamma: Array, beta: Array, groups: int, eps: float) -> 
 def group_norm_backward(
     z: Array, mean: Array, scale: Array, gamma: Array, v: Array, dgamma: Array, dbeta: Array, need_dz: bool
 ) -> Array | None:
-    """B[GN, ·](v): as B[LN, ·], the means being those of each group. Writes dgamma and dbeta."""
+    """B[GN, ·](v): as B[LN, ·](v), with means over each group. Writes dgamma and dbeta; returns dz, or None unless need_dz."""
     xp = namespace(z)
     shape = grouped_shape(z, mean.shape[2])
     x = (xp.reshape(z, shape) - mean) * scale
@@ -106,5 +106,6 @@ def group_norm_backward(
     if not need_dz:
         return None
     w = xp.reshape(v * gamma, shape)
-    means = xp.mean(w, axis=(1, 3), keepdims=True), xp.mean(w * x, axis=(1, 3), keepdims=True)
-    return xp.reshape(scale * (w - means[0] - x * means[1]), z.shape)
+    mean_w = xp.mean(w, axis=(1, 3), keepdims=True)
+    mean_wx = xp.mean(w * x, axis=(1, 3), keepdims=True)
+    return xp.reshape(scale * (w - mean_w - x * mean_wx), z.shape)

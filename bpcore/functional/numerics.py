@@ -1,4 +1,4 @@
-"""The care that small numbers and float16 need."""
+"""Care for small numbers and for float16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from bpcore.array import Array, is_half, namespace
 
-Axes = int | tuple[int, ...] | None  # of a reduction: one axis, several, or all
+Axes = int | tuple[int, ...] | None  # the axes of a reduction: one, several, or all
 
 _smallest: dict[tuple[type, Any], float] = {}
 
@@ -15,17 +15,17 @@ _smallest: dict[tuple[type, Any], float] = {}
 def smallest_normal(z: Array) -> float:
     """The smallest normal number of the dtype of z, a Python float, remembered."""
     key = type(z), z.dtype  # the type first: dtypes of two libraries do not compare
-    found = _smallest.get(key)
-    if found is None:
-        found = _smallest[key] = float(namespace(z).finfo(z.dtype).smallest_normal)
-    return found
+    smallest = _smallest.get(key)
+    if smallest is None:
+        smallest = _smallest[key] = float(namespace(z).finfo(z.dtype).smallest_normal)
+    return smallest
 
 
 def flush(z: Array) -> Array:
-    """z with everything below the square root of the smallest normal number set to zero.
+    """z with entries below the square root of the smallest normal number set to 0.
 
-    Products of two numbers that survive are normal: a GEMM with subnormal inputs can run a hundred times slower. float16 is
-    let be: that root is 0.008, and hardware that computes in float16 has no such trouble.
+    Then the product of two nonzero entries is a normal number: a GEMM with subnormal numbers can be a hundred times slower.
+    float16 stays as it is: that square root is 0.008, and hardware that computes in float16 is not slower on subnormal numbers.
     """
     if is_half(z):
         return z
@@ -34,6 +34,6 @@ def flush(z: Array) -> Array:
 
 
 def sum_over(x: Array, axis: Axes) -> Array:
-    """Σ x over an axis or some; float16 is added up in float32, and the sum is float32."""
+    """Σ x over an axis, several, or all; float16 is summed in float32, and the result is float32."""
     xp = namespace(x)
     return xp.sum(x, axis=axis, dtype=xp.float32) if is_half(x) else xp.sum(x, axis=axis)

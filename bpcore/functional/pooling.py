@@ -1,4 +1,4 @@
-"""Pooling of images (n, height, width, channels), over the places of a kernel."""
+"""Pooling of images (n, height, width, channels): a maximum or a mean at each place of a kernel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backwa
 
 @primitive()
 def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
-    """u = the maximum over each place of the placement, padding counting as -∞. Returns u and the first entry that has it."""
+    """u = the maximum of the pixels that the kernel sees at each place; padding counts as -∞.
+
+    Returns u (n, h', w', c) and, in the same shape, the number of the first entry of the kernel that has the maximum, int32.
+    """
     xp = namespace(z)
     n, h, w, c = z.shape
     seen = columns(z, placement, -float("inf"))  # (n, places, entries, c)
@@ -24,7 +27,7 @@ def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
 
 @primitive()
 def max_pool2d_backward(first: Array, v: Array, placement: Placement, h: int, w: int) -> Array:
-    """B[max, z](v): v goes to the first entry that has the maximum, on every backend the same one."""
+    """B[max, z](v) = dz (n, h, w, c): v goes to the first entry that has the maximum, the same entry on every backend."""
     xp = namespace(v)
     n, out_h, out_w, c = v.shape
     entries = xp.reshape(xp.arange(placement.size, dtype=first.dtype, device=device(v)), (1, 1, placement.size, 1))
@@ -35,7 +38,7 @@ def max_pool2d_backward(first: Array, v: Array, placement: Placement, h: int, w:
 
 @primitive()
 def avg_pool2d(z: Array, placement: Placement) -> Array:
-    """u = the mean over each place of the placement, padding counting as zero."""
+    """u = the mean of the pixels that the kernel sees at each place; padding counts as 0."""
     xp = namespace(z)
     n, h, w, c = z.shape
     return xp.reshape(xp.mean(columns(z, placement), axis=2), (n, *placement.outputs(h, w), c))
@@ -43,7 +46,7 @@ def avg_pool2d(z: Array, placement: Placement) -> Array:
 
 @primitive()
 def avg_pool2d_backward(v: Array, placement: Placement, h: int, w: int) -> Array:
-    """B[mean, z](v): v / (entries of the placement) to each entry."""
+    """B[mean, z](v) = dz (n, h, w, c): each entry of the kernel gets v / (number of entries)."""
     xp = namespace(v)
     n, out_h, out_w, c = v.shape
     d = xp.reshape(v * (1 / placement.size), (n, out_h * out_w, 1, c))

@@ -1,4 +1,4 @@
-"""Where a token stands in its sequence: sines and cosines added to it, or its features turned."""
+"""The position of a token in its sequence, as sines and cosines to be added, or as a rotation of its features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sinusoids(tokens: int, d: int, like: Array) -> Array:
 
 
 def angles(tokens: int, d: int, like: Array) -> Array:
-    """t · 10000^(-2 i / d): (tokens, d / 2), in the dtype of `like`; for float16 in float32."""
+    """t · 10000^(-2 i / d): (tokens, d / 2), in the dtype of `like`, or in float32 if that is float16."""
     xp = namespace(like)
     dtype = xp.float32 if is_half(like) else like.dtype
     rate = xp.exp(xp.arange(d // 2, dtype=dtype, device=device(like)) * (-2 * math.log(10000.0) / d))
@@ -33,21 +33,22 @@ def angles(tokens: int, d: int, like: Array) -> Array:
 
 @primitive(float32=True)
 def rotate(z: Array, sign: float) -> Array:
-    """Each pair (z_2i, z_2i+1) of z (..., tokens, d) turned by its token's angle.
+    """Rotates each pair (z_2i, z_2i+1) of z (..., tokens, d) by sign · t · 10000^(-2 i / d), t the position of the token.
 
-    A rotation's adjoint is the rotation back: B[rotate(·, 1), z](v) = rotate(v, -1).
+    The adjoint of a rotation is the rotation back: B[rotate(·, 1), z](v) = rotate(v, -1).
 
     Su et al., 2021
     """
     xp = namespace(z)
     angle = angles(z.shape[-2], z.shape[-1], z)
-    cos, sin = xp.cos(angle), sign * xp.sin(angle)
+    cos = xp.cos(angle)
+    sin = sign * xp.sin(angle)
     pairs = xp.reshape(z, (*z.shape[:-1], z.shape[-1] // 2, 2))
     a, b = pairs[..., 0], pairs[..., 1]
     return xp.reshape(xp.stack((a * cos - b * sin, a * sin + b * cos), axis=-1), z.shape)
 
 
 def rotate_heads(qkv: Array, heads: int, sign: float) -> Array:
-    """qkv with queries and keys turned by their positions, in each head; sign as in `rotate`."""
+    """qkv (see `attention`) with queries and keys rotated by their positions, in each head; sign as in `rotate`."""
     q, k, values = unpack(qkv, heads)
     return pack(rotate(q, sign), rotate(k, sign), values)

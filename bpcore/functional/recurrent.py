@@ -1,7 +1,7 @@
 """Recurrent maps over sequences (n, tokens, features), and backpropagation through time.
 
-The state before the first token is zero. The products with z, for all tokens, are one GEMM each way; only the products with
-the state go token by token.
+The state before the first token is zero. The products with z are one GEMM for all tokens, forward and backward; only the
+products with the state are computed token by token.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["gru", "gru_backward", "lstm", "lstm_backward"]
 
 
 def parts(a: Array, n: int) -> list[Array]:
-    """The last axis in parts of n."""
+    """a cut along its last axis into parts of length n."""
     return [a[..., i : i + n] for i in range(0, a.shape[-1], n)]
 
 
 def shifted(h: Array) -> Array:
-    """h (n, tokens, m) one token later: the state that each token met, zero first."""
+    """h (n, tokens, m) shifted by one token: the state before each token, zero before the first."""
     xp = namespace(h)
     first = xp.zeros((h.shape[0], 1, h.shape[2]), dtype=h.dtype, device=device(h))
     return xp.concat((first, h[:, : h.shape[1] - 1, :]), axis=1)
@@ -32,25 +32,25 @@ def shifted(h: Array) -> Array:
 def lstm(z: Array, W: Array, U: Array, b: Array) -> tuple[Array, Array, Array]:
     """Gates i, f, o = σ(·), g = tanh(·) of z W + h U + b; c = f c + i g; h = o tanh(c).
 
-    z (n, tokens, m), W (m, 4 k), U (k, 4 k), b (4 k,), in the order i, f, g, o. Returns h (n, tokens, k), the gates
-    (n, tokens, 4 k) and c (n, tokens, k), the latter two for the backward function.
+    z (n, tokens, m), W (m, 4 k), U (k, 4 k), b (4 k,), in the order i, f, g, o. Returns h (n, tokens, k) and, for the
+    backward function, the gates (n, tokens, 4 k) and c (n, tokens, k).
 
-    Hochreiter, Schmidhuber, 1997
+    Hochreiter and Schmidhuber, 1997
     """
     xp = namespace(z)
     k = U.shape[0]
     of_z = linear(z, W, b)
     h = c = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
-    hs, gates, cs = [], [], []
+    states, gates, cells = [], [], []
     for t in range(z.shape[1]):
         i, f, g, o = parts(of_z[:, t, :] + matmul(h, U), k)
         i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
         c = f * c + i * g
         h = o * xp.tanh(c)
-        hs.append(h)
+        states.append(h)
         gates.append(xp.concat((i, f, g, o), axis=-1))
-        cs.append(c)
-    return xp.stack(hs, axis=1), xp.stack(gates, axis=1), xp.stack(cs, axis=1)
+        cells.append(c)
+    return xp.stack(states, axis=1), xp.stack(gates, axis=1), xp.stack(cells, axis=1)
 
 
 @primitive(writes=("dW", "dU", "db"))
@@ -82,8 +82,8 @@ def lstm_backward(
 def gru(z: Array, W: Array, U: Array, b: Array, d: Array) -> tuple[Array, Array]:
     """r, s = σ(·) of z W + b + h U + d; g = tanh(z W + b + r (h U + d)); h = (1 - s) g + s h.
 
-    z (n, tokens, m), W (m, 3 k), U (k, 3 k), b and d (3 k,), in the order r, s, g; r after the product, as cuDNN has it.
-    Returns h (n, tokens, k), and for the backward function the gates and h U + d of g, (n, tokens, 4 k).
+    z (n, tokens, m), W (m, 3 k), U (k, 3 k), b and d (3 k,), in the order r, s, g. r multiplies after the product, as
+    in cuDNN. Returns h (n, tokens, k) and, for the backward function, (n, tokens, 4 k): the gates, then h U + d of g.
 
     Cho et al., 2014
     """
@@ -91,15 +91,17 @@ def gru(z: Array, W: Array, U: Array, b: Array, d: Array) -> tuple[Array, Array]
     k = U.shape[0]
     of_z = linear(z, W, b)
     h = xp.zeros((z.shape[0], k), dtype=z.dtype, device=device(z))
-    hs, gates = [], []
+    states, gates = [], []
     for t in range(z.shape[1]):
-        (zr, zs, zg), (hr, hu, hg) = parts(of_z[:, t, :], k), parts(matmul(h, U) + d, k)
-        r, s = sigmoid(zr + hr), sigmoid(zs + hu)
+        zr, zs, zg = parts(of_z[:, t, :], k)
+        hr, hs, hg = parts(matmul(h, U) + d, k)
+        r = sigmoid(zr + hr)
+        s = sigmoid(zs + hs)
         g = tanh(zg + r * hg)
         h = (1 - s) * g + s * h
-        hs.append(h)
+        states.append(h)
         gates.append(xp.concat((r, s, g, hg), axis=-1))
-    return xp.stack(hs, axis=1), xp.stack(gates, axis=1)
+    return xp.stack(states, axis=1), xp.stack(gates, axis=1)
 
 
 @primitive(writes=("dW", "dU", "db", "dd"))
@@ -121,7 +123,8 @@ def gru_backward(
         of_z.append(flush(xp.concat((dr, ds, dg), axis=-1)))
         of_h.append(flush(xp.concat((dr, ds, dg * r), axis=-1)))
         dh = dh * s + matmul(of_h[-1], xp.matrix_transpose(U))
-    dz_gates, dh_gates = xp.stack(of_z[::-1], axis=1), rows(xp.stack(of_h[::-1], axis=1))
-    dU[...] = matmul(rows(before).T, dh_gates)
-    dd[...] = sum_over(dh_gates, 0)
-    return linear_backward(z, W, dz_gates, dW, db, need_dz)
+    da_z = xp.stack(of_z[::-1], axis=1)  # of z W + b, (n, tokens, 3 k)
+    da_h = rows(xp.stack(of_h[::-1], axis=1))  # of h U + d, (n · tokens, 3 k)
+    dU[...] = matmul(rows(before).T, da_h)
+    dd[...] = sum_over(da_h, 0)
+    return linear_backward(z, W, da_z, dW, db, need_dz)

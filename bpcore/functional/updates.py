@@ -1,7 +1,7 @@
-"""Optimisers' updates: arithmetic on whole vectors. θ and the moments, passed last, are written.
+"""Updates of optimisers: arithmetic on whole vectors. They write θ and the moments, which are passed last.
 
-g is the gradient; λ (`decay`) is weight decay, its convention told in each. First moments are flushed below the square
-root of the smallest normal number of the dtype; second moments, whose root is divided by, only close to that number.
+g is the gradient and λ (`decay`) the weight decay; each docstring says how it enters. First moments are flushed below the square
+root of the smallest normal number of the dtype. Second moments, whose root divides, are flushed only close to that number.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["adagrad", "adam", "clip_norm", "lion", "rmsprop", "sgd", "squared_no
 
 Scalar = Any  # a Python number, or a scalar array on the device
 
-SQUARES = 2.0**10  # a second moment below this times the smallest normal number is zero
+SQUARES = 2.0**10  # second moments below this multiple of the smallest normal number are set to 0
 
 
 def flush_square(v: Array) -> Array:
-    """A second moment with what is about to become subnormal set to zero. v >= 0."""
+    """A second moment v >= 0 with entries that would soon be subnormal set to 0."""
     return v * namespace(v).astype(v >= SQUARES * smallest_normal(v), v.dtype)
 
 
@@ -37,7 +37,7 @@ def sgd(g: Array, lr: Scalar, momentum: float, nesterov: bool, decay: float, the
 
 @primitive(writes=("theta", "v"))
 def rmsprop(g: Array, lr: Scalar, rho: float, eps: float, decay: float, theta: Array, v: Array) -> None:
-    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), with g + λ θ for g.
+    """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), where g + λ θ replaces g.
 
     Tieleman and Hinton, 2012
     """
@@ -49,7 +49,7 @@ def rmsprop(g: Array, lr: Scalar, rho: float, eps: float, decay: float, theta: A
 
 @primitive(writes=("theta", "v"))
 def adagrad(g: Array, lr: Scalar, eps: float, decay: float, theta: Array, v: Array) -> None:
-    """v += g²; θ -= lr g / (√v + ε), with g + λ θ for g.
+    """v += g²; θ -= lr g / (√v + ε), where g + λ θ replaces g.
 
     Duchi et al., 2011
     """
@@ -73,9 +73,12 @@ def adam(
     m: Array,
     v: Array,
 ) -> None:
-    """Adam (Kingma and Ba, 2015), at step 1, 2, ...: m and v the moments of g, corrected for their bias.
+    """m = β₁ m + (1 - β₁) g; v = β₂ v + (1 - β₂) g²; θ -= lr m̂ / (√v̂ + ε), m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ), t the step.
 
-    λ: θ -= lr λ θ first where decoupled (Loshchilov and Hutter, 2019), else g + λ θ for g.
+    The first step is 1. λ: if decoupled, θ -= lr λ θ before that, else g + λ θ replaces g.
+
+    Kingma and Ba, 2015
+    Loshchilov and Hutter, 2019
     """
     if decay and decoupled:
         theta[...] = theta - (lr * decay) * theta
@@ -106,7 +109,7 @@ def squared_norm(g: Array) -> Array:
 
 @primitive(writes=("clipped",))
 def clip_norm(g: Array, square: Scalar, largest: float, clipped: Array) -> None:
-    """Writes to `clipped` (it may be g) g scaled so that its norm is at most `largest`; square is ‖g‖², a scalar."""
+    """Writes to `clipped`, which may be g itself, g scaled to a norm of at most `largest`. square: ‖g‖², a scalar."""
     xp = namespace(g)
     norm = xp.sqrt(square)
     clipped[...] = g * (largest / xp.maximum(norm, xp.full_like(norm, largest)))

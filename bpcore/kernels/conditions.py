@@ -1,7 +1,7 @@
-"""The conditions of twins: which arguments compiled code can take. They are asked at each call, so they are cheap.
+"""Conditions of twins: which arguments compiled code can take. They are asked at each call, so they must be cheap.
 
-`COMPILED` has those of loops compiled for the CPU, over NumPy's arrays; `CUDA` those of kernels, over CuPy's. A set of twins
-adds only what its own functions ask for beside these.
+`COMPILED` has the conditions of loops compiled for the CPU, on NumPy's arrays; `CUDA` those of kernels, on CuPy's. A set of twins
+adds only what its own functions need beyond these.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from bpcore.array import is_half
 
 
 class Conditions:
-    """Conditions on arrays of the dtypes `chars` (NumPy's dtype.char) that lie in one piece.
+    """Conditions on arrays that are contiguous and have one of the dtypes `chars` (NumPy's dtype.char).
 
-    rows_first, columns_first: the names of the flags that say that an array lies in one piece, in C's order or Fortran's.
+    rows_first, columns_first: the names of the flags of arrays that are contiguous in C order and in Fortran order.
     """
 
     def __init__(self, chars: str, rows_first: str, columns_first: str):
@@ -29,7 +29,7 @@ class Conditions:
         chars, contiguous = self.chars, self.contiguous
 
         def dense(first: Any, /, *others: Any) -> bool:
-            """Whether all arrays among the arguments are C-contiguous, of one dtype that there is code for."""
+            """Whether all arrays among the arguments are C-contiguous and have one dtype, for which there is code."""
             char, array = first.dtype.char, type(first)
             if char not in chars or not contiguous(first):
                 return False
@@ -40,42 +40,42 @@ class Conditions:
 
         return dense
 
-    def some(self, first: Any, /, *others: Any) -> bool:
-        """Whether the first array has entries, and all are `dense`."""
+    def nonempty(self, first: Any, /, *others: Any) -> bool:
+        """Whether the arrays are `dense` and the first one has entries."""
         return first.size > 0 and self.dense(first, *others)
 
     def matrix(self, x: Any, char: str) -> bool:
-        """Whether x, of two axes, or its transpose, is C-contiguous, and of this dtype."""
+        """Whether x, which has two axes, has this dtype, and x or its transpose is C-contiguous."""
         return bool(x.dtype.char == char and (self.contiguous(x) or self.transposed(x)))
 
     def linear(self, z: Any, W: Any, b: Any) -> bool:
-        """Whether z W + b fits in shapes, z and b are `dense`, and W is a `matrix`."""
-        fits = z.size > 0 and self.dense(z, b) and self.matrix(W, z.dtype.char) and z.shape[-1] == W.shape[0]
-        return fits and (b is None or b.shape == W.shape[1:])
+        """Whether the shapes allow z W + b, z and b are `dense`, and W is a `matrix`."""
+        operands = z.size > 0 and self.dense(z, b) and self.matrix(W, z.dtype.char) and z.shape[-1] == W.shape[0]
+        return operands and (b is None or b.shape == W.shape[1:])
 
     def linear_backward(self, z: Any, W: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
-        """As `linear`, with v and the windows that are written."""
-        fits = v.shape == (*z.shape[:-1], W.shape[1]) and dW.shape == W.shape and self.matrix(dW, z.dtype.char)
-        return fits and self.dense(z, v) and self.linear(z, W, db)
+        """As `linear`, for v and for the windows dW and db too."""
+        gradients = v.shape == (*z.shape[:-1], W.shape[1]) and dW.shape == W.shape and self.matrix(dW, z.dtype.char)
+        return gradients and self.dense(z, v) and self.linear(z, W, db)
 
-    def along_rows(self, first: Any, /, *others: Any) -> bool:
-        """Whether the last argument, an axis, is the last axis, and the arrays are as in `some`."""
-        return others[-1] in (-1, first.ndim - 1) and self.some(first, *others)
+    def last_axis(self, first: Any, /, *others: Any) -> bool:
+        """Whether the last argument, an axis, is the last axis of the first array, and the arrays are `nonempty`."""
+        return others[-1] in (-1, first.ndim - 1) and self.nonempty(first, *others)
 
-    def classes(self, t: Any, y: Any, weights: Any) -> bool:
-        """Whether t (..., k) is dense, y (...) holds class indices, and weights, if given, are like y and of t's dtype."""
+    def class_indices(self, t: Any, y: Any, weights: Any) -> bool:
+        """Whether t (..., k) is `nonempty`, y (...) has class indices, and weights, if any, have y's shape and t's dtype."""
         indices = y.dtype.kind in "iu" and t.ndim > 0 and y.shape == t.shape[:-1]
-        return indices and self.some(t) and (weights is None or (weights.shape == y.shape and weights.dtype == t.dtype))
+        return indices and self.nonempty(t) and (weights is None or (weights.shape == y.shape and weights.dtype == t.dtype))
 
     def mask(self, x: Any) -> bool:
-        """Whether x is None, or C-contiguous booleans."""
+        """Whether x is None or an array of C-contiguous booleans."""
         return x is None or (x.dtype.char == "?" and self.contiguous(x))
 
 
-COMPILED = Conditions("fd", "carray", "farray")  # writable too: compiled code knows no other arrays
+COMPILED = Conditions("fd", "carray", "farray")  # carray: writable too, since the loops are compiled for no read-only arrays
 CUDA = Conditions("efd", "c_contiguous", "f_contiguous")
 
 
-def wide(first: Any, /, *others: Any) -> bool:
-    """Whether the first array is not float16, in which NumPy adds up too coarsely: definitions go over float32."""
+def not_half(first: Any, /, *others: Any) -> bool:
+    """Whether the first array is not float16. NumPy sums float16 too coarsely; the definitions go over float32."""
     return not is_half(first)

@@ -28,14 +28,14 @@ class Loss(Module):
     ℓ, and `check_labels`, which sees the labels' values on the host. casts_labels = True takes labels of any dtype.
 
         >>> import bpcore as bp
-        >>> from bpcore.functional.losses import share, weighted_mean
+        >>> from bpcore.functional.losses import example_weights, weighted_mean
         >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output an example
         ...     def forward(self, theta, z, y, weights=None, *, mode):
         ...         self.expect(theta, z, y, weights)
         ...         return weighted_mean((z - y) ** 4 / 4, weights), (z, y, weights)
         ...     def backward(self, theta, saved, v, gradient, need_dz=True):
         ...         z, y, weights = saved
-        ...         dz = (z - y) ** 3 * share(v, weights, z.shape, z.ndim)
+        ...         dz = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
         ...         return (dz, None) if weights is None else (dz, None, None)  # labels and weights have none
         >>> bp.check_module(Quartic(), (5,), (5,))
     """

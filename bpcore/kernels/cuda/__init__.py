@@ -1,4 +1,4 @@
-"""Twins for CuPy arrays: CUDA kernels. Importing needs CuPy, and no GPU."""
+"""Twins for CuPy's arrays: CUDA kernels. Importing this package needs CuPy, but no GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ ARRAY = cupy.ndarray
 
 
 def report() -> dict[str, str]:
-    """For `bp.backend_info()`: who computes products."""
-    return {
-        "products": "cuBLAS through a handle of bpcore's own" if cublas.LIBRARY is not None else f"CuPy's, since {cublas.WHY_NOT}"
-    }
+    """For `bp.backend_info()`: which library computes products."""
+    own = "cuBLAS through a handle of bpcore's own"
+    return {"products": own if cublas.LIBRARY is not None else f"CuPy's, since {cublas.WHY_NOT}"}

@@ -1,4 +1,4 @@
-// Activations: each formula once, for one entry of each array.
+// Activations: one formula each, for one entry of each array.
 
 #define FAR 38  // Phi(-38) is below the smallest normal double
 #define TANH_SCALE A(0.7978845608028654)  // sqrt(2 / pi)
@@ -17,7 +17,7 @@
     extern "C" __global__ void name(Int n, const T *x_, const T *v_, double constant##_, T *u_) \
     { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]), constant = A(constant##_); u_[i] = T(formula); } }
 
-__device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays
+__device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays NaN
 
 __device__ inline A logistic(A z)
 {
@@ -25,17 +25,17 @@ __device__ inline A logistic(A z)
     return flush((z >= 0 ? A(1) : e) / (1 + e));
 }
 
-__device__ inline A least(A z) { return fabs(z) > FAR ? A(FAR) : fabs(z); }
+__device__ inline A bounded_abs(A z) { return fabs(z) > FAR ? A(FAR) : fabs(z); }
 
 // Phi(-a), a >= 0, and Phi(-a) - a phi(a)
 __device__ inline A tail(A a) { return A(0.5) * erfc(a * A(0.7071067811865476)); }
 
 __device__ inline A tail_slope(A a) { return tail(a) - a * (exp(A(-0.5) * a * a) * A(0.3989422804014327)); }
 
-// of the approximation by tanh, which is sigmoid(2 x): that, and the derivative
-__device__ inline A share(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))); }
+// For gelu_tanh(z) = z s: s = sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3)), and the derivative of z s
+__device__ inline A gate(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))); }
 
-__device__ inline A share_slope(A z, A s) { return s + 2 * z * s * (1 - s) * (TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))); }
+__device__ inline A gate_slope(A z, A s) { return s + 2 * z * s * (1 - s) * (TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))); }
 
 UNARY(relu, positive(z))
 BINARY(relu_backward, u, v * (u > 0 ? A(1) : A(0)))
@@ -51,13 +51,13 @@ UNARY(softplus, flush(positive(z) + log1p(exp(-fabs(z)))))
 BINARY(softplus_backward, z, flush(logistic(z) * v))
 UNARY(silu, flush(z * logistic(z)))
 BINARY(silu_backward, z, flush(v * logistic(z) * (1 + z * (1 - logistic(z)))))
-UNARY(gelu, flush(positive(z) - least(z) * tail(least(z))))
-BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(least(z)) : 1 - tail_slope(least(z)))))
-UNARY(gelu_tanh, flush(z * share(z)))
-BINARY(gelu_tanh_backward, z, flush(v * share_slope(z, share(z))))
+UNARY(gelu, flush(positive(z) - bounded_abs(z) * tail(bounded_abs(z))))
+BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(bounded_abs(z)) : 1 - tail_slope(bounded_abs(z)))))
+UNARY(gelu_tanh, flush(z * gate(z)))
+BINARY(gelu_tanh_backward, z, flush(v * gate_slope(z, gate(z))))
 UNARY(erf_, erf(z))
 
-// Softmax over rows of n entries, a team of threads for each.
+// Softmax over rows of n entries, one team of threads for each row.
 
 extern "C" __global__ void __launch_bounds__(1024) softmax(Int rows, Int n, const T *z, T *u)
 {

@@ -1,4 +1,4 @@
-"""Activations: a kernel for each formula in activations.cu; and softmax over the last axis."""
+"""Activations, with a kernel for each formula in activations.cu, and softmax along the last axis."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ FORMULA = re.compile(r"^(?:UNARY|BINARY)(?:_WITH)?\((\w+),", re.MULTILINE)
 
 
 def elementwise(name: str) -> Any:
-    """The twin that launches the formula `name` of activations.cu on its arrays; numbers are constants."""
+    """A twin that launches the formula `name` of activations.cu on its arrays and constants."""
 
     def activation(first: Any, /, *others: Any) -> Any:
         u = cupy.empty_like(first)
-        numbers = (x if isinstance(x, cupy.ndarray) else float(x) for x in others)
-        each("activations", name, u.dtype.char, u.size, first, *numbers, u)
+        arguments = (x if isinstance(x, cupy.ndarray) else float(x) for x in others)
+        each("activations", name, u.dtype.char, u.size, first, *arguments, u)
         return u
 
     return activation
 
 
-for _name in FORMULA.findall(path("activations").read_text(encoding="utf-8")):  # tanh_ and erf_ are CUDA's own without the _
-    _known = PRIMITIVES[_name.rstrip("_")]
-    twin(_known.call, serves=CUDA.dense)(elementwise(_name))
+for _name in FORMULA.findall(path("activations").read_text(encoding="utf-8")):
+    _primitive = PRIMITIVES[_name.rstrip("_")]  # tanh_ and erf_, because CUDA itself has tanh and erf
+    twin(_primitive.call, serves=CUDA.dense)(elementwise(_name))
 
 
 def by_rows(name: str, *arrays: Any) -> Any:
@@ -42,21 +42,21 @@ def by_rows(name: str, *arrays: Any) -> Any:
     return u
 
 
-@twin(softmax, serves=CUDA.along_rows)
+@twin(softmax, serves=CUDA.last_axis)
 def _(z, axis):
     return by_rows("softmax", z)
 
 
-@twin(softmax_backward, serves=CUDA.along_rows)
+@twin(softmax_backward, serves=CUDA.last_axis)
 def _(u, v, axis):
     return by_rows("softmax_backward", u, v)
 
 
-@twin(log_softmax, serves=CUDA.along_rows)
+@twin(log_softmax, serves=CUDA.last_axis)
 def _(z, axis):
     return by_rows("log_softmax", z)
 
 
-@twin(log_softmax_backward, serves=CUDA.along_rows)
+@twin(log_softmax_backward, serves=CUDA.last_axis)
 def _(u, v, axis):
     return by_rows("log_softmax_backward", u, v)

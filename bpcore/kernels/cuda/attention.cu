@@ -1,18 +1,20 @@
-// Attention without a (tokens x tokens) matrix in global memory: the softmax is taken online, a tile of keys at a time, and the
-// backward pass computes it again from the logarithm L of its sum.        Dao et al., 2022
+// Attention without a (tokens x tokens) matrix in global memory: the softmax is computed online, one tile of keys at a time. The
+// backward pass computes it again from L, the logarithm of the sum of exponentials.
 //
-// D is the features of a head rounded up to 16, 32, 64 or 128, TILE the rows of a tile. A row's features are shared by LANES
-// threads (threadIdx.x), which hold every LANES-th chunk of four; a block has blockDim.y rows. blockIdx.x counts heads of examples,
-// and the `tiles` of each.
+// Dao et al., 2022
+//
+// D: the features of a head, rounded up to 16, 32, 64 or 128. TILE: the rows of a tile. LANES threads (threadIdx.x) share the
+// features of a row; each holds every LANES-th chunk of four. A block has blockDim.y rows. There are `tiles` blocks for each head
+// of each example.
 
 #define CHUNKS (D / 4)
-#define FORWARD (D > 32 ? D / 32 : 1)  // lanes: 32 features of two arrays, or 16 of up to four, in registers
-#define BACKWARD (D / 16)
-#define BATCH 8  // scores between two looks at the maximum
+#define FORWARD (D > 32 ? D / 32 : 1)  // lanes, so that a thread holds in registers 32 features of two arrays
+#define BACKWARD (D / 16)  // lanes: 16 features of up to four arrays
+#define BATCH 8  // scores between two updates of the maximum
 
 struct alignas(16) Four { A x[4]; };
 
-// Where a block and a thread are: head of an example, first row of the block, own row; and what is there.
+// The place of a block and a thread: head of an example, first row of the block, own row, and whether that row exists.
 #define SIZES Int tiles, Int tokens, Int heads, Int size, Int causal, double scale_, double factor_
 #define PLACE \
     const A scale = A(scale_), factor = A(factor_); \
@@ -31,7 +33,7 @@ __device__ inline void add(Four &sum, A factor, const Four &a)
     for (int k = 0; k < 4; k++) sum.x[k] += factor * a.x[k];
 }
 
-// Chunk c of a row of `size` features, zero beyond them.
+// Chunk c of a row of `size` features; zero beyond the row's end.
 __device__ inline Four chunk(const T *row, int c, Int size, bool there)
 {
     Four four;
@@ -67,7 +69,7 @@ template <int LANES> __device__ inline void add_row(Four (&own)[CHUNKS / LANES],
     for (int i = 0; i < CHUNKS / LANES; i++) add(own[i], factor, row[threadIdx.x + LANES * i]);
 }
 
-// The block loads rows start to start + TILE.
+// The block loads the rows from start to start + TILE.
 __device__ inline void load_tile(Four (*tile)[CHUNKS], const T *rows, Int stride, Int start, Int tokens, Int size)
 {
     for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < TILE * CHUNKS; e += blockDim.x * blockDim.y) {
@@ -95,7 +97,7 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
     A largest = -INFINITE, total = 0;
     const Int stop = causal ? min(tokens, first + Int(blockDim.y)) : tokens;
     for (Int start = 0; start < stop; start += TILE) {
-        __syncthreads();  // the tile before has been read
+        __syncthreads();  // all threads have read the tile before
         load_tile(keys, qkv + from + width, stride, start, tokens, size);
         load_tile(values, qkv + from + 2 * width, stride, start, tokens, size);
         load_seen(seen, padding, n, start, tokens);
@@ -129,12 +131,14 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
     if (there && threadIdx.x == 0) L[head * tokens + row] = total == 0 ? A(0) : largest + log(total);
 }
 
-// A and dJ/dS, S the scores, of one pair. product: q k; dA: v times the key's values; kept: the dropped-out weight's factor.
+// A, dJ/dS (S: the scores) and the factor of dropout for one query and one key. product: q k; dA: v times the values of the key;
+// kept: the factor of dropout.
 #define WEIGHT(visible, product, L) ((visible) ? flush(exp((product) * scale - (L))) : A(0))
 #define SLOPE(weight, dA, kept, mean) flush((weight) * ((dA) * (kept) - (mean)) * scale)
-#define KEPT(visible, query, key) ((keep && (visible) && !keep[(head * tokens + (query)) * tokens + (key)]) ? A(0) : keep ? factor : A(1))
+#define KEPT(visible, query, key) \
+    ((keep && (visible) && !keep[(head * tokens + (query)) * tokens + (key)]) ? A(0) : keep ? factor : A(1))
 
-// dq, and for the next kernel mean (n, heads, tokens): the sum of A dA over the keys, which is that of u v over the features.
+// Writes dq, and for the next kernel means (n, heads, tokens): the sum of A dA over keys, equal to the sum of u v over features.
 extern "C" __global__ void backward_queries(SIZES, const T *qkv, const bool *padding, const bool *keep, const T *u, const A *L,
                                             const T *v, A *means, T *dqkv)
 {
@@ -167,7 +171,7 @@ extern "C" __global__ void backward_queries(SIZES, const T *qkv, const bool *pad
     store_own<BACKWARD>(dqkv + from + row * stride, size, there, A(1), dq);
 }
 
-// dk and dv; a thread's own row is a key, the tiles are of queries.
+// Writes dk and dvalues. A thread's own row is a key; tiles have queries.
 extern "C" __global__ void backward_keys(SIZES, const T *qkv, const bool *padding, const bool *keep, const A *L, const T *v,
                                          const A *means, T *dqkv)
 {

@@ -1,7 +1,7 @@
-// Normalisation of each feature over a batch, its statistics given.
+// Normalisation of each feature over a batch, from its statistics.
 
-extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma, const T *beta,
-                                      double eps, T *u)
+extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
+                                      const T *beta, double eps, T *u)
 {
     EACH(i, count) {
         const Int j = i % n;
@@ -10,7 +10,7 @@ extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mea
     }
 }
 
-// z is null where mean and variance are constants.
+// z is null if mean and variance are constants.
 extern "C" __global__ void batch_norm_backward(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
                                                const T *v, double eps, const T *dgamma, const T *dbeta, T *dz)
 {

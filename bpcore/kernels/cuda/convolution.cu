@@ -1,6 +1,6 @@
-// What each place of a kernel sees, and back.
+// The pixels that a kernel sees at each place, and the adjoint of gathering them.
 
-// seen (n, ph, pw, kh, kw, c): what each place sees, zero in the padding.
+// seen (n, ph, pw, kh, kw, c): the pixels of z (n, h, w, c) that the kernel sees at each place, zero in the padding.
 extern "C" __global__ void columns(Int count, PLACEMENT, const T *z, T *seen)
 {
     EACH(i, count) {
@@ -12,13 +12,14 @@ extern "C" __global__ void columns(Int count, PLACEMENT, const T *z, T *seen)
     }
 }
 
-// dz (n, h, w, c): the sums of v (n, ph, pw, kh, kw, c) over what `columns` gathered each entry to.
+// dz (n, h, w, c): for each pixel, the sum of v (n, ph, pw, kh, kw, c) over the entries to which `columns` copies the pixel.
 extern "C" __global__ void spread(Int count, PLACEMENT, const T *v, T *dz)
 {
     EACH(k, count) {
         const Place p = place_of(Index(k), h, w, c);
         A sum = 0;
-        PLACES_ON(p, sum += A(v[(((Index(p.n) * Index(ph) + y) * Index(pw) + x) * Index(kh * kw) + i * Index(kw) + j) * Index(c) + p.channel]))
+        const Index image = Index(p.n) * Index(ph);
+        PLACES_ON(p, sum += A(v[(((image + y) * Index(pw) + x) * Index(kh * kw) + i * Index(kw) + j) * Index(c) + p.channel]))
         dz[k] = T(sum);
     }
 }

@@ -1,13 +1,12 @@
-"""Convolution, by what each place sees (im2col) and one product."""
+"""Convolution: gathers the columns (im2col) and multiplies them by the kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import cupy
 
-from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from bpcore.functional.convolution import Placement, chunks, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.gemm import gemm
 from bpcore.kernels.cuda.engine.launch import each
@@ -15,103 +14,100 @@ from bpcore.kernels.cuda.engine.sums import sum_columns
 from bpcore.kernels.cuda.linear import add_rows
 from bpcore.primitive import twin
 
-CHUNK = 1 << 25  # numbers that are gathered together, of one image at least
-MOST = 1 << 31  # entries that the kernels can count
+CHUNK = 1 << 25  # numbers to gather at a time, but at least those of one image
+MOST = 1 << 31  # kernels can index fewer entries than this
 
 
-def sizes(placement: Any, h: int, w: int, c: int) -> tuple[int, ...]:
-    """PLACEMENT of placement.cu."""
+def placement_arguments(placement: Placement, h: int, w: int, c: int) -> tuple[int, ...]:
+    """The arguments for PLACEMENT of placement.cu."""
     (top, _), (left, _) = placement.padding
     return (*placement.kernel, *placement.stride, *placement.dilation, top, left, h, w, c, *placement.outputs(h, w))
 
 
-def numbers(placement: Placement, h: int, w: int, c: int) -> int:
-    """Of what the places of one image see."""
+def column_numbers(placement: Placement, h: int, w: int, c: int) -> int:
+    """How many numbers the columns of one image have."""
     places_h, places_w = placement.outputs(h, w)
     return places_h * places_w * placement.size * c
 
 
-def chunks(n: int, numbers: int) -> Iterator[slice]:
-    """The batch in slices of about CHUNK numbers, `numbers` being those of one image."""
-    rows = max(1, CHUNK // numbers)
-    for start in range(0, n, rows):
-        yield slice(start, min(start + rows, n))
-
-
-def columns(z: Any, placement: Any) -> Any:
-    """(rows, entries of the kernel · c): what each place of the images sees."""
+def columns(z: Any, placement: Placement) -> Any:
+    """The pixels that the kernel sees at each place of the images: (places, entries of the kernel · c)."""
     n, h, w, c = z.shape
     if placement.size == 1 and placement.stride == (1, 1) and placement.padding == ((0, 0), (0, 0)):
         return z.reshape(-1, c)
-    each_sees = placement.size * c
-    seen = cupy.empty((n * numbers(placement, h, w, c) // each_sees, each_sees), z.dtype)
-    each("convolution", "columns", z.dtype.char, seen.size, *sizes(placement, h, w, c), z, seen)
+    width = placement.size * c
+    seen = cupy.empty((n * column_numbers(placement, h, w, c) // width, width), z.dtype)
+    each("convolution", "columns", z.dtype.char, seen.size, *placement_arguments(placement, h, w, c), z, seen)
     return seen
 
 
-def spread(v: Any, placement: Any, dz: Any) -> None:
-    """Writes to dz (n, h, w, c) the adjoint of `columns` of v (rows, entries of the kernel · c)."""
-    each("convolution", "spread", v.dtype.char, dz.size, *sizes(placement, *dz.shape[1:]), v, dz)
+def spread(v: Any, placement: Placement, dz: Any) -> None:
+    """The adjoint of `columns`: adds v (places, entries of the kernel · c) up to dz (n, h, w, c), which it writes."""
+    each("convolution", "spread", v.dtype.char, dz.size, *placement_arguments(placement, *dz.shape[1:]), v, dz)
 
 
 class Sum:
-    """The sum of products into `out`: the first is written there, more are added in float32 at least."""
+    """A sum of products. The first one is written to `out`; further ones are added in float32 or float64."""
 
     def __init__(self, out: Any):
-        self.out, self.total = out, None
+        self.out = out
+        self.empty = True
+        self.total: Any = None
 
     def add(self, a: Any, b: Any) -> None:
-        """a @ b."""
-        if self.out is not None:
+        """Add a @ b."""
+        if self.empty:
             gemm(a, b, self.out)
-            self.first, self.out = self.out, None
+            self.empty = False
             return
-        one = gemm(a, b, cupy.empty(self.first.shape, self.first.dtype))
-        wide = cupy.float64 if one.dtype.char == "d" else cupy.float32
-        self.total = (self.first if self.total is None else self.total).astype(wide) + one.astype(wide)
+        product = gemm(a, b, cupy.empty(self.out.shape, self.out.dtype))
+        wide = cupy.float64 if product.dtype.char == "d" else cupy.float32
+        total = self.out if self.total is None else self.total
+        self.total = total.astype(wide) + product.astype(wide)
 
     def finish(self) -> None:
-        """Write it."""
+        """Write the sum to `out`."""
         if self.total is not None:
-            self.first[...] = self.total.astype(self.first.dtype)
+            self.out[...] = self.total.astype(self.out.dtype)
 
 
-def countable(placement: Any, image: tuple[int, ...], *arrays: Any) -> bool:
-    """Whether the arrays are dense, and the entries that one image's places see can be counted; image: (h, w, c)."""
+def countable(placement: Placement, image: tuple[int, ...], *arrays: Any) -> bool:
+    """Whether the arrays are dense and nonempty, and kernels can index them and the columns of an image (h, w, c)."""
     arrays = tuple(x for x in arrays if x is not None)
-    some = all(x.size for x in arrays) and min(placement.outputs(*image[:2])) > 0
-    return some and CUDA.dense(*arrays) and all(x.size < MOST for x in arrays) and numbers(placement, *image) < MOST
+    nonempty = all(x.size for x in arrays) and min(placement.outputs(*image[:2])) > 0
+    indexable = all(x.size < MOST for x in arrays)
+    return nonempty and indexable and CUDA.dense(*arrays) and column_numbers(placement, *image) < MOST
 
 
-def fits(z: Any, W: Any, b: Any, placement: Any, groups: int) -> bool:
-    """Whether there is one group, and all is `countable`."""
+def one_group(z: Any, W: Any, b: Any, placement: Any, groups: int) -> bool:
+    """Whether there is one group, and the arrays are `countable`."""
     return groups == 1 and countable(placement, z.shape[1:], z, W, b)
 
 
-@twin(conv2d, serves=fits)
+@twin(conv2d, serves=one_group)
 def _(z, W, b, placement, groups):
     n, h, w, c = z.shape
     u = cupy.empty((n, *placement.outputs(h, w), W.shape[3]), z.dtype)
     flat = W.reshape(-1, W.shape[3])
-    for part in chunks(n, numbers(placement, h, w, c)):
+    for part in chunks(n, column_numbers(placement, h, w, c), CHUNK):
         gemm(columns(z[part], placement), flat, u[part].reshape(-1, W.shape[3]))
     if b is not None:
         add_rows(u, b)
     return u
 
 
-def fits_backward(z: Any, W: Any, v: Any, placement: Any, groups: int, dW: Any, db: Any, need_dz: bool) -> bool:
-    """As `fits`, with v and the windows that are written."""
+def one_group_backward(z: Any, W: Any, v: Any, placement: Any, groups: int, dW: Any, db: Any, need_dz: bool) -> bool:
+    """As `one_group`, for v and for the windows dW and db too."""
     return groups == 1 and countable(placement, z.shape[1:], z, W, v, dW, db)
 
 
-@twin(conv2d_backward, serves=fits_backward)
+@twin(conv2d_backward, serves=one_group_backward)
 def _(z, W, v, placement, groups, dW, db, need_dz):
     n, h, w, c = z.shape
     flat = W.reshape(-1, W.shape[3])
     dz = cupy.empty(z.shape, z.dtype) if need_dz else None
     total = Sum(dW.reshape(flat.shape))
-    for part in chunks(n, numbers(placement, h, w, c)):
+    for part in chunks(n, column_numbers(placement, h, w, c), CHUNK):
         v_rows = v[part].reshape(-1, W.shape[3])
         seen = columns(z[part], placement)
         total.add(seen.T, v_rows)
@@ -123,17 +119,18 @@ def _(z, W, v, placement, groups, dW, db, need_dz):
     return dz
 
 
-def fits_transposed(z: Any, W: Any, b: Any, placement: Any, h: int, w: int) -> bool:
-    """Whether all is `countable`; the image is what is returned."""
+def transposed(z: Any, W: Any, b: Any, placement: Any, h: int, w: int) -> bool:
+    """Whether the arrays are `countable`; the image is the result."""
     return countable(placement, (h, w, W.shape[2]), z, W, b)
 
 
-@twin(conv_transpose2d, serves=fits_transposed)
+@twin(conv_transpose2d, serves=transposed)
 def _(z, W, b, placement, h, w):
-    n, c, out = z.shape[0], z.shape[3], W.shape[2]
+    n, c = z.shape[0], z.shape[3]
+    out = W.shape[2]
     u = cupy.empty((n, h, w, out), z.dtype)
     flat = W.reshape(-1, c)
-    for part in chunks(n, numbers(placement, h, w, out)):
+    for part in chunks(n, column_numbers(placement, h, w, out), CHUNK):
         rows = z[part].reshape(-1, c)
         spread(gemm(rows, flat.T, cupy.empty((rows.shape[0], flat.shape[0]), z.dtype)), placement, u[part])
     if b is not None:
@@ -141,18 +138,18 @@ def _(z, W, b, placement, h, w):
     return u
 
 
-def fits_transposed_backward(z: Any, W: Any, v: Any, placement: Any, dW: Any, db: Any, need_dz: bool) -> bool:
-    """As `fits_transposed`; the image is v."""
+def transposed_backward(z: Any, W: Any, v: Any, placement: Any, dW: Any, db: Any, need_dz: bool) -> bool:
+    """Whether the arrays are `countable`; the image is v."""
     return countable(placement, v.shape[1:], z, W, v, dW, db)
 
 
-@twin(conv_transpose2d_backward, serves=fits_transposed_backward)
+@twin(conv_transpose2d_backward, serves=transposed_backward)
 def _(z, W, v, placement, dW, db, need_dz):
     n, c = z.shape[0], z.shape[3]
     flat = W.reshape(-1, c)
     dz = cupy.empty(z.shape, z.dtype) if need_dz else None
     total = Sum(dW.reshape(flat.shape))
-    for part in chunks(n, numbers(placement, *v.shape[1:])):
+    for part in chunks(n, column_numbers(placement, *v.shape[1:]), CHUNK):
         seen = columns(v[part], placement)
         total.add(seen.T, z[part].reshape(-1, c))
         if dz is not None:

@@ -1,8 +1,10 @@
-// Dropout's mask, from Philox4x64-10 (Salmon et al., 2011) as NumPy has it, and its arithmetic.
+// Dropout: its mask, from Philox4x64-10 as in NumPy, and its arithmetic.
+//
+// Salmon et al., 2011
 
 typedef unsigned long long Word;
 
-// The block of four words at a counter, after ten rounds.
+// Replaces the counter c by its block of four random words, in ten rounds.
 __device__ inline void philox(Word *c, Word key0, Word key1)
 {
     for (int round = 0; round < 10; round++) {
@@ -18,20 +20,21 @@ __device__ inline void philox(Word *c, Word key0, Word key1)
     }
 }
 
-// kept (size,): element i is kept where the i-th 32-bit word, low half first, is at least `bound`. The stream's block b is at
-// counter (b + 1, step, micro, use): NumPy counts before it draws. A thread draws one block, eight words.
-extern "C" __global__ void keep_mask(Int blocks, Int size, Word seed, Word seed_high, Word step_value, const Int *step_at, Word micro,
-                                     Word use, Int bound, bool *kept)
+// keep (size,): element i is true if the i-th 32-bit word, low half first, is at least `bound`. Block b of the stream has the
+// counter (b + 1, step, micro, use), because NumPy increments the counter before it draws. A thread draws one block, eight words.
+extern "C" __global__ void keep_mask(Int blocks, Int size, Word seed, Word seed_high, Word step_value, const Int *step_at,
+                                     Word micro, Word use, Int bound, bool *keep)
 {
     const Word step = step_at ? (Word)*step_at : step_value;
     EACH(b, blocks) {
         Word c[4] = {(Word)b + 1, step, micro, use};
         philox(c, seed, seed_high);
-        for (int k = 0; k < 8 && 8 * b + k < size; k++) kept[8 * b + k] = Int(c[k / 2] >> (32 * (k % 2)) & 0xFFFFFFFFULL) >= bound;
+        for (int k = 0; k < 8 && 8 * b + k < size; k++)
+            keep[8 * b + k] = Int(c[k / 2] >> (32 * (k % 2)) & 0xFFFFFFFFULL) >= bound;
     }
 }
 
-// u = z keep factor; where `inner` is given, keep (n, c) is shared by the inner / c entries between of each of n examples.
+// u = z keep factor. If inner is 0, keep has the shape of z. Else z is (examples, inner / c, c) and keep is (examples, c).
 extern "C" __global__ void dropout(Int n, Int inner, Int c, const T *z, const bool *keep, double factor, T *u)
 {
     EACH(i, n) u[i] = T(A(z[i]) * (keep[inner ? i / inner * c + i % c : i] ? A(factor) : A(0)));

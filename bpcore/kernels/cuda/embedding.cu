@@ -1,6 +1,6 @@
-// Rows of a table, and the sums that go back to them.
+// Looks up rows of a table, and adds up gradients of rows.
 
-// u (rows, d): the rows of W (n, d) that ids name; NaN for an id that names none, for the host does not look.
+// u (rows, d): for each id, that row of W (n, d). NaN for an id that is out of range, because the host does not check ids.
 extern "C" __global__ void gather(Int count, Int d, Int n, const void *ids, Int kind, const T *W, T *u)
 {
     EACH(i, count) {
@@ -9,20 +9,20 @@ extern "C" __global__ void gather(Int count, Int d, Int n, const void *ids, Int 
     }
 }
 
-#define TABLE 16  // rows of `out` that a block may have
+#define TABLE 16  // the most rows of `out` that a block sums
 
-// out (n, d) = for each row r of it, the sum of v[k] over the k with index[k] = r, in the order of k. A block of 128 threads has
-// `share` rows and 128 columns: it goes through the index 128 at a time, and lists those that are its own.
-extern "C" __global__ void scatter(Int rows, Int d, Int n, Int share, const T *v, const void *index, Int kind, T *out)
+// out (n, d): row r is the sum of v[k] over all k with index[k] = r, in the order of k. A block of 128 threads sums `block_rows`
+// rows and 128 columns. It reads 128 entries of the index at a time, and lists those that point to its rows.
+extern "C" __global__ void scatter(Int rows, Int d, Int n, Int block_rows, const T *v, const void *index, Int kind, T *out)
 {
     __shared__ A sums[TABLE][128];
     __shared__ int listed[128], row_of[128], places[4];
     const int thread = threadIdx.x;
-    const Int from = blockIdx.x * share, j = blockIdx.y * 128LL + thread;
-    for (int r = 0; r < share; r++) sums[r][thread] = 0;
+    const Int from = blockIdx.x * block_rows, j = blockIdx.y * 128LL + thread;
+    for (int r = 0; r < block_rows; r++) sums[r][thread] = 0;
     for (Int start = 0; start < rows; start += 128) {
         const Int row = start + thread < rows ? index_at(index, kind, start + thread) - from : Int(-1);
-        const bool own = row >= 0 && row < share;
+        const bool own = row >= 0 && row < block_rows;
         const unsigned voters = __ballot_sync(0xffffffffu, own);
         if (thread % 32 == 0) places[thread / 32] = __popc(voters);
         __syncthreads();
@@ -39,6 +39,6 @@ extern "C" __global__ void scatter(Int rows, Int d, Int n, Int share, const T *v
         if (j < d)
             for (int k = 0; k < count; k++) sums[row_of[k]][thread] += A(v[(start + listed[k]) * d + j]);
     }
-    for (int r = 0; r < share && from + r < n; r++)
+    for (int r = 0; r < block_rows && from + r < n; r++)
         if (j < d) out[(from + r) * d + j] = T(sums[r][thread]);
 }

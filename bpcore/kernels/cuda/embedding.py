@@ -1,4 +1,4 @@
-"""Embedding: rows of a table, and sums back to them."""
+"""Embedding: looks up rows of a table, and adds up their gradients."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import cupy
 
 from bpcore.functional.embedding import embedding, embedding_backward, scatter_add
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each, integers, kernel
+from bpcore.kernels.cuda.engine.launch import each, index_arguments, kernel
 from bpcore.primitive import twin
 
-TABLE = 16  # rows of a table that a block may have, as in embedding.cu
-BLOCKS = 2048  # from that many blocks on, each has more rows, and the index is gone through less often
+TABLE = 16  # the most rows of a table that a block sums; the same in embedding.cu
+BLOCKS = 2048  # with more blocks than this, a block sums more rows, so that fewer blocks read the index
 
 
-def whole(x: Any) -> bool:
-    """Whether x holds integers in one piece."""
+def dense_integers(x: Any) -> bool:
+    """Whether x has integers and is contiguous."""
     return x.dtype.kind in "iu" and x.flags.c_contiguous
 
 
 def ids_and_table(ids: Any, W: Any) -> bool:
-    """Whether the ids are `whole`, and the table is dense."""
-    return whole(ids) and CUDA.dense(W)
+    """Whether the ids are `dense_integers`, and the table is dense."""
+    return dense_integers(ids) and CUDA.dense(W)
 
 
 def ids_and_gradients(ids: Any, v: Any, dW: Any) -> bool:
-    """Whether the ids are `whole`, and the arrays are dense."""
-    return whole(ids) and CUDA.dense(v, dW)
+    """Whether the ids are `dense_integers`, and the arrays are dense."""
+    return dense_integers(ids) and CUDA.dense(v, dW)
 
 
 def rows_and_index(v: Any, index: Any, out: Any) -> bool:
-    """Whether the index is `whole`, and the arrays are dense."""
-    return whole(index) and CUDA.dense(v, out)
+    """Whether the index is `dense_integers`, and the arrays are dense."""
+    return dense_integers(index) and CUDA.dense(v, out)
 
 
 @twin(embedding, serves=ids_and_table)
 def _(ids, W):
     u = cupy.empty((*ids.shape, W.shape[1]), W.dtype)
-    each("embedding", "gather", W.dtype.char, u.size, W.shape[1], W.shape[0], *integers(ids), W, u)
+    each("embedding", "gather", W.dtype.char, u.size, W.shape[1], W.shape[0], *index_arguments(ids), W, u)
     return u
 
 
@@ -53,6 +53,6 @@ def _(v, index, out):
     if not out.size:
         return
     strips = -(-d // 128)
-    share = max(1, min(TABLE, n * strips // BLOCKS))
-    arguments = index.size, d, n, share, v, *integers(index), out
-    kernel("embedding", "scatter", v.dtype.char)((-(-n // share), strips), (128,), arguments)
+    rows = max(1, min(TABLE, n * strips // BLOCKS))
+    arguments = index.size, d, n, rows, v, *index_arguments(index), out
+    kernel("embedding", "scatter", v.dtype.char)((-(-n // rows), strips), (128,), arguments)

@@ -1,4 +1,4 @@
-"""The module MM, alone and with ReLU after it."""
+"""The module MM, alone and with ReLU, and products of matrices."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bpcore.primitive import twin
 
 
 def add_rows(u: Any, b: Any, relu: bool = False) -> None:
-    """Adds b, (n,) or None, to each row of u, in place, and then takes the maximum with 0 where `relu`."""
+    """u = u + b in place, b (n,) or None; then max(u, 0) if `relu`."""
     if b is not None or relu:
         each("sums", "add_rows", u.dtype.char, u.size, u.shape[-1], pointer(b), int(relu), u)
 
 
 def matrices(a: Any, b: Any) -> bool:
-    """Whether these are matrices of one dtype that there is code for."""
+    """Whether a and b are matrices of one dtype, for which there is code."""
     return min(a.ndim, b.ndim) >= 2 and a.dtype.char == b.dtype.char and a.dtype.char in CUDA.chars
 
 
@@ -42,7 +42,7 @@ def product(z: Any, W: Any) -> Any:
 
 
 def products_backward(z: Any, W: Any, v_rows: Any, dW: Any, need_dz: bool) -> Any:
-    """dz, or None; writes dW."""
+    """Writes dW = zᵀ v. Returns dz = v Wᵀ, or None unless need_dz."""
     rows = z.reshape(-1, W.shape[0])
     if dW.flags.c_contiguous:
         gemm(rows.T, v_rows, dW)
@@ -77,12 +77,12 @@ def _(z, W, v, dW, db, need_dz):
     return products_backward(z, W, v_rows, dW, need_dz)
 
 
-def linear_relu_dense(z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
-    """As for `linear_backward`, with u."""
+def dense_u(z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
+    """As `CUDA.linear_backward`, for u too."""
     return CUDA.linear_backward(z, W, v, dW, db, need_dz) and CUDA.dense(u, v)
 
 
-@twin(linear_relu_backward, serves=linear_relu_dense)
+@twin(linear_relu_backward, serves=dense_u)
 def _(z, W, u, v, dW, db, need_dz):
     v_rows = v.reshape(-1, W.shape[1])
     if db is None:

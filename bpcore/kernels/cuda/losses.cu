@@ -1,14 +1,14 @@
-// Cross-entropy of rows t (rows, k) with class indices y, of an integer dtype told by `kind` (see common.cu).
+// Cross-entropy for rows t (rows, k) and class indices y (rows,). kind: the integer type of y, see index_at() in common.cu.
 
-// How many blocks have finished; the last one sets it back to 0. One stream at a time computes losses.
+// The number of blocks that have finished; the last one resets it to 0. So only one stream at a time may compute losses.
 __device__ unsigned finished = 0;
 
-// Writes phi = softmax(t), and to J the sum of w l over that of w. part (2, gridDim.x) is scratch: the sums of each block,
-// which the last block to finish adds up, in order.
-extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind, const T *weights, double smoothing,
-                                         A *part, T *phi, T *J)
+// Writes phi = softmax(t) and J = (sum of w l) / (sum of w). part (2, gridDim.x) is scratch for the sums of each block, which the
+// last block to finish adds up in a fixed order.
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k, const T *t, const void *y, Int kind,
+                                                                 const T *weights, double smoothing, A *part, T *phi, T *J)
 {
-    __shared__ A ell[128], weight[128];  // of the block's teams
+    __shared__ A ell[128], weight[128];  // one for each team of the block
     __shared__ unsigned before;
     A ell_sum = 0, weight_sum = 0;
     for (Int from_row = blockIdx.x * (Int)blockDim.y; from_row < rows; from_row += gridDim.x * (Int)blockDim.y) {
@@ -45,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
         }
         part[blockIdx.x] = ell_sum;
         part[gridDim.x + blockIdx.x] = weight_sum;
-        __threadfence();  // the parts are there before this block counts as finished
+        __threadfence();  // the parts are written before this block counts as finished
         before = atomicInc(&finished, gridDim.x - 1);
     }
     __syncthreads();
@@ -71,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
     if (thread == 0) *J = T(ells[0] / (weights ? fmax(sums[0], A(SMALLEST)) : A(rows)));
 }
 
-// dt = (phi - own e_y - every) v w / (the sum of w), or / rows without weights.
+// dt = (phi - own e_y - every) v w / (sum of w); without weights, w = 1 and the sum is `rows`.
 extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, const T *phi, const void *y, Int kind,
                                                   const T *weights, const T *weight_sum, double own, double every,
                                                   double v_value, const T *v_at, T *dt)

@@ -1,4 +1,4 @@
-"""Cross-entropy of class indices: a kernel each way."""
+"""Cross-entropy for class indices: one kernel forward and one backward."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import cupy
 from bpcore.functional.losses import cross_entropy, cross_entropy_backward
 from bpcore.functional.numerics import smallest_normal
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each, integers, kernel, pointer, scalar, teams
+from bpcore.kernels.cuda.engine.launch import each, index_arguments, kernel, pointer, scalar_arguments, teams
 from bpcore.kernels.cuda.engine.sums import scratch, total
 from bpcore.primitive import twin
 
-BLOCKS = 1024  # that the rows are shared among: the last to finish adds up what each has
+BLOCKS = 1024  # that share the rows; the last one to finish adds up their sums
 
 
-def classes(t: Any, y: Any, weights: Any, smoothing: float) -> bool:
-    """Whether y holds class indices of rows t, and all lies in one piece."""
-    return CUDA.classes(t, y, weights) and y.flags.c_contiguous and (weights is None or weights.flags.c_contiguous)
+def class_indices(t: Any, y: Any, weights: Any, smoothing: float) -> bool:
+    """As `CUDA.class_indices`, with contiguous y and weights."""
+    return CUDA.class_indices(t, y, weights) and y.flags.c_contiguous and (weights is None or weights.flags.c_contiguous)
 
 
-@twin(cross_entropy, serves=classes)
+@twin(cross_entropy, serves=class_indices)
 def _(t, y, weights, smoothing):
-    k, char, phi, J = t.shape[-1], t.dtype.char, cupy.empty_like(t), cupy.empty((), t.dtype)
+    k = t.shape[-1]
     rows = t.size // k
+    char = t.dtype.char
+    phi = cupy.empty_like(t)
+    J = cupy.empty((), t.dtype)
     grid, block = teams(rows, k)
     blocks = min(BLOCKS, grid[0])
-    arguments = rows, k, t, *integers(y), pointer(weights), float(smoothing), scratch(2 * blocks, char), phi, J
+    arguments = rows, k, t, *index_arguments(y), pointer(weights), float(smoothing), scratch(2 * blocks, char), phi, J
     kernel("losses", "cross_entropy", char)((blocks,), block, arguments)
     return J, phi
 
 
-def classes_backward(phi: Any, y: Any, weights: Any, v: Any, smoothing: float) -> bool:
-    """As `classes`, and v is a number, or one of phi's dtype on the device."""
-    return classes(phi, y, weights, smoothing) and (not isinstance(v, cupy.ndarray) or (v.size == 1 and v.dtype == phi.dtype))
+def class_indices_backward(phi: Any, y: Any, weights: Any, v: Any, smoothing: float) -> bool:
+    """As `class_indices`, where v is a Python number, or one number on the device in the dtype of phi."""
+    number = not isinstance(v, cupy.ndarray) or (v.size == 1 and v.dtype == phi.dtype)
+    return number and class_indices(phi, y, weights, smoothing)
 
 
-@twin(cross_entropy_backward, serves=classes_backward)
+@twin(cross_entropy_backward, serves=class_indices_backward)
 def _(phi, y, weights, v, smoothing):
-    k, dt = phi.shape[-1], cupy.empty_like(phi)
-    of_weights = (0, 0) if weights is None else (weights, total(weights, False, least=smallest_normal(weights)))
-    targets = phi.size // k, k, phi, *integers(y), *of_weights, float(1 - smoothing), smoothing / k
-    each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar(v), dt)
+    k = phi.shape[-1]
+    dt = cupy.empty_like(phi)
+    weights_and_sum = (0, 0) if weights is None else (weights, total(weights, False, least=smallest_normal(weights)))
+    targets = phi.size // k, k, phi, *index_arguments(y), *weights_and_sum, float(1 - smoothing), smoothing / k
+    each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar_arguments(v), dt)
     return dt

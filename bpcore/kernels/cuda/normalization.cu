@@ -1,13 +1,13 @@
-// LayerNorm, RMSNorm and GroupNorm: a team of threads for each group of entries. z is (n, between, groups, width): the group
-// (i, g) has `between` runs of `width` entries. LN and RMS have one group, with one run.
+// LayerNorm, RMSNorm and GroupNorm: one team of threads for each group of entries. z is (n, between, groups, width): group g of
+// example i has `between` runs of `width` entries. For LayerNorm and RMSNorm, an example has one group with one run.
 
 #define GROUP(e) TEAM(e, size)
 #define PLACE(e) (from + (between == 1 ? e : e / width * (groups * width) + e % width))
 #define CHANNEL(e) (first + (between == 1 ? e : e % width))
 
-// x = (z - mean) scale; u = gamma x + beta. mean and beta are null for RMSNorm: the mean is taken to be 0.
-extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z, const T *gamma, const T *beta, double eps,
-                                T *u, A *mean, A *scale)
+// x = (z - mean) scale; u = gamma x + beta. For RMSNorm mean and beta are null, and count as 0.
+extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z,
+                                                             const T *gamma, const T *beta, double eps, T *u, A *mean, A *scale)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
     const Int first = team % groups * width, from = team / groups * (between * groups * width) + first;
@@ -31,9 +31,10 @@ extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int betw
     }
 }
 
-// dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; without a mean, mean(w) is left out.
-extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z, const A *mean, const A *scale,
-                                         const T *gamma, const T *v, T *dz)
+// dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; if mean is null, without the term mean(w).
+extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z,
+                                                                      const A *mean, const A *scale, const T *gamma, const T *v,
+                                                                      T *dz)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
     const Int first = team % groups * width, from = team / groups * (between * groups * width) + first;

@@ -1,13 +1,14 @@
-// Maximum and mean over each place of a kernel.
+// Maximum and mean of the pixels that a kernel sees at each place.
 
-// u (n, ph, pw, c): the maximum of each place, the padding being -infinity; first: the first entry that has it. NaN is the
-// maximum of what has one, and no entry has that.
+// u (n, ph, pw, c): the maximum at each place, where padding is -infinity. first: the first entry of the kernel that has it. If a
+// place sees a NaN, u is NaN and first is kh kw, which is no entry.
 extern "C" __global__ void max_pool(Int count, PLACEMENT, const T *z, T *u, int *first)
 {
     EACH(k, count) {
         const Place p = place_of(Index(k), ph, pw, c);
         A largest = -INFINITE;
-        int at = kh * kw, missing = kh * kw;  // the first entry that has -infinity, and whether one is NaN
+        const int missing = kh * kw;
+        int at = missing;
         bool nan = false;
         for (int i = 0; i < kh; i++)
             for (int j = 0; j < kw; j++) {
@@ -29,12 +30,13 @@ extern "C" __global__ void max_pool_backward(Int count, PLACEMENT, const int *fi
     EACH(k, count) {
         const Place p = place_of(Index(k), h, w, c);
         A sum = 0;
-        PLACES_ON(p, if (AT(first, p.n, y, x, ph, pw, p.channel) == i * int(kw) + j) sum += A(AT(v, p.n, y, x, ph, pw, p.channel)))
+        PLACES_ON(p, if (AT(first, p.n, y, x, ph, pw, p.channel) == i * int(kw) + j)
+                         sum += A(AT(v, p.n, y, x, ph, pw, p.channel)))
         dz[k] = T(sum);
     }
 }
 
-// u (n, ph, pw, c): the mean of each place, the padding being zero.
+// u (n, ph, pw, c): the mean at each place, where padding is zero.
 extern "C" __global__ void avg_pool(Int count, PLACEMENT, const T *z, T *u)
 {
     EACH(k, count) {

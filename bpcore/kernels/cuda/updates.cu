@@ -1,5 +1,5 @@
-// Optimisers' updates, each in one pass over theta. Their rates may lie on the device, so that a graph can be replayed with
-// others: a rate or step comes by value, or from where it lies if that is not null, and from there on nothing differs.
+// Updates of optimisers, each in one pass over theta. A rate or a step comes by value, or from the device if its pointer is not
+// null: then a captured graph can be launched again with other rates. Both ways give the same bits.
 
 #define RATE double lr_value, const double *lr_at
 #define LR (lr_at ? *lr_at : lr_value)
@@ -51,7 +51,7 @@ extern "C" __global__ void adagrad(Int n, const T *g_, RATE, double eps, double 
 extern "C" __global__ void adam(Int n, const T *g_, Int step_value, const Int *step_at, RATE, double beta1, double beta2,
                                 double eps, double decay, Int decoupled, T *theta_, T *m_, T *v_)
 {
-    __shared__ double shared[2];  // of the block: powers in double are slow
+    __shared__ double shared[2];  // computed once for the block, because powers in double are slow
     if (threadIdx.x == 0) {
         const double step = double(step_at ? *step_at : step_value);
         shared[0] = LR / (1 - pow(beta1, step));

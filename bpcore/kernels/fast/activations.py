@@ -1,4 +1,4 @@
-"""Activations: one compiled loop each way, shared by threads, with an exponential that the compiler vectorises."""
+"""Activations: one compiled loop forward and one backward, shared by threads; the compiler vectorises the exponential."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from bpcore.functional.activations import (
     tanh_backward,
 )
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.exponential import exp
-from bpcore.kernels.fast.engine.threads import REASSOCIATE, compiled, flushed, least_of, share, team
+from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team
 from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
 from bpcore.primitive import twin
 
 dense = COMPILED.dense
-COST = 4  # a number of an activation is worth that many of a plain pass: the second thread pays sooner
 
 
-@numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached: it is compiled into `run`, which is
+@numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` is, and contains it
 def _each(start, stop, f, z, v, c, least, u):
     z, v, u = z[start:stop], v[start:stop], u[start:stop]
     for i in range(u.shape[0]):
@@ -49,7 +49,7 @@ def _each(start, stop, f, z, v, c, least, u):
 
 
 def loop(f: Callable[..., Any]) -> Any:
-    """The compiled pass u = f(z, v, c) over numbers z and v and a constant c, below `least` flushed to zero."""
+    """The compiled pass u = f(z, v, c) over vectors z and v with a constant c; entries of u below `least` become 0."""
     f = register_jitable(f)
 
     @compiled
@@ -60,42 +60,43 @@ def loop(f: Callable[..., Any]) -> Any:
 
 
 def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 0.0) -> np.ndarray:
-    """u = f(z, v, c), each of their shape."""
-    number, u = z.dtype.type, np.empty_like(z)
-    run(z.reshape(-1), v.reshape(-1), number(c), least_of(z) if flushes else number(0), u.reshape(-1))
+    """u = f(z, v, c), computed by the pass `run`; z, v and u have one shape."""
+    number = z.dtype.type
+    u = np.empty_like(z)
+    run(z.reshape(-1), v.reshape(-1), number(c), flush_threshold(z) if flushes else number(0), u.reshape(-1))
     return u
 
 
-def forward(activation: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
-    """Register u = f(z, ·, c) as the twin of an activation (z) or (z, c)."""
+def register(activation: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
+    """Register f as the twin of an activation of (z) or (z, c). f ignores its second argument."""
     run = loop(f)
 
-    def served(z, /, *c):
+    def dense_z(z, /, *c):
         return dense(z) and z.dtype.char in dtypes
 
-    @twin(activation, serves=served)
+    @twin(activation, serves=dense_z)
     def _(z, /, *c):
         return pass_over(run, flushes, z, z, *c)
 
 
-def backward(activation_backward: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
-    """Register f(z, v, c) as the twin of an activation's backward function (z, v) or (z, v, c), where z may be its u."""
+def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
+    """Register f as the twin of a backward function of (z, v) or (z, v, c); z may stand for u."""
     run = loop(f)
 
-    def served(z, v, /, *c):
+    def dense_z_and_v(z, v, /, *c):
         return z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes
 
-    @twin(activation_backward, serves=served)
+    @twin(activation_backward, serves=dense_z_and_v)
     def _(z, v, /, *c):
         return pass_over(run, flushes, z, v, *c)
 
 
 def tanh_of(x):
-    """tanh in compiled code."""
+    """tanh(x), for compiled code."""
     return math.tanh(x)
 
 
-# tanh(x) = x + x³ P(x²) on |x| < 0.625: Cephes' tanhf, highest power first
+# tanh(x) = x + x³ P(x²) for |x| < 0.625, from the highest power down: from tanhf of Cephes
 NEAR = np.float32(0.625)
 TANH = tuple(map(np.float32, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)))
 
@@ -109,15 +110,19 @@ def _tanh_of(x):
         far = (type(x)(1) - e) / (type(x)(1) + e)
         return near if abs(x) < NEAR else (far if x >= 0 else -far)
 
-    return tanh32 if x == numba.float32 else lambda x: math.tanh(x)
+    def tanh64(x):
+        return math.tanh(x)
+
+    return tanh32 if x == numba.float32 else tanh64
 
 
 def log1p_of(x):
-    """log(1 + x) in compiled code, 0 <= x <= 1."""
+    """log(1 + x) for 0 <= x <= 1, for compiled code."""
     return math.log1p(x)
 
 
-ATANH = tuple(np.float32(1 / k) for k in range(15, 1, -2))  # atanh(r) = r + r³ / 3 + r⁵ / 5 + ..., r <= 1/3
+# log(1 + x) = 2 atanh(r) with r = x / (2 + x) <= 1/3, and atanh(r) = r + r³ / 3 + r⁵ / 5 + ...
+ATANH = tuple(np.float32(1 / k) for k in range(15, 1, -2))
 
 
 @overload(log1p_of)
@@ -128,23 +133,29 @@ def _log1p_of(x):
         p = (((((ATANH[0] * s + ATANH[1]) * s + ATANH[2]) * s + ATANH[3]) * s + ATANH[4]) * s + ATANH[5]) * s + ATANH[6]
         return (r + r * s * p) * type(x)(2)
 
-    return log1p32 if x == numba.float32 else lambda x: math.log1p(x)
+    def log1p64(x):
+        return math.log1p(x)
+
+    return log1p32 if x == numba.float32 else log1p64
 
 
 @register_jitable
 def sigmoid_of(z):
     """1 / (1 + e⁻ᶻ)."""
-    e, one = exp(-abs(z)), type(z)(1)
+    e = exp(-abs(z))
+    one = type(z)(1)
     return (one if z >= 0 else e) / (one + e)
 
 
-RATE, FARTHEST, OVER_ROOT = np.float32(TAIL_RATE), np.float32(FAR), np.float32(1 / math.sqrt(2 * math.pi))
+RATE = np.float32(TAIL_RATE)
+FARTHEST = np.float32(FAR)
+OVER_ROOT = np.float32(1 / math.sqrt(2 * math.pi))
 P = tuple(map(np.float32, TAIL))
 
 
 @register_jitable
 def gaussian_tail(z):
-    """a = min(|z|, FAR), e = e^(-a²/2) and Φ(-a), as in kernels/numpy."""
+    """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
     a = FARTHEST if abs(z) > FARTHEST else abs(z)
     t = np.float32(1) / (np.float32(1) + RATE * a)
     e = exp(np.float32(-0.5) * a * a)
@@ -152,9 +163,11 @@ def gaussian_tail(z):
 
 
 @register_jitable
-def odd_part(z):
-    """√(2/π) (z + 0.044715 z³), twice: what gelu_tanh gives to a sigmoid; and its derivative."""
-    scale, cube, square = type(z)(2 * TANH_SCALE), type(z)(TANH_CUBE), z * z
+def gelu_tanh_argument(z):
+    """y = 2 √(2/π) (z + 0.044715 z³), the argument of the sigmoid in gelu_tanh, and dy/dz."""
+    scale = type(z)(2 * TANH_SCALE)
+    cube = type(z)(TANH_CUBE)
+    square = z * z
     return scale * (z + cube * (z * square)), scale * (type(z)(1) + type(z)(3) * cube * square)
 
 
@@ -207,7 +220,8 @@ def _silu(z, v, c):
 
 
 def _silu_backward(z, v, c):
-    s, one = sigmoid_of(z), type(z)(1)
+    s = sigmoid_of(z)
+    one = type(z)(1)
     return v * s * (one + z * (one - s))
 
 
@@ -223,30 +237,30 @@ def _gelu_backward(z, v, c):
 
 
 def _gelu_tanh(z, v, c):
-    y, _ = odd_part(z)
+    y, _ = gelu_tanh_argument(z)
     return z * sigmoid_of(y)
 
 
 def _gelu_tanh_backward(z, v, c):
-    y, dy = odd_part(z)
+    y, dy = gelu_tanh_argument(z)
     s = sigmoid_of(y)
     return v * (s + z * dy * s * (type(z)(1) - s))
 
 
-forward(relu, _relu, flushes=False)
-backward(relu_backward, _relu_backward, flushes=False)
-forward(leaky_relu, _leaky_relu, flushes=False)
-backward(leaky_relu_backward, _leaky_relu_backward, flushes=False)
-backward(elu_backward, _elu_backward)
-forward(sigmoid, _sigmoid)
-backward(sigmoid_backward, _sigmoid_backward)
-forward(tanh, _tanh)
-backward(tanh_backward, _tanh_backward)
-forward(softplus, _softplus)
-backward(softplus_backward, _softplus_backward)
-forward(silu, _silu)
-backward(silu_backward, _silu_backward)
-forward(gelu, _gelu, dtypes="f")  # float32 alone: the tail's error is float32's
-backward(gelu_backward, _gelu_backward, dtypes="f")
-forward(gelu_tanh, _gelu_tanh)
-backward(gelu_tanh_backward, _gelu_tanh_backward)
+register(relu, _relu, flushes=False)
+register_backward(relu_backward, _relu_backward, flushes=False)
+register(leaky_relu, _leaky_relu, flushes=False)
+register_backward(leaky_relu_backward, _leaky_relu_backward, flushes=False)
+register_backward(elu_backward, _elu_backward)
+register(sigmoid, _sigmoid)
+register_backward(sigmoid_backward, _sigmoid_backward)
+register(tanh, _tanh)
+register_backward(tanh_backward, _tanh_backward)
+register(softplus, _softplus)
+register_backward(softplus_backward, _softplus_backward)
+register(silu, _silu)
+register_backward(silu_backward, _silu_backward)
+register(gelu, _gelu, dtypes="f")  # float32 only: gaussian_tail is accurate to float32
+register_backward(gelu_backward, _gelu_backward, dtypes="f")
+register(gelu_tanh, _gelu_tanh)
+register_backward(gelu_tanh_backward, _gelu_tanh_backward)

@@ -1,4 +1,4 @@
-"""Attention: oneDNN's products of all heads on the packed arrays as they lie, and compiled passes over rows of A between them."""
+"""Attention: oneDNN computes products of all heads on the packed arrays; compiled passes over rows of A run in between."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 from bpcore.functional.attention import attention, attention_backward
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import onednn
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
 from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.onednn import Plan, batched_plan, execute
-from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
-from bpcore.kernels.fast.softmax import COST, maximum
+from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
+from bpcore.kernels.fast.softmax import maximum
 from bpcore.primitive import twin
 
-AT_ONCE = 1 << 19  # numbers of A that are computed at a time: they and their gradient stay in cache
-WIDTH = 64  # keys after a causal query are computed up to a multiple of this: whole vectors are quicker than a part of one
+AT_ONCE = 1 << 19  # numbers of A to compute at a time: they and their gradient fit in the cache
+WIDTH = 64  # causal: passes read keys up to the next multiple of this, since whole vectors are faster than parts
 
 
 class Plans(NamedTuple):
-    """The products of all heads: q kᵀ and A v; v valuesᵀ, Aᵀ v, dS k and dSᵀ q."""
+    """The products of all heads: q kᵀ and A values forward; v valuesᵀ, Aᵀ v, dS k and dSᵀ q backward."""
 
     scores: Plan
     mixed: Plan
@@ -34,26 +35,29 @@ class Plans(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def plans(n: int, heads: int, tokens: int, d: int) -> Plans:
-    """For queries, keys and values packed as they come, one for each shape."""
-    features, square = (n, heads, tokens, d), ((n, heads, tokens, tokens), (heads * tokens**2, tokens**2, tokens, 1))
-    packed, joined = ((features, (tokens * parts * heads * d, d, parts * heads * d, 1)) for parts in (3, 1))
+    """The plans for one shape of attention."""
+    features = (n, heads, tokens, d)
+    packed = features, (tokens * 3 * heads * d, d, 3 * heads * d, 1)  # q, k or values within qkv
+    joined = features, (tokens * heads * d, d, heads * d, 1)  # u or v
+    square = (n, heads, tokens, tokens), (heads * tokens**2, tokens**2, tokens, 1)  # A or dS
 
-    def turned(layout):
-        return tuple((*one[:2], one[3], one[2]) for one in layout)
+    def transposed(layout):
+        (*batch, rows, columns), (*strides, down, right) = layout
+        return (*batch, columns, rows), (*strides, right, down)
 
     return Plans(
-        batched_plan(packed, turned(packed), square),
+        batched_plan(packed, transposed(packed), square),
         batched_plan(square, packed, joined),
-        batched_plan(joined, turned(packed), square),
-        batched_plan(turned(square), joined, packed),
+        batched_plan(joined, transposed(packed), square),
+        batched_plan(transposed(square), joined, packed),
         batched_plan(square, packed, packed),
-        batched_plan(turned(square), packed, packed),
+        batched_plan(transposed(square), packed, packed),
     )
 
 
 @compiled
 def _hide(row, i, causal, padding, n):
-    """Writes -∞ to the scores of query i at keys that it does not see. Returns how many of them are to be looked at."""
+    """Writes -∞ to the scores of query i at keys that it does not see. Returns the number of scores that passes should read."""
     width = row.shape[0]
     if causal:
         start = i // WIDTH * WIDTH
@@ -69,33 +73,35 @@ def _hide(row, i, causal, padding, n):
 
 
 @compiled
-def _drop(row, keep, r, kept):
+def _drop(row, keep, r, factor):
     if keep.shape[0]:
         mask = keep[r, : row.shape[0]]
         for j in range(row.shape[0]):
-            row[j] = row[j] * (kept if mask[j] else row.dtype.type(0))
+            row[j] = row[j] * (factor if mask[j] else row.dtype.type(0))
 
 
 @compiled
-def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, kept, least):
+def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, factor, least):
     tokens = A.shape[1]
     for r in range(start, stop):
         width = _hide(A[r], r % tokens, causal, padding, r // (heads * tokens))
-        row, rest, total = A[r, :width], A[r, width:], A.dtype.type(0)
+        row = A[r, :width]
+        rest = A[r, width:]
+        total = A.dtype.type(0)
         largest = maximum(row)
-        some = largest > -np.inf
-        largest = largest if some else total
+        sees_any = largest > -np.inf
+        largest = largest if sees_any else total
         for j in range(width):
             e = exp((row[j] - largest) * scale)
             row[j] = e
             total += e
-        L[r] = largest * scale + math.log(total) if some else A.dtype.type(0)
-        total = total if some else A.dtype.type(1)
+        L[r] = largest * scale + math.log(total) if sees_any else A.dtype.type(0)
+        total = total if sees_any else A.dtype.type(1)
         for j in range(width):
             row[j] = flushed(row[j] / total, least)
         for j in range(rest.shape[0]):
             rest[j] = 0
-        _drop(row, keep, r, kept)
+        _drop(row, keep, r, factor)
 
 
 @compiled
@@ -104,24 +110,30 @@ def _run_rows_of_A(A, *arguments):
 
 
 @compiled
-def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale, kept, least):
+def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale, factor, least):
     tokens = A.shape[1]
     for r in range(start, stop):
-        n, head, i = r // (heads * tokens), r // tokens % heads, r % tokens
+        n = r // (heads * tokens)
+        head = r // tokens % heads
+        i = r % tokens
         width = _hide(A[r], i, causal, padding, n)
         for rest in (A[r, width:], d[r, width:]):
             for j in range(rest.shape[0]):
                 rest[j] = 0
-        a, row, mean, log, of_head = A[r, :width], d[r, :width], A.dtype.type(0), L[r], (n * tokens + i) * heads + head
-        mixed, up = u[of_head], v[of_head]
+        a = A[r, :width]
+        row = d[r, :width]
+        log = L[r]
+        mean = A.dtype.type(0)
+        mixed = u[(n * tokens + i) * heads + head]
+        up = v[(n * tokens + i) * heads + head]
         for j in range(mixed.shape[0]):
             mean += mixed[j] * up[j]
-        _drop(row, keep, r, kept)
+        _drop(row, keep, r, factor)
         for j in range(width):
-            one = flushed(exp(a[j] * scale - log), least)
-            row[j] = flushed(one * (row[j] - mean) * scale, least)
-            a[j] = one
-        _drop(a, keep, r, kept)
+            weight = flushed(exp(a[j] * scale - log), least)
+            row[j] = flushed(weight * (row[j] - mean) * scale, least)
+            a[j] = weight
+        _drop(a, keep, r, factor)
 
 
 @compiled
@@ -130,80 +142,81 @@ def _run_rows_of_dS(A, *arguments):
 
 
 def float32(qkv, heads, causal, padding, keep, p):
-    """Whether oneDNN is there, and qkv is dense float32."""
-    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.some(qkv)
+    """Whether oneDNN is loaded, and qkv is dense float32."""
+    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.nonempty(qkv)
 
 
 def float32_backward(qkv, padding, keep, u, L, v, heads, causal, p):
-    """As `float32`, with what the forward pass saved, and v."""
+    """As `float32`, for u, L and v too."""
     return float32(qkv, heads, causal, padding, keep, p) and COMPILED.dense(qkv, u, L, v)
 
 
 def booleans(x, shape):
-    """A mask as one contiguous, writable array: compiled code has no other name for what is read-only; none, where it is None."""
-    if x is None:
-        return np.empty((0, 0), np.bool_)
-    return (x if x.flags.carray else x.copy()).reshape(shape)
+    """A mask as a writable array of this shape; without entries if it is None."""
+    return np.empty((0, 0), np.bool_) if x is None else writable(x).reshape(shape)
 
 
-def pieces(qkv, heads, causal, padding, keep, p):
-    """Some sequences at a time: which they are, their products, A to be written, and the last arguments of the passes over it."""
+def chunks(qkv, heads, causal, padding, keep, p):
+    """For each chunk of the batch: its slice, its plans, scratch for A and for dS, and the last arguments of the passes."""
     n, tokens, features = qkv.shape
-    number, d = qkv.dtype.type, features // 3 // heads
-    constants = number(1 / math.sqrt(d)), number(1 / (1 - p)), least_of(qkv)
-    step = min(n, max(1, AT_ONCE // (heads * tokens * tokens)))
-    A = np.empty((2, step * heads * tokens, tokens), qkv.dtype)
-    for i in range(0, n, step):
-        some = slice(i, min(i + step, n))
-        m = some.stop - i
+    number = qkv.dtype.type
+    d = features // 3 // heads
+    constants = number(1 / math.sqrt(d)), number(1 / (1 - p)), flush_threshold(qkv)
+    sequences = min(n, max(1, AT_ONCE // (heads * tokens * tokens)))
+    scratch = np.empty((2, sequences * heads * tokens, tokens), qkv.dtype)
+    for start in range(0, n, sequences):
+        part = slice(start, min(start + sequences, n))
+        m = part.stop - start
         masks = (
-            booleans(None if padding is None else padding[some], (m, tokens)),
-            booleans(None if keep is None else keep[some], (m * heads * tokens, tokens)),
+            booleans(None if padding is None else padding[part], (m, tokens)),
+            booleans(None if keep is None else keep[part], (m * heads * tokens, tokens)),
         )
-        yield some, plans(m, heads, tokens, d), A[:, : m * heads * tokens], (heads, causal, *masks, *constants)
+        yield part, plans(m, heads, tokens, d), scratch[:, : m * heads * tokens], (heads, causal, *masks, *constants)
 
 
 def run(plan, a, b, out):
-    """A product of arrays of two axes, its operands as the plan has them."""
+    """Writes a @ b to out, as the plan says. The arrays have two axes."""
     status = execute(plan.numbers, a, b, out, out[0])
     if status:
-        raise OSError(f"a product of oneDNN's for attention returned status {status}")
+        raise OSError(f"oneDNN's matmul for attention returned status {status}")
 
 
-def line(x):
-    """x as one row, of two axes."""
+def as_row(x):
+    """x as a single row, with two axes."""
     return x.reshape(1, -1)
 
 
 def thirds(qkv):
-    """Queries, keys and values, from the first number of each to the end of qkv: plans know the strides."""
-    row, d = line(qkv), qkv.shape[2] // 3
+    """Queries, keys and values, each from its first number to the end of qkv. The plans know the strides."""
+    row = as_row(qkv)
+    d = qkv.shape[2] // 3
     return row, row[:, d:], row[:, 2 * d :]
 
 
 @twin(attention, serves=float32)
 def _(qkv, heads, causal, padding, keep, p):
     n, tokens, features = qkv.shape
-    u, L = np.empty((n, tokens, features // 3), qkv.dtype), np.empty((n, heads, tokens), qkv.dtype)
-    for some, products, (A, _), arguments in pieces(qkv, heads, causal, padding, keep, p):
-        q, k, values = thirds(qkv[some])
+    u = np.empty((n, tokens, features // 3), qkv.dtype)
+    L = np.empty((n, heads, tokens), qkv.dtype)
+    for part, products, (A, _), arguments in chunks(qkv, heads, causal, padding, keep, p):
+        q, k, values = thirds(qkv[part])
         run(products.scores, q, k, A)
-        _run_rows_of_A(A, L[some].reshape(-1), *arguments)
-        run(products.mixed, A, values, line(u[some]))
+        _run_rows_of_A(A, L[part].reshape(-1), *arguments)
+        run(products.mixed, A, values, as_row(u[part]))
     return u, L
 
 
 @twin(attention_backward, serves=float32_backward)
 def _(qkv, padding, keep, u, L, v, heads, causal, p):
     dqkv = np.empty_like(qkv)
-    of_heads = -1, u.shape[2] // heads
-    for some, products, (A, dS), arguments in pieces(qkv, heads, causal, padding, keep, p):
-        q, k, values = thirds(qkv[some])
-        dq, dk, dvalues = thirds(dqkv[some])
+    by_head = -1, u.shape[2] // heads
+    for part, products, (A, dS), arguments in chunks(qkv, heads, causal, padding, keep, p):
+        q, k, values = thirds(qkv[part])
+        dq, dk, dvalues = thirds(dqkv[part])
         run(products.scores, q, k, A)
-        run(products.dA, line(v[some]), values, dS)
-        _run_rows_of_dS(A, dS, L[some].reshape(-1), u[some].reshape(of_heads), v[some].reshape(of_heads), *arguments)
-        run(products.dvalues, A, line(v[some]), dvalues)
+        run(products.dA, as_row(v[part]), values, dS)
+        _run_rows_of_dS(A, dS, L[part].reshape(-1), u[part].reshape(by_head), v[part].reshape(by_head), *arguments)
+        run(products.dvalues, A, as_row(v[part]), dvalues)
         run(products.dq, dS, k, dq)
         run(products.dk, dS, q, dk)
     return dqkv

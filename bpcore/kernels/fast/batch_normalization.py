@@ -1,4 +1,4 @@
-"""BatchNorm in passes over blocks of rows, which threads share."""
+"""BatchNorm: passes over blocks of rows, which threads share."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
-WIDE = 128  # numbers in a row for a loop that pays: rows of fewer are taken several at a time
-BLOCK = 1 << 14  # numbers whose sums one thread takes: the sums are the same for any number of threads
+WIDE = 128  # numbers that a row should have: shorter rows are joined, because short loops are slow
+BLOCK = 1 << 14  # numbers that one thread sums: the sums do not depend on the number of threads
 
 
-def wide(z):
-    """z (..., c) as rows of k · c numbers, k a power of 2."""
-    n, width = z.size // z.shape[-1], z.shape[-1]
+def joined_rows(z):
+    """z (..., c) as a matrix with rows of k · c numbers, k a power of 2."""
+    width = z.shape[-1]
+    n = z.size // width
     while width < WIDE and n % 2 == 0:
-        n, width = n // 2, width * 2
+        n //= 2
+        width *= 2
     return z.reshape(n, width)
 
 
 def repeated(z, *vectors) -> Iterator[Any]:
-    """Each of vectors (c,) for every number of a row of z (n, k · c)."""
+    """Each of the vectors (c,), repeated to the length of a row of z (n, k · c)."""
     for x in vectors:
         out = np.empty((z.shape[1] // len(x), len(x)), z.dtype)
         out[...] = x
         yield out.reshape(-1)
 
 
-def partial(z) -> Any:
-    """Rows of a block, and two arrays for the sums of each block."""
+def block_sums(z) -> Any:
+    """The number of rows in a block, and two empty arrays for sums over each block."""
     size = max(16, BLOCK // z.shape[1])
-    return size, *np.empty((2, -(-len(z) // size), z.shape[1]), z.dtype)
+    first, second = np.empty((2, -(-len(z) // size), z.shape[1]), z.dtype)
+    return size, first, second
 
 
-def collected(sums, out):
-    """Writes the sums of each feature, over blocks and over the rows that were taken together."""
+def total(sums, out):
+    """Writes the sums of each feature to out, over blocks and over joined rows, and returns it."""
     return np.add.reduce(sums.reshape(-1, len(out)), axis=0, out=out)
 
 
 @compiled
 def add_rows(z, total):
-    """Writes the sum of the rows of z."""
+    """Writes the sum of the rows of z to total."""
     total[:] = 0
     for i in range(z.shape[0]):
         for j in range(total.shape[0]):
@@ -54,7 +57,7 @@ def add_rows(z, total):
 
 @compiled
 def add_squares(z, mean, square):
-    """Writes the sum of (z - mean)² over the rows of z."""
+    """Writes the sum of (z - mean)² over the rows of z to square."""
     square[:] = 0
     for i in range(z.shape[0]):
         for j in range(square.shape[0]):
@@ -64,7 +67,7 @@ def add_squares(z, mean, square):
 
 @compiled
 def add_products(z, mean, v, total, product):
-    """Writes the sums of v and of v (z - mean) over rows."""
+    """Writes the sums over rows of v to total, and of v (z - mean) to product."""
     total[:] = 0
     product[:] = 0
     for i in range(z.shape[0]):
@@ -88,18 +91,19 @@ def _run_moments(z, size, means, squares):
     share(_moments, means.shape[0], team(z, z.size), (z, size, means, squares))
 
 
-@twin(batch_statistics, serves=COMPILED.some)
+@twin(batch_statistics, serves=COMPILED.nonempty)
 def _(z):
     mean, variance = np.empty((2, z.shape[-1]), z.dtype)
-    n, z = z.size // len(mean), wide(z)
-    size, means, squares = partial(z)
+    n = z.size // len(mean)
+    z = joined_rows(z)
+    size, means, squares = block_sums(z)
     _run_moments(z, size, means, squares)
     rows = np.full((len(means), 1), size, z.dtype)
     rows[-1] = len(z) - size * (len(means) - 1)
-    np.multiply(collected(means * rows, mean), 1 / n, out=mean)
-    (of_row,) = repeated(z, mean)
-    np.subtract(means, of_row, out=means)  # the squares were about the block's mean
-    np.multiply(collected(squares + rows * means * means, variance), 1 / n, out=variance)
+    np.multiply(total(means * rows, mean), 1 / n, out=mean)
+    (row_mean,) = repeated(z, mean)
+    np.subtract(means, row_mean, out=means)  # the squares were taken about the mean of each block
+    np.multiply(total(squares + rows * means * means, variance), 1 / n, out=variance)
     return mean, variance
 
 
@@ -117,10 +121,11 @@ def _run_scaled(z, mean, scale, shift, u):
     share(scaled, z.shape[0], team(z, z.size), (z, mean, scale, shift, u))
 
 
-@twin(batch_norm, serves=COMPILED.some)
+@twin(batch_norm, serves=COMPILED.nonempty)
 def _(z, mean, variance, gamma, beta, eps):
-    u, z = np.empty(z.shape, z.dtype), wide(z)
-    _run_scaled(z, *repeated(z, mean, gamma / np.sqrt(variance + eps), beta), wide(u))
+    u = np.empty(z.shape, z.dtype)
+    z = joined_rows(z)
+    _run_scaled(z, *repeated(z, mean, gamma / np.sqrt(variance + eps), beta), joined_rows(u))
     return u
 
 
@@ -137,32 +142,38 @@ def _run_products(z, size, mean, v, sums, products):
 
 
 @compiled
-def combined(start, stop, z, mean, v, of_v, of_z, constant, dz):
-    """Writes v of_v + (z - mean) of_z + constant to dz."""
+def combined(start, stop, z, mean, v, factor_v, factor_z, constant, dz):
+    """Writes v factor_v + (z - mean) factor_z + constant to dz."""
     for i in range(start, stop):
         row, up, d = z[i], v[i], dz[i]
         for j in range(row.shape[0]):
-            d[j] = up[j] * of_v[j] + (row[j] - mean[j]) * of_z[j] + constant[j]
+            d[j] = up[j] * factor_v[j] + (row[j] - mean[j]) * factor_z[j] + constant[j]
 
 
 @compiled
-def _run_combined(z, mean, v, of_v, of_z, constant, dz):
-    share(combined, z.shape[0], team(z, z.size), (z, mean, v, of_v, of_z, constant, dz))
+def _run_combined(z, mean, v, factor_v, factor_z, constant, dz):
+    share(combined, z.shape[0], team(z, z.size), (z, mean, v, factor_v, factor_z, constant, dz))
 
 
-@twin(batch_norm_backward, serves=COMPILED.some)
+@twin(batch_norm_backward, serves=COMPILED.nonempty)
 def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
-    shape, share_of = z.shape, z.shape[-1] / z.size
-    z, v = wide(z), wide(v)
-    size, sums, products = partial(z)
+    shape = z.shape
+    inverse_n = shape[-1] / z.size
+    z, v = joined_rows(z), joined_rows(v)
+    size, sums, products = block_sums(z)
     (means,) = repeated(z, mean)
     _run_products(z, size, means, v, sums, products)
-    collected(sums, dbeta)
+    total(sums, dbeta)
     scale = 1 / np.sqrt(variance + eps)
-    np.multiply(collected(products, dgamma), scale, out=dgamma)
+    np.multiply(total(products, dgamma), scale, out=dgamma)
     if not need_dz:
         return None
-    dz, of_v = np.empty(shape, z.dtype), gamma * scale
-    of_z, constant = (-of_v * scale * dgamma * share_of, -of_v * dbeta * share_of) if of_batch else (np.zeros_like(of_v),) * 2
-    _run_combined(z, means, v, *repeated(z, of_v, of_z, constant), wide(dz))
+    dz = np.empty(shape, z.dtype)
+    factor_v = gamma * scale
+    if of_batch:
+        factor_z = -factor_v * scale * dgamma * inverse_n
+        constant = -factor_v * dbeta * inverse_n
+    else:
+        factor_z = constant = np.zeros_like(factor_v)
+    _run_combined(z, means, v, *repeated(z, factor_v, factor_z, constant), joined_rows(dz))
     return dz

@@ -1,4 +1,4 @@
-"""Dropout: its mask by Philox4x64-10 in all threads, with the bits of NumPy's generator, and its arithmetic."""
+"""Dropout: its mask, by Philox4x64-10 with the bits of NumPy's generator, and its arithmetic. Threads share both."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from numba.extending import intrinsic
 from bpcore.functional.dropout import dropout, keep_mask
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.threads import LEAST, compiled, share, team
+from bpcore.philox import smallest_kept
 from bpcore.primitive import twin
 
 MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 STEPS_OF_KEY = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
-COST = 8  # a number of a mask is worth that many of a plain pass
+COST = 8  # a number of a mask costs as much as 8 of a plain pass
 
 
 @intrinsic
@@ -37,9 +38,9 @@ _high: Any = _multiply_high
 
 
 @compiled
-def _blocks(start, stop, seed, step, micro, use, bound, kept):
+def _blocks(start, stop, seed, step, micro, use, bound, keep):
     for block in range(start, stop):
-        a, b, c, d = np.uint64(block + 1), step, micro, use  # NumPy counts before it draws
+        a, b, c, d = np.uint64(block + 1), step, micro, use  # NumPy increments the counter before it draws
         key, other = seed, np.uint64(0)
         for _ in range(10):
             high, low = _high(MULTIPLIERS[0], a), MULTIPLIERS[0] * a
@@ -49,27 +50,27 @@ def _blocks(start, stop, seed, step, micro, use, bound, kept):
         at = 8 * block
         for word in (a, b, c, d):
             for half in (word & LOW, word >> HALF):
-                if at < kept.shape[0]:
-                    kept[at] = half >= bound
+                if at < keep.shape[0]:
+                    keep[at] = half >= bound
                 at += 1
 
 
 @compiled
-def _keep_mask(seed, step, micro, use, bound, kept, threads):
-    share(_blocks, (kept.shape[0] + 7) // 8, threads, (seed, step, micro, use, bound, kept))
+def _keep_mask(seed, step, micro, use, bound, keep, threads):
+    share(_blocks, (keep.shape[0] + 7) // 8, threads, (seed, step, micro, use, bound, keep))
 
 
-def some_entries(like, p, key):
-    """Whether there is a mask to draw."""
+def nonempty(like, p, key):
+    """Whether the mask has entries."""
     return like.size > 0
 
 
-@twin(keep_mask, serves=some_entries)
+@twin(keep_mask, serves=nonempty)
 def _(like, p, key):
-    kept = np.empty(prod(like.shape), np.bool_)
-    threads = 0 if like.itemsize == 4 and COST * kept.size >= LEAST else 1  # as in `team`
-    _keep_mask(*map(np.uint64, key), np.uint64(min(round(p * 2**32), 2**32 - 1)), kept, threads)
-    return kept.reshape(like.shape)
+    keep = np.empty(prod(like.shape), np.bool_)
+    threads = 0 if like.itemsize == 4 and COST * keep.size >= LEAST else 1  # as in `team`
+    _keep_mask(*map(np.uint64, key), np.uint64(smallest_kept(p)), keep, threads)
+    return keep.reshape(like.shape)
 
 
 @compiled
@@ -85,7 +86,7 @@ def _dropout(z, keep, factor, u):
 
 
 def masked(z, keep, p):
-    """Whether z is dense, and the mask is of its shape."""
+    """Whether z is dense, and the mask has its shape."""
     return COMPILED.dense(z) and keep.shape == z.shape and COMPILED.mask(keep)
 
 

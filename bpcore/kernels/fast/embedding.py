@@ -1,4 +1,4 @@
-"""Gradients of rows that were looked up, added up in one pass."""
+"""Adds up the gradients of rows in one pass."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def _scatter_add(start, stop, v, index, out):
 
 @compiled
 def _run_scatter_add(v, index, out):
-    share(_scatter_add, out.shape[1], team(v, v.size), (v, index, out))  # each thread some of the columns: in one order
+    # each thread takes some of the columns: the order of each sum does not depend on the number of threads
+    share(_scatter_add, out.shape[1], team(v, v.size), (v, index, out))
 
 
-def int64(v, index, out):
-    """Whether index holds an int64 for each row of v."""
+def int64_index(v, index, out):
+    """Whether index has an int64 for each row of v, and the arrays are dense."""
     return len(v) == len(index) and COMPILED.dense(v, out) and index.flags.carray and index.dtype == np.int64
 
 
-@twin(scatter_add, serves=int64)
+@twin(scatter_add, serves=int64_index)
 def _(v, index, out):
     out[...] = 0
     _run_scatter_add(v, index, out)

@@ -1,4 +1,4 @@
-"""The module MM: products by oneDNN, the bias in the same pass, and ReLU after it."""
+"""The module MM, alone and with ReLU: products by oneDNN, which adds the bias in the same pass."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import rows
 from bpcore.kernels.fast.engine.onednn import gemm
-from bpcore.kernels.fast.engine.threads import compiled, rows, share, team
+from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
 
@@ -23,7 +24,7 @@ def _sum_rows(start, stop, v, db):
 
 @compiled
 def sum_rows(v, db):
-    """Writes the sum of the rows of v, each thread some of the columns."""
+    """Writes the sum of the rows of v to db. Each thread sums some of the columns."""
     share(_sum_rows, db.shape[0], team(v, v.size), (v, db))
 
 
@@ -33,7 +34,7 @@ def _bias_relu(start, stop, u, b):
         row = u[i]
         for j in range(row.shape[0]):
             t = row[j] + b[j]
-            row[j] = t if not t < 0 else t - t  # a NaN stays one
+            row[j] = t if not t < 0 else t - t  # NaN stays NaN
 
 
 @compiled
@@ -55,7 +56,7 @@ def _relu_backward_sum(start, stop, u, v, dt, db):
 
 @compiled
 def relu_backward_sum(u, v, dt, db):
-    """Writes 1{u > 0} ⊙ v to dt, and the sum of its rows to db: each thread some of the columns."""
+    """Writes 1{u > 0} ⊙ v to dt, and the sum of its rows to db. Each thread takes some of the columns."""
     share(_relu_backward_sum, db.shape[0], team(v, v.size), (u, v, dt, db))
 
 
@@ -67,7 +68,7 @@ def _(z, W, b):
 
 
 def with_bias(z, W, b):
-    """Whether there is a bias, and all fits."""
+    """As `COMPILED.linear`, with a bias."""
     return b is not None and COMPILED.linear(z, W, b)
 
 
@@ -79,7 +80,7 @@ def _(z, W, b):
 
 
 def products(z, W, v, dW, need_dz):
-    """Writes dW = zᵀ v, and returns dz = v Wᵀ, or None unless need_dz."""
+    """Writes dW = zᵀ v. Returns dz = v Wᵀ, or None unless need_dz."""
     if dW.flags.c_contiguous:
         gemm(rows(z).T, rows(v), dW)
     else:
@@ -99,7 +100,7 @@ def _(z, W, v, dW, db, need_dz):
 
 
 def with_bias_backward(z, W, u, v, dW, db, need_dz):
-    """As `with_bias`."""
+    """As `COMPILED.linear_backward`, with a bias, and for u too."""
     return db is not None and u.shape == v.shape and COMPILED.dense(u, v) and COMPILED.linear_backward(z, W, v, dW, db, need_dz)
 
 

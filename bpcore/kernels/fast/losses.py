@@ -1,4 +1,4 @@
-"""Cross-entropy from class indices in one pass over the rows each way; φ stays, as the definition has it."""
+"""Cross-entropy for class indices: one pass over the rows forward and one backward."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 
 from bpcore.functional.losses import cross_entropy, cross_entropy_backward, total, weighted_mean
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
 from bpcore.kernels.fast.engine.exponential import exp
-from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
+from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import twin
 
 
-def classes(t, y, weights, smoothing):
-    """Whether y holds class indices of rows t, and their distributions are not smoothed."""
-    return t.ndim > 1 and not smoothing and COMPILED.classes(t, y, weights)
+def class_indices(t, y, weights, smoothing):
+    """As `COMPILED.class_indices`, for t with two axes or more, without smoothing."""
+    return t.ndim > 1 and not smoothing and COMPILED.class_indices(t, y, weights)
 
 
-def classes_backward(phi, y, weights, v, smoothing):
-    """As `classes`."""
-    return classes(phi, y, weights, smoothing)
+def class_indices_backward(phi, y, weights, v, smoothing):
+    """As `class_indices`."""
+    return class_indices(phi, y, weights, smoothing)
 
 
 def flat(x, dtype):
-    """x as one axis of this dtype, writable: compiled code has no other name for what is read-only."""
-    x = np.asarray(x, dtype)
-    return (x if x.flags.carray else x.copy()).reshape(-1)
+    """x in this dtype as a writable vector."""
+    return writable(np.asarray(x, dtype)).reshape(-1)
 
 
 @compiled
@@ -48,28 +48,29 @@ def _softmax_rows(start, stop, t, y, phi, ell):
             u[j] = exp(row[j] - largest)
         for j in range(row.shape[0]):
             total += u[j]
-        share_of = t.dtype.type(1) / total
+        inverse = t.dtype.type(1) / total
         for j in range(row.shape[0]):
-            u[j] *= share_of
+            u[j] *= inverse
         ell[i] = math.log(total) - (row[y[i]] - largest)
 
 
 @compiled
 def _cross_entropy(t, y, phi, ell):
     _expect_classes(y, t.shape[1])
-    share(_softmax_rows, t.shape[0], team(t, 4 * t.size), (t, y, phi, ell))
+    share(_softmax_rows, t.shape[0], team(t, COST * t.size), (t, y, phi, ell))
     J = t.dtype.type(0)
     for i in range(ell.shape[0]):
         J += ell[i]
     return J / ell.shape[0]
 
 
-@twin(cross_entropy, serves=classes)
+@twin(cross_entropy, serves=class_indices)
 def _(t, y, weights, smoothing):
     k = t.shape[-1]
     phi, ell = np.empty_like(t), np.empty(y.size, t.dtype)
     J = _cross_entropy(t.reshape(-1, k), flat(y, np.int64), phi.reshape(-1, k), ell)
-    return (t.dtype.type(J) if weights is None else weighted_mean(ell, weights.reshape(-1))), phi
+    J = t.dtype.type(J) if weights is None else weighted_mean(ell, weights.reshape(-1))
+    return J, phi
 
 
 @compiled
@@ -89,12 +90,13 @@ def _cross_entropy_backward(phi, y, w, scale, least, dt):
     share(_difference_rows, phi.shape[0], team(phi, phi.size), (phi, y, w, scale, least, dt))
 
 
-@twin(cross_entropy_backward, serves=classes_backward)
+@twin(cross_entropy_backward, serves=class_indices_backward)
 def _(phi, y, weights, v, smoothing):
-    k, number = phi.shape[-1], phi.dtype.type
+    k = phi.shape[-1]
     w = np.empty(0, phi.dtype) if weights is None else flat(weights, phi.dtype)
     scale = v / (y.size if weights is None else total(weights))
     dt = np.empty_like(phi)
-    least = least_of(phi)
-    _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, number(scale), least, dt.reshape(-1, k))
+    least = flush_threshold(phi)
+    scale = phi.dtype.type(scale)
+    _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, scale, least, dt.reshape(-1, k))
     return dt

@@ -1,4 +1,4 @@
-"""Softmax and its logarithm along rows, the last axis."""
+"""Softmax and its logarithm along the last axis."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from numba.extending import overload, register_jitable
 
 from bpcore.functional.activations import log_softmax, log_softmax_backward, softmax, softmax_backward
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, rows
 from bpcore.kernels.fast.engine.exponential import bits, exp, number
-from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, rows, share, team
+from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import twin
-
-COST = 4  # a number of these passes is worth that many of a plain one: the second thread pays sooner
 
 
 def maximum(row):
-    """The largest number of a row in compiled code; a NaN where there is one."""
+    """The largest number of a row, NaN if the row has a NaN; for compiled code."""
     return max(row)
 
 
 @overload(maximum)
 def _maximum(row):
-    def by_bits(row):  # as whole numbers in the same order, since a maximum of floats is not vectorised
+    def maximum32(row):  # of whole numbers in the same order, because LLVM does not vectorise a maximum of floats
         largest = np.int32(-(2**31))
         for j in range(row.shape[0]):
-            one = ordered(bits(row[j]))
-            largest = one if one > largest else largest
+            rank = ordered(bits(row[j]))
+            largest = rank if rank > largest else largest
         return number(ordered(largest))
 
-    def plainly(row):
+    def maximum64(row):
         largest = row[0]
         for j in range(row.shape[0]):
             largest = largest if row[j] <= largest else row[j]
         return largest
 
-    return by_bits if row.dtype == numba.float32 else plainly
+    return maximum32 if row.dtype == numba.float32 else maximum64
 
 
 @register_jitable
 def ordered(x):
-    """A float's bits as a whole number, in the order of floats; its own inverse."""
+    """The bits of a float as a whole number in the order of floats. The function is its own inverse."""
     return x ^ ((x >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
@@ -69,17 +68,17 @@ def _run_softmax(z, least, logarithm, u):
     share(_softmax, z.shape[0], team(z, COST * z.size), (z, least, logarithm, u))
 
 
-@twin(softmax, serves=COMPILED.along_rows)
+@twin(softmax, serves=COMPILED.last_axis)
 def _(z, axis):
     u = np.empty_like(z)
-    _run_softmax(rows(z), least_of(z), False, rows(u))
+    _run_softmax(rows(z), flush_threshold(z), False, rows(u))
     return u
 
 
-@twin(log_softmax, serves=COMPILED.along_rows)
+@twin(log_softmax, serves=COMPILED.last_axis)
 def _(z, axis):
     u = np.empty_like(z)
-    _run_softmax(rows(z), least_of(z), True, rows(u))
+    _run_softmax(rows(z), flush_threshold(z), True, rows(u))
     return u
 
 
@@ -105,15 +104,15 @@ def _run_softmax_backward(u, v, least, logarithm, dz):
     share(_softmax_backward, u.shape[0], team(u, COST * u.size), (u, v, least, logarithm, dz))
 
 
-@twin(softmax_backward, serves=COMPILED.along_rows)
+@twin(softmax_backward, serves=COMPILED.last_axis)
 def _(u, v, axis):
     dz = np.empty_like(u)
-    _run_softmax_backward(rows(u), rows(v), least_of(u), False, rows(dz))
+    _run_softmax_backward(rows(u), rows(v), flush_threshold(u), False, rows(dz))
     return dz
 
 
-@twin(log_softmax_backward, serves=COMPILED.along_rows)
+@twin(log_softmax_backward, serves=COMPILED.last_axis)
 def _(u, v, axis):
     dz = np.empty_like(u)
-    _run_softmax_backward(rows(u), rows(v), least_of(u), True, rows(dz))
+    _run_softmax_backward(rows(u), rows(v), flush_threshold(u), True, rows(dz))
     return dz

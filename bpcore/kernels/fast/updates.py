@@ -1,4 +1,4 @@
-"""Optimisers' updates in one pass over the vectors, and the norm of the gradient."""
+"""Updates of optimisers in one pass over the vectors, and the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 from bpcore.functional.numerics import smallest_normal
 from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine.threads import compiled, flushed, least_of, share, team
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
+from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
-BLOCK = 1 << 14  # numbers that are summed by one thread: the sum is the same for any number of threads
+BLOCK = 1 << 14  # numbers that one thread sums: the sum does not depend on the number of threads
 
 
-def least_square_of(g):
-    """What a second moment is flushed below, a number of the dtype of g."""
+def flush_square_threshold(g):
+    """The number below which second moments are set to 0, in the dtype of g."""
     return g.dtype.type(SQUARES * smallest_normal(g))
 
 
-def numbers(g, *values):
-    """The values as numbers of the dtype of g: a wider one would make the whole pass wide."""
+def in_dtype_of(g, *values):
+    """The values in the dtype of g: with a wider one, the whole pass would compute in the wider dtype."""
     return tuple(map(g.dtype.type, values))
 
 
@@ -33,13 +34,13 @@ def _sgd(start, stop, g, theta, lr, decay):
 
 
 @compiled
-def _momentum(start, stop, g, theta, m, lr, decay, mu, of_g, of_m, least):
+def _momentum(start, stop, g, theta, m, lr, decay, mu, factor_g, factor_m, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
         d = g[i] + decay * theta[i]
         new = flushed(mu * m[i] + d, least)
         m[i] = new
-        theta[i] -= lr * (of_g * d + of_m * new)
+        theta[i] -= lr * (factor_g * d + factor_m * new)
 
 
 @compiled
@@ -48,17 +49,17 @@ def _run_sgd(g, theta, lr, decay):
 
 
 @compiled
-def _run_momentum(g, theta, m, lr, decay, mu, of_g, of_m, least):
-    share(_momentum, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, mu, of_g, of_m, least))
+def _run_momentum(g, theta, m, lr, decay, mu, factor_g, factor_m, least):
+    share(_momentum, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, mu, factor_g, factor_m, least))
 
 
 @twin(sgd, serves=COMPILED.dense)
 def _(g, lr, momentum, nesterov, decay, theta, m):
     if m is None:
-        _run_sgd(g, theta, *numbers(g, lr, decay))
-    else:  # of g and of m, what θ moves by: g + μ m, or m
-        of = (1.0, momentum) if nesterov else (0.0, 1.0)
-        _run_momentum(g, theta, m, *numbers(g, lr, decay, momentum, *of), least_of(g))
+        _run_sgd(g, theta, *in_dtype_of(g, lr, decay))
+    else:  # θ -= lr (g + μ m) with Nesterov's momentum, else lr m
+        factor_g, factor_m = (1.0, momentum) if nesterov else (0.0, 1.0)
+        _run_momentum(g, theta, m, *in_dtype_of(g, lr, decay, momentum, factor_g, factor_m), flush_threshold(g))
 
 
 @compiled
@@ -77,16 +78,16 @@ def _run_adaptive(g, theta, v, lr, decay, rho, fresh, eps, least):
 
 @twin(rmsprop, serves=COMPILED.dense)
 def _(g, lr, rho, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *numbers(g, lr, decay, rho, 1 - rho, eps), least_square_of(g))
+    _run_adaptive(g, theta, v, *in_dtype_of(g, lr, decay, rho, 1 - rho, eps), flush_square_threshold(g))
 
 
 @twin(adagrad, serves=COMPILED.dense)
 def _(g, lr, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *numbers(g, lr, decay, 1.0, 1.0, eps), least_square_of(g))
+    _run_adaptive(g, theta, v, *in_dtype_of(g, lr, decay, 1.0, 1.0, eps), flush_square_threshold(g))
 
 
 @compiled
-def _adam(start, stop, g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+def _adam(start, stop, g, theta, m, v, rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
     g, theta, m, v = g[start:stop], theta[start:stop], m[start:stop], v[start:stop]
     for i in range(g.shape[0]):
         d = g[i] + decay * theta[i]
@@ -94,22 +95,24 @@ def _adam(start, stop, g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, 
         second = flushed(beta2 * v[i] + fresh2 * (d * d), least_v)
         m[i] = first
         v[i] = second
-        theta[i] = kept * theta[i] - rate * first / (np.sqrt(second) + eps)
+        theta[i] = shrink * theta[i] - rate * first / (np.sqrt(second) + eps)
 
 
 @compiled
-def _run_adam(g, theta, m, v, rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
-    constants = (rate, kept, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
+def _run_adam(g, theta, m, v, rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+    constants = (rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
     share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *constants))
 
 
 @twin(adam, serves=COMPILED.dense)
 def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+    # θ -= lr / (1 - β₁ᵗ) · m / (√v / root + ε), with numerator and denominator multiplied by root
     root = math.sqrt(1 - beta2**step)
-    # θ -= lr / c₁ · m / (√v / root + ε), with numerator and denominator times root
-    rate, kept, coupled = lr * root / (1 - beta1**step), 1 - lr * decay if decoupled else 1.0, 0.0 if decoupled else decay
-    constants = numbers(g, rate, kept, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
-    _run_adam(g, theta, m, v, *constants, least_of(g), least_square_of(g))
+    rate = lr * root / (1 - beta1**step)
+    shrink = 1 - lr * decay if decoupled else 1.0
+    coupled = 0.0 if decoupled else decay
+    constants = in_dtype_of(g, rate, shrink, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
+    _run_adam(g, theta, m, v, *constants, flush_threshold(g), flush_square_threshold(g))
 
 
 @compiled
@@ -127,7 +130,7 @@ def _run_lion(g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
 
 @twin(lion, serves=COMPILED.dense)
 def _(g, lr, beta1, beta2, decay, theta, m):
-    _run_lion(g, theta, m, *numbers(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), least_of(g))
+    _run_lion(g, theta, m, *in_dtype_of(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), flush_threshold(g))
 
 
 @compiled

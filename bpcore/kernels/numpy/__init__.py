@@ -1,4 +1,4 @@
-"""Twins for NumPy arrays by NumPy alone: results written in place (`out=`), and passes over long vectors in blocks."""
+"""Twins for NumPy's arrays that need only NumPy: they write in place (`out=`) and go through long vectors in blocks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ ARRAY = np.ndarray
 
 
 def report() -> dict[str, str]:
-    """For `bp.backend_info()`: who computes products."""
+    """For `bp.backend_info()`: which library computes products."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {"products": f"NumPy's BLAS, {blas.get('name')} {blas.get('version')}, with threads of its own"}

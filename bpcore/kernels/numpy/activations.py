@@ -10,9 +10,10 @@ from bpcore.functional.activations import gelu, gelu_backward, relu, relu_backwa
 from bpcore.kernels.numpy.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
-# Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a), a from 0 to FAR; P, highest power first, was fitted by weighted
-# least squares for an error below 1.2e-7 of Φ(-a): that of float32's rounding.
-TAIL_RATE, FAR = 0.3, 12.5  # beyond FAR, what is left is flushed to zero
+# Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
+# were fitted by weighted least squares; the relative error is below 1.2e-7, as large as rounding to float32.
+TAIL_RATE = 0.3
+FAR = 12.5  # beyond, Φ(-a) is so small that it is flushed to 0
 TAIL = (0.0361950307, -0.159378986, 0.210119467, -0.0571682769, 0.130416898, 0.099347, 0.120845549, 0.119623262)
 
 
@@ -27,7 +28,7 @@ def _(u, v):
 
 
 def gaussian_tail(z, a, e, q):
-    """Writes a = min(|z|, FAR), e = e^(-a²/2) and q = Φ(-a). float32."""
+    """Writes min(|z|, FAR) to a, e^(-a²/2) to e and Φ(-a) to q. float32."""
     np.clip(np.abs(z, out=a), 0, FAR, out=a)
     t = np.multiply(a, TAIL_RATE, out=e)
     np.add(t, 1, out=t)
@@ -43,8 +44,9 @@ def gaussian_tail(z, a, e, q):
 
 
 def in_blocks(run, primitive, *inputs):
-    """u, of the inputs' shape: `run(*inputs, u, a, e)`, a and e being scratch, on blocks of float32, the definition on others."""
-    flat, u = [x.reshape(-1) for x in inputs], np.empty(inputs[0].size, inputs[0].dtype)
+    """u in the shape of the inputs: for float32 by `run(*inputs, u, a, e)` on blocks, a and e scratch; else by the definition."""
+    flat = [x.reshape(-1) for x in inputs]
+    u = np.empty(inputs[0].size, inputs[0].dtype)
     second = np.empty(min(u.size, BLOCK), u.dtype)
     for *piece, u_block, first in blocks(*flat, u):
         if u.dtype == np.float32:

@@ -1,4 +1,4 @@
-"""Attention, its scores and their softmax in place."""
+"""Attention: scores and their softmax are computed in place."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import math
 import numpy as np
 
 from bpcore.functional.attention import attention, attention_backward, join_heads, pack, split_heads, unpack, visible
-from bpcore.kernels.conditions import wide
+from bpcore.kernels.conditions import not_half
 from bpcore.kernels.numpy.blocks import flush_in_place
 from bpcore.primitive import twin
 
 
 def attention_scores(q, k, seen):
+    """As in functional/attention.py."""
     scores = np.matmul(q * (1 / math.sqrt(q.shape[-1])), k.swapaxes(-1, -2))
     return scores if seen is None else np.add(scores, (seen - 1) * 1e9, out=scores)
 
 
-@twin(attention, serves=wide)
+@twin(attention, serves=not_half)
 def _(qkv, heads, causal, padding, keep, p):
     q, k, values = unpack(qkv, heads)
     seen = visible(qkv.shape[1], causal, padding, qkv)
@@ -28,17 +29,17 @@ def _(qkv, heads, causal, padding, keep, p):
     np.divide(A, total, out=A)
     L = largest + np.log(total)
     if padding is not None:
-        some = np.maximum.reduce(seen, axis=-1, keepdims=True)
-        np.multiply(L, some, out=L)
-        if not some.all():
-            np.multiply(A, some, out=A)
+        sees_any = np.maximum.reduce(seen, axis=-1, keepdims=True)
+        np.multiply(L, sees_any, out=L)
+        if not sees_any.all():
+            np.multiply(A, sees_any, out=A)
     flush_in_place(A)
     if keep is not None:
         drop_in_place(A, keep, p)
     return join_heads(np.matmul(A, values)), L[..., 0]
 
 
-@twin(attention_backward, serves=wide)
+@twin(attention_backward, serves=not_half)
 def _(qkv, padding, keep, u, L, v, heads, causal, p):
     q, k, values = unpack(qkv, heads)
     A = attention_scores(q, k, visible(qkv.shape[1], causal, padding, qkv))
@@ -56,6 +57,6 @@ def _(qkv, padding, keep, u, L, v, heads, causal, p):
 
 
 def drop_in_place(A, keep, p):
-    """Dropout, on an array that the caller made."""
+    """Dropout of A, which the caller must own."""
     np.multiply(A, keep, out=A)
     np.multiply(A, 1 / (1 - p), out=A)

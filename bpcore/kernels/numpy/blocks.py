@@ -1,4 +1,4 @@
-"""Passes over long vectors in blocks that stay in the cache."""
+"""Passes over long vectors in blocks that fit in the cache."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 from bpcore.array import is_half
 from bpcore.functional.numerics import smallest_normal
 
-BLOCK = 32768  # numbers: θ, g and two moments of it, and the scratch, lie in a second-level cache together
+BLOCK = 32768  # numbers: blocks of θ, g, two moments and the scratch fit in a second-level cache together
 
 
 def blocks(*vectors) -> Iterator[tuple[Any, ...]]:
-    """The vectors in pieces of BLOCK numbers, with a scratch array of that length last."""
+    """The vectors in blocks of BLOCK numbers, each with a scratch array of the same length last."""
     n = len(vectors[0])
     scratch = np.empty(min(n, BLOCK), vectors[0].dtype)
     if n <= BLOCK:
         yield (*vectors, scratch)
         return
     for i in range(0, n, BLOCK):
-        piece = slice(i, i + BLOCK)
-        yield (*(x[piece] for x in vectors), scratch[: n - i])
+        block = slice(i, i + BLOCK)
+        yield (*(x[block] for x in vectors), scratch[: n - i])
 
 
 def flush_in_place(x):
-    """`flush`, on an array that the caller made."""
+    """`flush` of x, which the caller must own."""
     return x if is_half(x) else np.multiply(x, np.abs(x) >= math.sqrt(smallest_normal(x)), out=x)

@@ -1,4 +1,4 @@
-"""Convolution: one scratch for what the places of the kernel see, products and sums in place."""
+"""Convolution: one scratch array for the columns; products and sums in place."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, pad
 from bpcore.primitive import twin
 
 
-def entries(placement, h, w) -> Iterator[tuple[slice, slice]]:
+def kernel_entries(placement, h, w) -> Iterator[tuple[slice, slice]]:
     """For each entry of the kernel, the rows and columns of the padded image that it sees."""
     for i in range(placement.kernel[0]):
         for j in range(placement.kernel[1]):
-            starts, places = (i * placement.dilation[0], j * placement.dilation[1]), placement.outputs(h, w)
+            starts = (i * placement.dilation[0], j * placement.dilation[1])
+            places = placement.outputs(h, w)
             rows, columns = (slice(a, a + s * (n - 1) + 1, s) for a, s, n in zip(starts, placement.stride, places, strict=True))
             yield rows, columns
 
 
-def gathered(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
-    """The batch part by part with its columns, (places, entries of the kernel · c): a scratch, the caller's to write to."""
+def columns_by_chunk(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
+    """For each chunk of the batch, its slice and its columns (places, entries of the kernel · c), a scratch array to write to."""
     n, h, w, c = z.shape
-    places, k = placement.outputs(h, w), placement.size * c
+    places = placement.outputs(h, w)
+    k = placement.size * c
     padded: Any = pad(z, placement)
     of_image, of_row, of_column, of_channel = padded.strides
     (down, right), (dilation_h, dilation_w) = placement.stride, placement.dilation
@@ -40,36 +42,38 @@ def gathered(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def unpadded(dz, placement, h, w):
-    """The image within its padding."""
+    """The image dz without its padding."""
     (top, _), (left, _) = placement.padding
     return np.ascontiguousarray(dz[:, top : top + h, left : left + w])
 
 
-def fits(z, W, b, placement, groups):
-    """Whether a place sees more than one entry, of all channels."""
+def one_group(z, W, b, placement, groups):
+    """Whether there is one group, and the kernel has more than one entry; the dtype is not float16."""
     return groups == 1 and placement.size > 1 and z.size > 0 and not is_half(z)
 
 
-@twin(conv2d, serves=fits)
+@twin(conv2d, serves=one_group)
 def _(z, W, b, placement, groups):
     u = np.empty((len(z), *placement.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
-    for part, columns in gathered(z, placement):
+    for part, columns in columns_by_chunk(z, placement):
         np.matmul(columns, W.reshape(-1, W.shape[3]), out=u[part].reshape(-1, W.shape[3]))
     return u if b is None else np.add(u, b, out=u)
 
 
-def fits_backward(z, W, v, placement, groups, dW, db, need_dz):
-    """As `fits`, and dW can be written in place."""
-    return fits(z, W, None, placement, groups) and dW.flags.c_contiguous
+def one_group_backward(z, W, v, placement, groups, dW, db, need_dz):
+    """As `one_group`, and dW can be written in place."""
+    return one_group(z, W, None, placement, groups) and dW.flags.c_contiguous
 
 
-@twin(conv2d_backward, serves=fits_backward)
+@twin(conv2d_backward, serves=one_group_backward)
 def _(z, W, v, placement, groups, dW, db, need_dz):
     n, h, w, c = z.shape
     out = W.shape[3]
-    kernel, dW, v_rows = W.reshape(-1, out), dW.reshape(-1, out), v.reshape(n, -1, out)
+    kernel = W.reshape(-1, out)
+    dW = dW.reshape(-1, out)
+    v_rows = v.reshape(n, -1, out)
     dz = np.zeros((n, *placement.padded(h, w), c), z.dtype) if need_dz else None
-    for part, columns in gathered(z, placement):
+    for part, columns in columns_by_chunk(z, placement):
         v_part = v_rows[part].reshape(-1, out)
         if part.start == 0:
             np.matmul(columns.T, v_part, out=dW)
@@ -77,7 +81,7 @@ def _(z, W, v, placement, groups, dW, db, need_dz):
             np.add(dW, columns.T @ v_part, out=dW)
         if dz is not None:
             d = np.matmul(v_part, kernel.T, out=columns).reshape(-1, *v.shape[1:3], placement.size, c)
-            for entry, (rows, cols) in enumerate(entries(placement, h, w)):
+            for entry, (rows, cols) in enumerate(kernel_entries(placement, h, w)):
                 image = dz[part, rows, cols]
                 np.add(image, d[:, :, :, entry], out=image)
     if db is not None:

@@ -1,4 +1,4 @@
-"""The module MM, its bias added in place."""
+"""The module MM: the bias is added in place."""
 
 from __future__ import annotations
 

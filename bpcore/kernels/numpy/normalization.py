@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.normalization import layer_norm, layer_norm_backward
-from bpcore.kernels.conditions import wide
+from bpcore.kernels.conditions import not_half
 from bpcore.primitive import twin
 
 
-@twin(layer_norm, serves=wide)
+@twin(layer_norm, serves=not_half)
 def _(z, gamma, beta, eps):
     n = z.shape[-1]
     mean = np.add.reduce(z, axis=-1, keepdims=True)
@@ -20,12 +20,12 @@ def _(z, gamma, beta, eps):
     np.add(scale, eps, out=scale)
     np.sqrt(scale, out=scale)
     np.reciprocal(scale, out=scale)
-    for factor in (scale, gamma):
-        np.multiply(u, factor, out=u)
+    np.multiply(u, scale, out=u)
+    np.multiply(u, gamma, out=u)
     return np.add(u, beta, out=u), mean, scale
 
 
-@twin(layer_norm_backward, serves=wide)
+@twin(layer_norm_backward, serves=not_half)
 def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     n = z.shape[-1]
     x = np.subtract(z, mean)

@@ -1,4 +1,4 @@
-"""Pooling, entry by entry of the kernel."""
+"""Pooling: one pass for each entry of the kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from bpcore.functional.convolution import pad
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.numpy.convolution import entries, unpadded
+from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
 from bpcore.primitive import twin
 
 
@@ -14,7 +14,7 @@ from bpcore.primitive import twin
 def _(z, placement):
     h, w = z.shape[1:3]
     z = pad(z, placement, -np.inf)
-    seen = [z[:, rows, columns] for rows, columns in entries(placement, h, w)]
+    seen = [z[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
     u = seen[0].copy()
     for entry in seen[1:]:
         np.maximum(u, entry, out=u)
@@ -27,7 +27,7 @@ def _(z, placement):
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
     dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
-    for entry, (rows, columns) in enumerate(entries(placement, h, w)):
+    for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
         image = dz[:, rows, columns]
         np.add(image, v * (first == entry), out=image)
     return unpadded(dz, placement, h, w)
@@ -36,16 +36,18 @@ def _(first, v, placement, h, w):
 @twin(avg_pool2d)
 def _(z, placement):
     h, w = z.shape[1:3]
-    z, u = pad(z, placement), np.zeros((len(z), *placement.outputs(h, w), z.shape[3]), z.dtype)
-    for rows, columns in entries(placement, h, w):
+    u = np.zeros((len(z), *placement.outputs(h, w), z.shape[3]), z.dtype)
+    z = pad(z, placement)
+    for rows, columns in kernel_entries(placement, h, w):
         np.add(u, z[:, rows, columns], out=u)
     return np.multiply(u, 1 / placement.size, out=u)
 
 
 @twin(avg_pool2d_backward)
 def _(v, placement, h, w):
-    dz, d = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype), v * (1 / placement.size)
-    for rows, columns in entries(placement, h, w):
+    dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
+    d = v * (1 / placement.size)
+    for rows, columns in kernel_entries(placement, h, w):
         image = dz[:, rows, columns]
         np.add(image, d, out=image)
     return unpadded(dz, placement, h, w)

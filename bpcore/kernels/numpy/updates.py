@@ -1,4 +1,4 @@
-"""Optimisers' updates in blocks, and the norm of the gradient."""
+"""Updates of optimisers in blocks, and the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, r
 from bpcore.kernels.numpy.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
-FLUSH_EVERY = 16  # steps: from the threshold, a moment takes longer than that to become subnormal
+FLUSH_EVERY = 16  # steps: a moment at the threshold needs more steps than that to decay to a subnormal number
 
 
 @twin(squared_norm)
@@ -24,8 +24,8 @@ def _(g, square, largest, clipped):
     np.multiply(g, largest / max(math.sqrt(square), largest), out=clipped)
 
 
-def in_blocks(update):
-    """Register an update's definition, run block by block: what it computes on the way stays in the cache."""
+def register_in_blocks(update):
+    """Register a twin that runs the definition of an update on blocks: intermediate results stay in the cache."""
     run = definition(update)
 
     @twin(update)
@@ -35,19 +35,20 @@ def in_blocks(update):
 
 
 for _update in (sgd, rmsprop, adagrad, lion):
-    in_blocks(_update)
+    register_in_blocks(_update)
 
 
 def flush_square_in_place(v):
-    """`flush_square`, in place."""
+    """`flush_square` of v, in place."""
     np.multiply(v, v >= SQUARES * smallest_normal(v), out=v)
 
 
 @twin(adam)
 def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+    # θ -= lr / (1 - β₁ᵗ) · m / (√v / root + ε), with numerator and denominator multiplied by root
     root = math.sqrt(1 - beta2**step)
-    # θ -= lr / c₁ · m / (√v / root + ε), with numerator and denominator times root
-    rate, eps = lr * root / (1 - beta1**step), eps * root
+    rate = lr * root / (1 - beta1**step)
+    eps = eps * root
     for g, theta, m, v, s in blocks(g, theta, m, v):
         if decay and decoupled:
             np.multiply(theta, 1 - lr * decay, out=theta)

@@ -1,1 +1,1 @@
-"""The machinery of CUDA twins: launches, products by cuBLAS, sums, graphs."""
+"""The machinery of CUDA twins: launches of kernels, products by cuBLAS, sums, CUDA graphs."""

@@ -1,4 +1,4 @@
-// T is the arrays' number, A what is computed in (float for half). Index arithmetic is in long long; blocks are of 32 n threads.
+// T is the type of arrays, A the type of computation (float for half). Indices are long long. A block has 32, 64, ... threads.
 
 typedef long long Int;
 
@@ -10,7 +10,7 @@ __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
 
 __device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
 
-// y[i] of an integer dtype that `kind` tells: its bytes, negative where it is unsigned.
+// y[i] for an array of integers. kind: bytes of an integer, negative for unsigned types.
 __device__ inline Int index_at(const void *y, Int kind, Int i)
 {
     switch (kind) {
@@ -24,14 +24,14 @@ __device__ inline Int index_at(const void *y, Int kind, Int i)
     }
 }
 
-// Sum and maximum over the blockDim.x threads that share a row, the same to each of them; all threads of the block call.
-// blockDim.x is a power of two; above 32, the block has one row.
+// Sum and maximum over a team, the blockDim.x threads that share a row; each of them gets the result. All threads of the block
+// must call. blockDim.x is a power of two; if it is above 32, the block has one row.
 __device__ inline A team_sum(A x)
 {
     __shared__ A part[32];
     for (int k = min((int)blockDim.x, 32) / 2; k > 0; k /= 2) x += __shfl_xor_sync(0xffffffffu, x, k);
     if (blockDim.x > 32) {
-        __syncthreads();  // the parts of the sum before have been read
+        __syncthreads();  // all threads have read the parts of the sum before this one
         if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
         __syncthreads();
         x = part[0];
@@ -54,7 +54,7 @@ __device__ inline A team_max(A x)
     return x;
 }
 
-// The row of this thread's team, and a loop of the team over n entries of it.
+// The row of this thread's team, and the team's loop over the n entries of its row.
 __device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadIdx.y; }
 
 #define TEAM(j, n) for (Int j = threadIdx.x; j < n; j += blockDim.x)

@@ -1,7 +1,7 @@
-"""cuBLAS through a handle of our own: CuPy's calls refuse to be captured in a CUDA graph.
+"""cuBLAS through handles of our own, because CuPy's calls cannot be captured in a CUDA graph.
 
-Each stream has its handle, with a workspace that stays: nothing is allocated while a graph is captured, and results do not
-depend on what other streams are doing (cuBLAS: "Results reproducibility", "CUDA Graphs Support").
+Each stream has its own handle with a fixed workspace: nothing is allocated while a graph is captured, and results do not depend
+on other streams (cuBLAS: "Results reproducibility", "CUDA Graphs Support").
 """
 
 from __future__ import annotations
@@ -48,13 +48,18 @@ ARGUMENTS = {
 
 
 def libcublas() -> tuple[Any, str]:
-    """The library that CuPy uses, found as CuPy finds it, and why it is not there where it is None."""
+    """The cuBLAS that CuPy uses, located as CuPy locates it, and ""; or None and the reason why it cannot be loaded."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
         library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
         for name, types in ARGUMENTS.items():
             getattr(library, name).argtypes = types
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # not found is a RuntimeError there
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        AttributeError,
+    ) as error:  # cuda.pathfinder raises RuntimeError for a missing library
         return None, f"cuBLAS cannot be loaded: {error}; reinstall CuPy: pip install 'bpcore[cuda13]' or 'bpcore[cuda12]'"
     return library, ""
 
@@ -63,22 +68,25 @@ LIBRARY, WHY_NOT = libcublas()
 
 
 def call(name: str, *args: Any) -> None:
-    """A function of the library; a RuntimeError where it does not return success."""
+    """Call a function of cuBLAS. Raises RuntimeError unless it returns success."""
     status = getattr(LIBRARY, name)(*args)
     if status:
-        story = f"cuBLAS's {name} returned CUBLAS_STATUS_{STATUS.get(status, status)}"
-        raise RuntimeError(f"{story}; run with BPCORE_KERNELS=off, and report it")
+        failure = f"cuBLAS's {name} returned CUBLAS_STATUS_{STATUS.get(status, status)}"
+        raise RuntimeError(f"{failure}; run with BPCORE_KERNELS=off, and report it")
 
 
 class Handle:
-    """A handle for one stream, with its workspace."""
+    """A cuBLAS handle for one stream, with its workspace."""
 
     def __init__(self, stream: int):
         handle = ctypes.c_void_p()
         call("cublasCreate_v2", ctypes.byref(handle))
-        self.number, self.workspace = handle.value, cupy.cuda.Memory(WORKSPACE)  # outside of every pool
+        self.number = handle.value
+        self.workspace = cupy.cuda.Memory(WORKSPACE)  # outside of every memory pool
         call("cublasSetStream_v2", handle, stream)
-        call("cublasSetWorkspace_v2", handle, self.workspace.ptr, WORKSPACE)  # after the stream, which resets it
+        call(
+            "cublasSetWorkspace_v2", handle, self.workspace.ptr, WORKSPACE
+        )  # after the stream, because setting the stream resets the workspace
         call("cublasSetMathMode", handle, FLOAT32_REDUCTIONS)
 
 
@@ -88,5 +96,5 @@ def _handle(thread: int, stream: int) -> Handle:
 
 
 def handle() -> int | None:
-    """The handle of the current stream, in this thread. The first call on a stream makes it: not while capturing."""
+    """The handle of the current stream in this thread. The first call creates it, and must not happen during a capture."""
     return _handle(threading.get_ident(), cupy.cuda.get_current_stream().ptr).number

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a function launches, captured once and launched again in one go."""
+"""CUDA graphs: the launches of a function, captured once and then launched together."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import cupy
 
 @functools.cache
 def side_stream() -> Any:
-    """The stream that all captures are made on: one, so that cuBLAS has one handle for it."""
+    """The stream for all captures. There is only one, so that cuBLAS needs one handle."""
     return cupy.cuda.Stream(non_blocking=True)
 
 
 @contextlib.contextmanager
 def without_garbage() -> Iterator[None]:
-    """No garbage collection within: it could free memory of the device, which ends a capture."""
+    """Within the block there is no garbage collection: it could free memory of the device, which would break a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -31,11 +31,11 @@ def without_garbage() -> Iterator[None]:
 
 
 class Graph:
-    """Launches of a function, with the memory that they use: a pool of their own, which lives as long as they do.
+    """The captured launches of a function, with the memory pool that they use.
 
-    Run the function until `settled`, that is until it needs no new memory and all kernels are loaded: a capture allows
-    neither. Then capture it, which runs nothing, and launch it any number of times. Each launch writes to the same memory, so
-    what the function returned is to be copied before the next.
+    First `run` the function until `settled`: it needs no new memory and all its kernels are loaded, since a capture allows
+    neither. Then `capture` it, which executes nothing, and `launch` it any number of times. Each launch writes to the same
+    memory: copy the results before the next launch.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Graph:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """On the side stream, between what the current stream was asked before and after, with this graph's memory."""
+        """Within the block, work goes to the side stream, in order with the current stream, and uses this graph's memory."""
         current, side = cupy.cuda.get_current_stream(), side_stream()
         side.wait_event(current.record())
         try:
@@ -55,7 +55,7 @@ class Graph:
             current.wait_event(side.record())
 
     def run(self, function: Callable[[], Any]) -> Any:
-        """What the function returns, run as it is."""
+        """Run the function without capturing it, and return its result."""
         before = self.pool.total_bytes()
         with self._aside():
             result = function()
@@ -63,19 +63,19 @@ class Graph:
         return result
 
     def capture(self, function: Callable[[], Any]) -> Any:
-        """What the function returns: arrays that every launch writes. An error leaves no graph, and nothing was run."""
+        """Capture the function and return its result: arrays that every launch writes. After an error there is no graph."""
         side = side_stream()
         with without_garbage(), self._aside():
             side.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
             try:
                 result = function()
             except BaseException:
-                with contextlib.suppress(Exception):  # the error above is the one to tell
+                with contextlib.suppress(Exception):  # the error above matters more
                     side.end_capture()
                 raise
             self.graph = side.end_capture()
         return result
 
     def launch(self) -> None:
-        """Launch what was captured, on the current stream."""
+        """Launch the captured function on the current stream."""
         self.graph.launch()

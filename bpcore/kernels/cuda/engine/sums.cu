@@ -1,9 +1,9 @@
-// Sums over the rows of a matrix, and over a vector; in two passes where there is much, so that their order is always the same.
+// Sums over the rows of a matrix and over a vector, in two passes: blocks sum parts, then the parts are added in a fixed order.
 
-// part (gridDim.y, n, or 2 n with x): for its share of the rows, the sums of v (rows, n), and of v x where z is there, with
-// x = (z - mean) scale. mean and scale have one number for each `span` rows and `width` columns; mean may be null. eps >= 0
-// says that `scale` is a variance. Where u is there, v counts where u > 0 alone, and that is written to dt. A block's 32 x 8
-// threads have 32 columns.
+// part (gridDim.y, n), or (gridDim.y, 2 n) if z is not null: the sums over some of the rows of v (rows, n), and of v x with
+// x = (z - mean) scale. `span` rows and `width` columns share one number of mean and scale; mean may be null. eps >= 0: `scale`
+// is a variance. If u is not null, v counts only where u > 0, and v with all other entries set to 0 is written to dt. A block has
+// 32 x 8 threads and sums 32 columns.
 extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const A *mean, const A *scale, double eps, Int span,
                                    Int width, const T *u, T *dt, A *part)
 {
@@ -32,7 +32,7 @@ extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, cons
     }
 }
 
-// Writes the sums of parts (parts, n, or 2 n with dgamma) to dbeta and dgamma, each null or (n,).
+// Adds up part (parts, n), or (parts, 2 n) if dgamma is not null, and writes the sums to dbeta and dgamma, each null or (n,).
 extern "C" __global__ void finish_columns(Int count, Int parts, Int n, const A *part, T *dbeta, T *dgamma)
 {
     const Int stride = dgamma ? 2 * n : n;
@@ -46,7 +46,7 @@ extern "C" __global__ void finish_columns(Int count, Int parts, Int n, const A *
     }
 }
 
-// part (blocks,): the sums of x, or of x squared, over each block's share.
+// part (blocks,): for each block, its part of the sum of x, or of x squared.
 extern "C" __global__ void total(Int n, Int squared, const T *x, A *part)
 {
     A sum = 0;
@@ -55,7 +55,7 @@ extern "C" __global__ void total(Int n, Int squared, const T *x, A *part)
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-// One block: out = the sum of parts, at least `least`.
+// Writes the sum of the parts to out, but at least `least`. Launched with one block.
 extern "C" __global__ void finish_total(Int parts, const A *part, double least, T *out)
 {
     A sum = 0;
@@ -64,7 +64,7 @@ extern "C" __global__ void finish_total(Int parts, const A *part, double least, 
     if (threadIdx.x == 0) *out = T(fmax(sum, A(least)));
 }
 
-// u += b in each row, b null or (n,); then max(u, 0) where `relu`.
+// u = u + b in each row, b null or (n,); then max(u, 0) if `relu`.
 extern "C" __global__ void add_rows(Int count, Int n, const T *b, Int relu, T *u)
 {
     EACH(i, count) {

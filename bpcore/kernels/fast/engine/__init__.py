@@ -1,1 +1,1 @@
-"""The machinery of compiled twins: threads, products by oneDNN, an exponential, memory."""
+"""The machinery of compiled twins: threads, products by oneDNN, an exponential, freed memory, small helpers."""

@@ -1,7 +1,7 @@
-"""One pool of threads, libgomp's, for compiled loops and for oneDNN.
+"""One pool of threads, that of libgomp, for compiled loops and for oneDNN.
 
-Two pools fight for the cores, since each keeps its idle workers spinning. So loops do not run in Numba's own pool: `share`
-calls GOMP_parallel, as a C compiler's OpenMP does, and oneDNN's wheel is built on the same library. It also spares Numba's
+Two pools would compete for the cores, since idle workers of each keep spinning. So loops do not run in Numba's pool: `share`
+calls GOMP_parallel, as OpenMP in C does, and oneDNN's wheel is built on the same library. This also avoids Numba's
 `parallel=True`, which takes seconds to compile.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,21 +17,19 @@ from typing import Any
 
 import llvmlite.binding
 import numba
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, compiler, types
 from numba.core.cpu_options import FastMathOptions
 from numba.extending import intrinsic
 
-from bpcore.functional.numerics import smallest_normal
-
-REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # sums in any order; NaN and infinities stay what they are
+REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinities are respected
 WITHOUT_WRAPPER: dict[str, Any] = {"no_cfunc_wrapper": True}  # never called from C; compiles 5 % faster
-LEAST = 1 << 15  # numbers that are worth a second thread: a team meets in 1 to 2 µs
+LEAST = 1 << 15  # numbers; a shorter pass stays in one thread, because starting the others takes 1 to 2 µs
+COST = 4  # a number of a pass with exponentials or several steps costs as much as 4 of a plain pass
 
 
 def libgomp() -> ctypes.CDLL | None:
-    """The OpenMP runtime that oneDNN's wheel uses, its functions known to the compiler; None where there is none."""
+    """The OpenMP runtime that oneDNN's wheel uses, with its functions made known to the compiler; None if it is not installed."""
     try:
         library = ctypes.CDLL("libgomp.so.1")
     except OSError:
@@ -44,38 +41,38 @@ def libgomp() -> ctypes.CDLL | None:
 
 LIBRARY = libgomp()
 if LIBRARY is not None and hasattr(os, "register_at_fork"):
-    # The workers of the pool do not come along into a child process, which would wait for them.
+    # A forked process does not inherit the workers of the pool, and would wait for them.
     os.register_at_fork(after_in_child=functools.partial(LIBRARY.omp_set_num_threads, 1))
 FILES = [(file, file.stat()) for file in sorted(Path(__file__).parents[2].rglob("*.py"))]
 STAMP = tuple((file.name, status.st_size, status.st_mtime_ns) for file, status in FILES)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """The function, compiled at its first call for arguments of some types, and kept on disk.
+    """The function, compiled by Numba at its first call for each combination of argument types, and cached on disk.
 
-    What is kept holds for these files as they are, all of them: functions are compiled into each other. Nothing is kept where
-    no place can be written to, nor without libgomp, since what was compiled with it cannot be loaded without it.
+    The cache is valid as long as no file of kernels/ changes, because functions are compiled into each other. There is no cache
+    if no folder for it is writable, nor without libgomp: code compiled with it cannot be loaded without it.
     """
     dispatcher: Any = numba.njit(error_model="numpy", fastmath=REASSOCIATE, **WITHOUT_WRAPPER)(function)
     if LIBRARY is not None:
-        with contextlib.suppress(RuntimeError):  # no place
+        with contextlib.suppress(RuntimeError):  # no folder is writable
             dispatcher.enable_caching()
-            # Numba would look at the function's own file only, and has no public way to say otherwise
+            # Numba checks only the function's own file, and has no public way to change that
             dispatcher._cache._cache_file._source_stamp = STAMP
     return dispatcher
 
 
 def count() -> int:
-    """How many threads a loop or a product is shared among."""
+    """The number of threads that share a loop or a product."""
     return int(LIBRARY.omp_get_max_threads()) if LIBRARY is not None else 1
 
 
 @intrinsic
 def _share(typing_context, body, n, threads, args):
-    """body(start, stop, *args) on equal parts of range(n), one for each thread; threads: 1, or 0 for all there are.
+    """Calls body(start, stop, *args) in each thread, on equal parts of range(n). threads: 1, or 0 for all threads of the pool.
 
-    body: a compiled function that returns nothing and allocates nothing (where memory is traced, an allocation waits for the
-    interpreter, which waits for the thread); args: a tuple.
+    body: a compiled function that returns nothing and allocates nothing: where tracemalloc is on, an allocation waits for the
+    interpreter, which waits for the thread. args: a tuple.
     """
     body_args = (types.intp, types.intp, *args.types)
     body_signature = types.void(*body_args)
@@ -92,7 +89,7 @@ def _share(typing_context, body, n, threads, args):
             context.call_conv.call_function(builder, function, types.none, body_signature.args, [start, stop, *items])
 
         def uncounted(of, item):
-            """An array without its count of references, which the threads would fight for: who calls `share` holds it."""
+            """An array without its reference count, for which threads would compete; the caller of `share` holds a reference."""
             if not isinstance(of, types.Array):
                 return item
             array = cgutils.create_struct_proxy(of)(context, builder, value=item)
@@ -111,8 +108,8 @@ def _share(typing_context, body, n, threads, args):
         region = ir.Function(builder.module, region_type, builder.module.get_unique_name("region"))
         region.linkage = "internal"
         inside = ir.IRBuilder(region.append_basic_block())
-        there = inside.bitcast(region.args[0], shared.type)
-        total, *items = [inside.load(cgutils.gep_inbounds(inside, there, 0, i)) for i in range(1 + len(items))]
+        received = inside.bitcast(region.args[0], shared.type)
+        total, *items = [inside.load(cgutils.gep_inbounds(inside, received, 0, i)) for i in range(1 + len(items))]
 
         def ask(name):
             function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(int32, []), name)
@@ -138,24 +135,8 @@ share: Any = _share
 
 @compiled
 def team(x, n):
-    """The `threads` of `share` for a pass over n numbers like those of x: all where it pays, else 1.
+    """The argument `threads` of `share` for a pass over n numbers of the dtype of x: 0 (all threads) if that pays, else 1.
 
-    Products in float64 are NumPy's, with a pool of its own: loops beside them stay in one thread.
+    float64 stays in one thread: its products are NumPy's, whose BLAS has a pool of its own.
     """
     return 0 if n >= LEAST and x.itemsize == 4 else 1
-
-
-@compiled
-def flushed(x, least):
-    """x, or 0 where |x| is below `least`, a number of its dtype."""
-    return type(x)(0) if abs(x) < least else x  # a NaN stays one
-
-
-def least_of(z: np.ndarray) -> Any:
-    """What is flushed below, a number of the dtype of z."""
-    return z.dtype.type(math.sqrt(smallest_normal(z)))
-
-
-def rows(x: np.ndarray) -> np.ndarray:
-    """(..., m) as (n, m), a view."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])

@@ -1,0 +1,32 @@
+"""Small helpers of compiled twins: the form in which they take arrays, and the flushing of small numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bpcore.functional.numerics import smallest_normal
+from bpcore.kernels.fast.engine.threads import compiled
+
+
+def rows(x: np.ndarray) -> np.ndarray:
+    """x (..., m) as a view (n, m)."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def writable(x: np.ndarray) -> np.ndarray:
+    """x, or a copy of it, C-contiguous and writable: for read-only arrays, loops would be compiled a second time."""
+    return x if x.flags.carray else x.copy()
+
+
+@compiled
+def flushed(x, least):
+    """x, or 0 if |x| is below `least`, a number of the same dtype. For compiled code."""
+    return type(x)(0) if abs(x) < least else x  # NaN stays NaN
+
+
+def flush_threshold(z: np.ndarray) -> Any:
+    """The number below which `flush` sets entries of z to 0, in the dtype of z."""
+    return z.dtype.type(math.sqrt(smallest_normal(z)))
