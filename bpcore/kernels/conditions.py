@@ -46,17 +46,19 @@ class Conditions:
 
     def matrix(self, x: Any, char: str) -> bool:
         """Whether x, which has two axes, has this dtype, and x or its transpose is C-contiguous."""
-        return bool(x.dtype.char == char and (self.contiguous(x) or self.transposed(x)))
+        return x.dtype.char == char and (self.contiguous(x) or self.transposed(x))  # type: ignore[no-any-return]
 
     def linear(self, z: Any, W: Any, b: Any) -> bool:
         """Whether the shapes allow z W + b, z and b are `dense`, and W is a `matrix`."""
-        operands = z.size > 0 and self.dense(z, b) and self.matrix(W, z.dtype.char) and z.shape[-1] == W.shape[0]
+        operands = z.size > 0 and z.shape[-1] == W.shape[0] and self.dense(z, b) and self.matrix(W, z.dtype.char)
         return operands and (b is None or b.shape == W.shape[1:])
 
     def linear_backward(self, z: Any, W: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
         """As `linear`, for v and for the windows dW and db too."""
-        gradients = v.shape == (*z.shape[:-1], W.shape[1]) and dW.shape == W.shape and self.matrix(dW, z.dtype.char)
-        return gradients and self.dense(z, v) and self.linear(z, W, db)
+        char, shape = z.dtype.char, W.shape
+        shapes = z.size > 0 and z.shape[-1] == shape[0] and v.shape == (*z.shape[:-1], *shape[1:]) and dW.shape == shape
+        dense = shapes and self.dense(z, v, db) and self.matrix(W, char) and self.matrix(dW, char)
+        return dense and (db is None or db.shape == shape[1:])
 
     def last_axis(self, first: Any, /, *others: Any) -> bool:
         """Whether the last argument, an axis, is the last axis of the first array, and the arrays are `nonempty`."""
@@ -64,8 +66,8 @@ class Conditions:
 
     def class_indices(self, t: Any, y: Any, weights: Any) -> bool:
         """Whether t (..., k) is `nonempty`, y (...) has class indices, and weights, if any, have y's shape and t's dtype."""
-        indices = y.dtype.kind in "iu" and t.ndim > 0 and y.shape == t.shape[:-1]
-        return indices and self.nonempty(t) and (weights is None or (weights.shape == y.shape and weights.dtype == t.dtype))
+        indices = y.dtype.kind in "iu" and t.ndim > 0 and t.size > 0 and y.shape == t.shape[:-1] and self.dense(t)
+        return indices and (weights is None or (weights.shape == y.shape and weights.dtype == t.dtype))
 
     def mask(self, x: Any) -> bool:
         """Whether x is None or an array of C-contiguous booleans."""

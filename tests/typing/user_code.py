@@ -13,7 +13,7 @@ import bpcore as bp
 from bpcore.array import namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
-from bpcore.functional.losses import share, weighted_mean
+from bpcore.functional.losses import example_weights, weighted_mean
 from bpcore.initializers import HeNormal, Zeros
 
 
@@ -92,7 +92,7 @@ class Quartic(bp.Loss):
         need_dz: bool = True,
     ) -> tuple[bp.Array | None, ...]:
         z, y, weights = saved
-        dz: bp.Array = (z - y) ** 3 * share(v, weights, z.shape, z.ndim)
+        dz: bp.Array = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
         return (dz, None) if weights is None else (dz, None, None)
 
 
