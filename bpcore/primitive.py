@@ -56,14 +56,13 @@ class Twin(NamedTuple):
 class Primitive:
     """The record of a primitive.
 
-    definition: the function in pure Array API. writes: the names of the arguments that it overwrites. call: the function that
-    others import. twins: by the name of their set. picked: by type of the first argument, the function that runs.
+    definition: the function in pure Array API. call: the function that others import. twins: by the name of their set. picked: by
+    type of the first argument, the function that runs.
     """
 
     def __init__(self, definition: Callable[..., Any], writes: tuple[str, ...]):
         self.name = definition.__name__
         self.definition = definition
-        self.writes = writes
         self.signature = inspect.signature(definition)
         unknown = set(writes) - set(self.signature.parameters)
         if unknown:

@@ -26,7 +26,10 @@ def _cast(source: Any, target: Any, llvm_type: Any) -> Any:
 
     @intrinsic
     def cast(typing_context, x):
-        return target(source), lambda context, builder, signature, values: builder.bitcast(values[0], llvm_type)
+        def generate(context, builder, signature, values):
+            return builder.bitcast(values[0], llvm_type)
+
+        return target(source), generate
 
     return cast
 
