@@ -43,8 +43,11 @@ LIBRARY = libgomp()
 if LIBRARY is not None and hasattr(os, "register_at_fork"):
     # A forked process does not inherit the workers of the pool, and would wait for them.
     os.register_at_fork(after_in_child=functools.partial(LIBRARY.omp_set_num_threads, 1))
-FILES = [(file, file.stat()) for file in sorted(Path(__file__).parents[2].rglob("*.py"))]
-STAMP = tuple((file.name, status.st_size, status.st_mtime_ns) for file, status in FILES)
+PACKAGE = Path(__file__).parents[3]
+FILES = sorted(
+    file for folder in ("kernels", "functional") for file in (PACKAGE / folder).rglob("*.py")
+)  # constants come from both
+STAMP = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in FILES)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
