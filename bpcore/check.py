@@ -221,7 +221,7 @@ class _Check:
                 self.fail(f"B with respect to {name} is wrong. {self.worst(v, B, moved)}")
 
     def numeric(self, v: Any, d: Host, moved: Callable[[Host], Forward], fine: bool = True) -> tuple[float, float]:
-        """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h, and the scale of its rounding. fine: with 2h too, for an error of about h⁴."""
+        """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h, and the scale of its rounding. fine: uses 2h too; the error is about h⁴."""
 
         def value(steps: float) -> tuple[float, float]:
             u, _ = moved(steps * STEP * d)()

@@ -35,8 +35,9 @@ class Info(dict[str, dict[str, str]]):
 def backend_info() -> Info:
     """What this installation runs on; print it, or look up `info["twins"]["fast"]`.
 
-    Sections: versions, backends, devices, twins, threads, products (the library that multiplies matrices). A twin is a faster implementation of one of bpcore's functions, for the arrays of one library. `python -m bpcore` prints the
-    same. Every backend is tried, so a GPU is started if there is one.
+    Sections: versions, backends, devices, twins, threads, products (the library that multiplies matrices). A twin is a faster
+    implementation of one of bpcore's functions, for the arrays of one library. `python -m bpcore` prints the same. Every
+    backend is tried, so a GPU is started if there is one.
     """
     return Info(
         versions={

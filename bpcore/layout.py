@@ -16,7 +16,7 @@ from bpcore.module import RESERVED, Module, Parameter, Windows, join
 
 @dataclass
 class Use:
-    """One use of a parameter: its path and its start in θ. spare: where the gradient of a later use starts in the spare vector."""
+    """One use of a parameter: its path and its start in θ. spare: where a later use has its gradient in the spare vector."""
 
     path: str
     parameter: Parameter
@@ -85,8 +85,8 @@ class Layout:
     def windows(self, vector: Array, spare: Array | None = None, theta: Array | None = None) -> Windows:
         """The windows of `vector`, which has the length of θ or of its trained part.
 
-        A trained part has no buffers: their windows are those of `theta`, or None. Later uses of a parameter have windows in `spare`;
-        without it, at the parameter's home.
+        A trained part has no buffers: their windows are those of `theta`, or None. Later uses of a parameter have windows in
+        `spare`; without it, at the parameter's home.
         """
         return self._windows(self._root, vector, spare, theta)
 
