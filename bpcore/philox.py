@@ -1,4 +1,4 @@
-"""The randomness of dropout: NumPy's counter-based generator, whose bits every backend draws or reproduces."""
+"""The random numbers of dropout: NumPy's counter-based generator, whose bits are the same on every backend."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def philox_mask(shape: tuple[int, ...], p: float, key: tuple[int, ...]) -> np.ndarray:
-    """Booleans of this shape on the host, each False with probability p: a function of `key`, four whole numbers, alone.
+    """Booleans of this shape on the host, each False with probability p. They depend on `key`, four whole numbers, alone.
 
-    Philox4x64-10 as NumPy has it, at key (key[0], 0) and counter (0, key[1], key[2], key[3]). Element i takes the i-th 32-bit
+    NumPy's Philox4x64-10, at key (key[0], 0) and counter (0, key[1], key[2], key[3]). Element i takes the i-th 32-bit
     word, low half first, and is True if that word is at least p 2³².
 
     Salmon et al., 2011
