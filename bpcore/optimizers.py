@@ -96,7 +96,7 @@ class Optimizer:
 
 
 def pieces(decay: float, decayed: int, gradient: Array, *vectors: Array | None) -> Iterator[tuple[Any, ...]]:
-    """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; all at once if the decay is the same."""
+    """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; one piece if they do not differ."""
     if not decay or decayed in (0, gradient.shape[0]):
         yield (decay if decayed else 0.0, gradient, *vectors)
         return
