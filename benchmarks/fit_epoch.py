@@ -31,15 +31,16 @@ def measured(cell: Cell) -> dict[str, float]:
     Each from its own trainer, new and warm. `fit`'s time includes its checks of the data; the bare evaluation has no metric.
     """
     import bpcore as bp
-    from bpcore.training.data import data
-    from bpcore.training.evaluation import evaluate
+    from bpcore.training.data import as_examples
+    from bpcore.training.evaluation import measure
 
     generator = np.random.default_rng(0)
     y = generator.integers(0, cell.sizes[-1], ROWS)
     X = generator.standard_normal((cell.sizes[-1], cell.sizes[0]), "float32")[y]
     X = X + generator.standard_normal(X.shape, "float32")
     rows = [slice(i, i + cell.batch) for i in range(0, ROWS, cell.batch)]
-    batches, given = [(X[at], y[at]) for at in rows], data((X, y), "train")
+    batches = [(X[at], y[at]) for at in rows]
+    examples = as_examples((X, y), "train")
 
     def trainer(**options: Any) -> Any:
         return bp.Trainer(bp.Network(bp.MLP(cell.sizes), backend="numpy"), bp.CrossEntropy(), bp.Adam(cell.lr), **options)
@@ -56,5 +57,5 @@ def measured(cell: Cell) -> dict[str, float]:
                 started = time.perf_counter()
             for batch in batches:
                 bare.step(*batch)
-            evaluate(bare.network, bare.loss, [], given, 1024)
+            measure(bare.network, bare.loss, [], examples, 1024)
     return {"fit": fit / EPOCHS, "bare": (time.perf_counter() - started) / EPOCHS}

@@ -1,4 +1,4 @@
-"""bpcore: backpropagation written out. Names, and nothing else."""
+"""bpcore: backpropagation written out. This file gathers the public names and holds nothing else."""
 
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,6 @@ from bpcore.training.trainer import *
 __version__ = "0.1.0"
 __all__ = face.gathered(globals(), "datasets", "functional", "initializers", "schedules")
 
-if not TYPE_CHECKING:  # type checkers know what there is, and report the rest themselves
+if not TYPE_CHECKING:  # type checkers read the imports above, and report unknown names themselves
     __dir__ = face.listed(globals())
     __getattr__ = face.unknown(__name__, __all__)

@@ -1,4 +1,4 @@
-"""`python -m bpcore`: what this installation runs on."""
+"""`python -m bpcore` prints what this installation runs on."""
 
 from bpcore.info import backend_info
 

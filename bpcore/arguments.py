@@ -1,6 +1,6 @@
-"""Checks of arguments: each returns the value as a plain Python value, or raises an error that says what it must be.
+"""Checks of arguments: each returns the argument as a plain Python value, or raises an error that says what it must be.
 
-name: the argument's name, as errors give it; of: the object whose argument it is, "Linear's n_in" in errors.
+name: the argument's name. of: the object that takes the argument; errors then say "Linear's n_in" instead of "n_in".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def named(name: str, of: Any) -> str:
-    """The argument as errors name it."""
+    """The name of the argument in errors."""
     return name if of is None else f"{type(of).__name__}'s {name}"
 
 
@@ -44,7 +44,7 @@ def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any 
 
 
 def axis(name: str, value: Any, of: Any = None) -> int:
-    """value as an int, or a ValueError unless it is a whole number, negative ones counting from the end."""
+    """value as an int, or a ValueError unless it is a whole number; a negative axis counts from the end."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{named(name, of)} must be a whole number, got {value!r}")
     return int(value)

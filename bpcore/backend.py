@@ -1,4 +1,4 @@
-"""The choice of a backend: by name, by what a `with` block or the environment says, or by the array at hand."""
+"""The choice of a backend: by name, by a `with` block, by the environment, or as the backend of an array."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _chosen: ContextVar[str | None] = ContextVar("bpcore_backend", default=None)
 def get_backend(name: str | Backend | None = None) -> Backend:
     """The backend called `name`: "numpy", "cupy", "torch" (on the CPU), "array_api_strict", or "auto" (CuPy if its GPU works).
 
-    A device may follow a colon: "torch:cuda", "torch:mps", "torch:xpu". None takes what `use_backend` chose, else the
-    environment variable BPCORE_BACKEND, else NumPy. Raises ValueError for an unknown name or device, and RuntimeError, saying
-    what to install or choose, for one that is not here.
+    A device may follow a colon: "torch:cuda", "torch:mps", "torch:xpu". With None the choice is that of `use_backend`,
+    else of the environment variable BPCORE_BACKEND, else NumPy. Raises ValueError for an unknown name or device, and
+    RuntimeError, which says what to install or choose, if the library or the device is missing.
     """
     if isinstance(name, Backend):
         return name
@@ -39,19 +39,19 @@ def get_backend(name: str | Backend | None = None) -> Backend:
 
 
 def _working_gpu() -> Backend | None:
-    """CuPy on a GPU that computes: one that is listed but cannot compile or run is no GPU."""
+    """CuPy, or None unless its GPU computes: a GPU that is listed may be unable to compile or to run."""
     try:
         backend = libraries.CuPy("")
         backend.xp.sum(backend.zeros(2, "float32"))
         backend.synchronize()
-    except Exception:  # whatever is wrong with the GPU, auto means: go on without it
+    except Exception:  # auto: whatever is wrong with the GPU, go on without it
         return None
     return backend
 
 
 @contextmanager
 def use_backend(name: str | Backend) -> Iterator[Backend]:
-    """Within the `with` block, networks and arrays that name no backend are made on this one."""
+    """Within the `with` block, networks and arrays are made on this backend unless another one is named."""
     backend = get_backend(name)
     token = _chosen.set(backend.name)
     try:
@@ -61,7 +61,7 @@ def use_backend(name: str | Backend) -> Iterator[Backend]:
 
 
 def backend_of(array: Any) -> Backend:
-    """The backend that `array` lives on. Raises TypeError for what is not an array of a known library."""
+    """The backend of `array`. Raises TypeError unless it is an array of a known library."""
     library = library_of(array)
     if library is None:
         of = f"{type(array).__module__}.{type(array).__name__}"

@@ -1,4 +1,4 @@
-"""A module initialised and evaluated by hand, without a Network: the notes' B, curried."""
+"""Initialise and evaluate a module by hand, without a Network: the notes' B, curried."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["evaluate", "initialize"]
 
 
 def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
-    """Windows of a fresh θ for `module`, initial values drawn: what `evaluate` takes.
+    """Make a θ for `module`, draw its initial values, and return its windows, which `evaluate` takes.
 
-    seed: a whole number; the same one gives the same values on every backend. dtype: "float32" or "float64".
+    A window is a view: the part of θ that is one parameter. seed: a whole number; the same seed gives the same values on every
+    backend. backend: a name, see `get_backend`. dtype: "float32" or "float64".
     """
     layout, on = Layout(module), get_backend(backend)
     return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
@@ -27,11 +28,11 @@ def initialize(module: Module, seed: int = 0, backend: str | Backend | None = No
 def evaluate(
     module: Module, theta: Windows, *z: Array, mode: Mode | None = None
 ) -> tuple[Any, Callable[[Any], tuple[Any, Windows]]]:
-    """u = M(z; θ), and its backward functions as one: B(v) -> (dz, dtheta).
+    """Evaluate a module: (u, B), where u = M(z; θ), and B(v) -> (dz, dtheta) is both of its backward functions.
 
-    theta: windows, as `initialize` makes them. z: arrays on one backend. mode: evaluation by default;
-    `Mode(training=True, ...)` for the behaviour in training. dz is an array, or a tuple for several inputs, None for an input
-    without gradient; dtheta has the windows' names, `dtheta.W`. B returns fresh arrays and may be called again.
+    theta: windows, see `initialize`. z: arrays on one backend. mode: evaluation by default; `Mode(training=True, ...)` for the
+    behaviour in training. dz is an array, or a tuple for several inputs, with None for an input without gradient; dtheta has
+    the windows' names: `dtheta.W`. B returns fresh arrays, and may be called again.
 
     (B1), (B2)
     """
@@ -63,21 +64,21 @@ def evaluate(
 
 
 def copies(dz: Any) -> Any:
-    """A copy of dz, which may alias v, or what was saved, or another dz."""
+    """A copy of dz, which may share its memory with v, with a saved array, or with another dz."""
     if isinstance(dz, tuple):
         return tuple(copies(array) for array in dz)
     return None if dz is None else namespace(dz).asarray(dz, copy=True)
 
 
 def expect_like(u: Any, v: Any) -> Any:
-    """v, or an error unless it is like u: an array of its shape, dtype and backend, or a tuple of those.
+    """v, or an error unless it is like u: an array of the same shape, dtype and backend, or a tuple of such arrays.
 
-    A number, which is right for a scalar u, comes back as such an array.
+    For a scalar u, v may be a number, which is returned as an array.
     """
     if isinstance(u, tuple):
         if not isinstance(v, tuple) or len(u) != len(v):
             raise ValueError(f"B expected v as a tuple of {len(u)} arrays, one for each output; got {type(v).__name__}")
-        # None: no gradient arrives at that output
+        # None: that output gets no gradient
         return tuple(None if v_i is None else expect_like(u_i, v_i) for u_i, v_i in zip(u, v, strict=True))
     if isinstance(v, (int, float)) and u.ndim == 0:
         return namespace(u).full_like(u, float(v))

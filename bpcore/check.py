@@ -1,4 +1,4 @@
-"""A module held to its contract: backward functions against differences, linearity, nothing written that should not be."""
+"""Does a module keep its contract? Backward functions against differences, linearity in v, no array written by mistake."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def check_module(
 ) -> None:
     """Raise AssertionError, naming module, variable, worst index and both numbers, unless `module` keeps its contract.
 
-    shapes_or_examples: a shape or an example for each input. A tuple is a shape: normal numbers are drawn, in float64, kept
-    at least 0.1 off zero, where kinks lie. A floating array is an input as it is; an integer or boolean array stands for
-    labels, ids or a mask. mode: by default evaluation and training are both tried.
+    shapes_or_examples: a shape or an example for each input. For a shape, a tuple, normal numbers are drawn in float64 and moved
+    away from zero by 0.1, since many functions have a kink there. A floating array is the input itself; an integer or boolean
+    array holds labels, ids or a mask. seed: of what is drawn. mode: by default both evaluation and training are checked. backend:
+    a name, see `get_backend`.
 
-    Checked: B against differences along random directions, for every parameter and every input (None is right for an
-    array that stands for labels, and for the labels of a loss); B linear in v, B(0) = 0;
-    inputs, θ, v and saved values left unwritten; two calls agreeing; the gradient overwritten, not added to; the same
-    dθ without dz; shapes and dtypes; rows independent where the module says so.
+    The checks: B against differences along random directions, for every parameter and every input (dz may be None for an
+    integer or boolean array, and for the labels of a loss); B is linear in v, and B(0) = 0; inputs, θ, v and saved arrays are not
+    written; two calls agree; the gradient is overwritten, not added to; dθ is the same with need_dz=False; shapes and dtypes;
+    rows are independent if `rows_independent` is True.
     """
     modes = (Mode(), Mode(training=True, seed=arguments.seed(seed))) if mode is None else (mode,)
     for each in modes:
@@ -55,17 +56,17 @@ class _Check:
         self.generator = np.random.default_rng([seed, 1])
         self.layout = Layout(module)
         host = self.layout.draw(seed)
-        host = host + 0.1 * self.generator.standard_normal(host.shape)  # so that zeros and ones are seen in use
+        host = host + 0.1 * self.generator.standard_normal(host.shape)  # so that parameters that start at 0 or 1 have an effect
         self.vector = backend.asarray(host, "float64")
         self.theta = self.layout.windows(self.vector)
         self.z = [self.example(x) for x in shapes]
-        # Labels may have no gradient: they come as arrays, or after the first input of a loss.
+        # Labels may have no gradient: they are arrays, or the inputs of a loss after the first.
         shapes = shapes[:1] if isinstance(module, Loss) else shapes
         self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
         self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
 
     def example(self, x: Any) -> Array:
-        """An input like x, in float64 where it is floating; nothing else holds it."""
+        """A fresh input of shape x, or a copy of the example x; floating numbers in float64."""
         if is_shape(x):
             drawn = self.generator.standard_normal(tuple(x))
             return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
@@ -81,7 +82,7 @@ class _Check:
         return [self.host(part) for part in x] if isinstance(x, (tuple, list)) else self.backend.to_host(x)
 
     def forward(self) -> tuple[Any, Any]:
-        """(u, saved), or a TypeError that says how many inputs the module takes."""
+        """(u, saved), or a TypeError that says which inputs the module takes."""
         try:
             u, saved = self.module.forward(self.theta, *self.z, mode=self.mode)
         except TypeError:
@@ -90,13 +91,13 @@ class _Check:
         return u, saved
 
     def random(self, u: Any) -> Any:
-        """A v for u."""
+        """A random v for u: arrays of the same shapes."""
         if isinstance(u, tuple):
             return tuple(self.random(part) for part in u)
         return self.backend.asarray(self.generator.standard_normal(tuple(u.shape)), "float64")
 
     def gradient(self, saved: Any, v: Any, fill: float = 0.0, need_dz: bool = True) -> tuple[list[Host | None], Host]:
-        """dz for each input on the host, None where there is none, and dθ, from windows filled with `fill`."""
+        """dz of each input on the host, or None, and dθ, written to a vector that was filled with `fill`."""
         vector = self.backend.asarray(np.full(self.layout.trained, fill))
         spare = self.backend.asarray(np.full(self.layout.spare, fill))
         dz = self.module.backward(self.theta, fresh_lists(saved), v, self.layout.windows(vector, spare), need_dz)
@@ -107,7 +108,7 @@ class _Check:
         return [None if d is None else self.host(d).copy() for d in dz], self.host(vector).copy()
 
     def run(self) -> None:
-        """Every check, or an AssertionError."""
+        """Run every check; raises AssertionError."""
         before = [array.copy() for array in self.host([self.vector, *self.z])]
         u, saved = self.forward()
         outputs = u if isinstance(u, tuple) else (u,)
@@ -130,14 +131,14 @@ class _Check:
             self.rows(first)
 
     def unwritten(self, before: list[Host], who: str, now: list[Array], name: str = "") -> None:
-        """Fail where an array differs from what it was; name: of the arrays, by default those of θ and the inputs."""
+        """Fail if an array has changed. name: of the arrays; by default they are θ and the inputs."""
         names = ["θ", *(f"input {i}" for i in range(len(self.z)))] if not name else [name] * len(now)
         for label, old, new in zip(names, before, self.host(now), strict=True):
             if not np.array_equal(old, new, equal_nan=True):
                 self.fail(f"{who} wrote to {label}; work on a fresh array")
 
     def shapes(self, outputs: tuple[Array, ...], dz: list[Host | None]) -> None:
-        """u in float64, and dz like the inputs."""
+        """Fail unless u is float64, and dz has the inputs' shapes and float64."""
         for array in self.host(list(outputs)):
             if array.dtype != np.float64:
                 self.fail(f"the output has dtype {array.dtype} for float64 inputs; use Python scalars as constants")
@@ -147,7 +148,7 @@ class _Check:
                 self.fail(f"dz of input {i} has shape {d.shape} and dtype {d.dtype}, the input has {z.shape}, float64")
 
     def single_precision(self) -> None:
-        """From float32, float32: a NumPy scalar as a constant would promote."""
+        """Fail unless float32 gives float32: a NumPy scalar as a constant would promote it."""
         z = [self.backend.asarray(z, "float32") if i in self.differentiable else z for i, z in enumerate(self.z)]
         theta = self.layout.windows(self.backend.asarray(self.vector, "float32"))
         u, saved = self.module.forward(theta, *z, mode=self.mode)
@@ -165,7 +166,7 @@ class _Check:
                     self.fail(f"{what} has dtype {self.host(array).dtype} for float32 inputs; use Python scalars as constants")
 
     def repeatable(self, first: list[Host], v: Any, dz: list[Host | None], dtheta: Host, saved: Any) -> None:
-        """Other calls between, a second call, a gradient that was not zero, and need_dz=False change nothing."""
+        """Fail if calls in between, a second call, a gradient vector that was not zero, or need_dz=False change a result."""
         others = [0.5 * z if i in self.differentiable else z for i, z in enumerate(self.z)]
         self.module.forward(self.theta, *others, mode=self.mode)
         hidden = "forward called on other inputs before backward (return what it needs as saved, keep nothing on the module)"
@@ -182,7 +183,7 @@ class _Check:
         self.equal_gradients([], dtheta, [], self.gradient(saved, v, need_dz=False)[1], "need_dz=False")
 
     def linear(self, u: Any, saved: Any, v: Any, dz: list[Host | None], dtheta: Host) -> None:
-        """B(2 v - 3 w) = 2 B(v) - 3 B(w), and B(0) = 0."""
+        """Fail unless B(2 v - 3 w) = 2 B(v) - 3 B(w) and B(0) = 0."""
         w = self.random(u)
         both = tuple(2 * a - 3 * b for a, b in zip(v, w, strict=True)) if isinstance(v, tuple) else 2 * v - 3 * w
         dz_w, dtheta_w = self.gradient(saved, w)
@@ -195,7 +196,7 @@ class _Check:
         self.equal_gradients(nothing, 0 * dtheta, dz_zero, dtheta_zero, "v = 0, where B must give zero")
 
     def differences(self, v: Any, dz: list[Host | None], dtheta: Host) -> None:
-        """B with respect to every input and every parameter, against differences."""
+        """Compare B with differences, for every input and every parameter."""
         for i in [i for i in self.differentiable if dz[i] is not None or i in self.drawn] or self.differentiable[:1]:
             d = dz[i]
             name = f"input {i}" + (", where backward returned None," if d is None else "")
@@ -208,7 +209,7 @@ class _Check:
                 self.along(use.path, v, B, partial(self.moved_theta, part))
 
     def along(self, name: str, v: Any, B: Host, moved: Callable[[Host], Forward]) -> None:
-        """⟨B(v), d⟩ against differences of ⟨v, M⟩ along random directions d; where it curves too much, finer ones."""
+        """Compare ⟨B(v), d⟩ with differences of ⟨v, M⟩ along random directions d; if they disagree, with finer differences."""
         for _ in range(DIRECTIONS if B.size else 0):
             d = self.generator.standard_normal(B.shape)
             bound = TOLERANCE * np.sqrt(np.sum((B * d) ** 2))
@@ -220,7 +221,7 @@ class _Check:
                 self.fail(f"B with respect to {name} is wrong. {self.worst(v, B, moved)}")
 
     def numeric(self, v: Any, d: Host, moved: Callable[[Host], Forward], fine: bool = True) -> tuple[float, float]:
-        """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h; fine: with those of 2h, so that the error is about h⁴."""
+        """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h, and the scale of its rounding. fine: uses 2h too; the error is about h⁴."""
 
         def value(steps: float) -> tuple[float, float]:
             u, _ = moved(steps * STEP * d)()
@@ -229,14 +230,15 @@ class _Check:
             sizes = [np.sum(np.abs(self.host(a))) for a in (u if isinstance(u, tuple) else (u,))]
             return float(sum(terms)), float(sum(sizes))
 
-        (plus, size), (minus, _) = value(1.0), value(-1.0)
+        plus, size = value(1.0)
+        minus, _ = value(-1.0)
         near = (plus - minus) / (2 * STEP)
         if not fine:
             return near, 1e-4 * size
         return (4 * near - (value(2.0)[0] - value(-2.0)[0]) / (4 * STEP)) / 3, 1e-4 * size
 
     def worst(self, v: Any, B: Host, moved: Callable[[Host], Forward]) -> str:
-        """The entry where B and differences are furthest apart; of a large variable, the first thousand are looked at."""
+        """The entry where B and differences are furthest apart, among the first thousand."""
         apart = -1.0
         text = ""
         for k in range(min(B.size, 1000)):
@@ -264,7 +266,7 @@ class _Check:
         return partial(self.module.forward, theta, *self.z, mode=self.mode)
 
     def rows(self, first: list[Host]) -> None:
-        """Row 0 of u from row 0 of the inputs alone."""
+        """Fail unless row 0 of u is the same if the inputs have row 0 only."""
         hosts = [self.host(z) for z in self.z]
         n = hosts[0].shape[0] if hosts and hosts[0].ndim else 0
         if n < 2 or any(z.ndim < 2 or z.shape[0] != n for z in hosts):  # rows are an axis beside the features
@@ -277,10 +279,10 @@ class _Check:
     def equal_gradients(
         self, dz: Sequence[Host | None], dtheta: Host, dz_again: Sequence[Host | None], dtheta_again: Host, where: str
     ) -> None:
-        """Fail where a second pass, made as `where` says, gave other gradients."""
+        """Fail if a second pass gave other gradients. where: how it differed from the first, for the error."""
         for i, (old, new) in enumerate(zip(dz, dz_again, strict=True)):
             if (old is None) != (new is None):
-                self.fail(f"dz of input {i}: it is None, or not None, with {where}; return None always or never")
+                self.fail(f"dz of input {i}: it is None in one of two passes, with {where}; return None always or never")
             if old is not None and new is not None:
                 self.equal(f"dz of input {i}", old, new, f"it is another with {where}")
         for use in self.layout.homes:
@@ -291,7 +293,7 @@ class _Check:
                 self.equal(path, dtheta[part].reshape(shape), dtheta_again[part].reshape(shape), f"it is another with {where}")
 
     def equal(self, name: str, old: Host, new: Host, problem: str) -> None:
-        """Fail unless old and new are equal up to rounding."""
+        """Fail unless old and new are equal up to rounding. name, problem: for the error."""
         if old.shape != new.shape:
             self.fail(f"{name}: {problem}. Shapes {old.shape} and {new.shape}")
         apart = np.abs(old - new)
@@ -302,12 +304,12 @@ class _Check:
 
 
 def is_shape(x: Any) -> bool:
-    """Whether x is the shape of an input, not an example."""
+    """Whether x is a shape, not an example."""
     return isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x)
 
 
 def arrays(saved: Any) -> list[Array]:
-    """The arrays in `saved`."""
+    """The arrays in `saved`, at any depth."""
     if isinstance(saved, (list, tuple)):
         return [array for part in saved for array in arrays(part)]
     return [saved] if is_array(saved) else []

@@ -1,4 +1,4 @@
-"""Checkpoint files: safetensors, with a header in JSON. Written atomically; reading executes nothing from the file."""
+"""Checkpoint files: safetensors with a JSON header. Writing is atomic; reading executes nothing from the file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ import numpy as np
 __all__ = ["CheckpointError"]
 
 Tensors = dict[str, np.ndarray[Any, Any]]  # by name
-Header = dict[str, Any]  # what JSON can hold
+Header = dict[str, Any]  # values that JSON can hold
 
 FORMAT = 1
 KEY = "bpcore"
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, a damaged one, one of a newer format, or one that does not fit."""
+    """The file is not a checkpoint, is damaged, has a newer format, or does not fit."""
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> None:
-    """Write tensors and header to `path` so that a crash at any moment leaves the old file or the new one, whole."""
+    """Write tensors and header to `path`. A crash at any moment leaves the whole old file or the whole new file."""
     from safetensors.numpy import save
 
     # safetensors writes the memory of a strided array as if it were contiguous
     whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
     target = check_place(path)
-    temporary = target.with_name(f".{target.name}.tmp")  # one name: what a kill leaves, the next write replaces
+    temporary = target.with_name(f".{target.name}.tmp")  # always this name: the next write replaces what a killed process left
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -49,7 +49,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, An
 
 
 def check_place(path: str | os.PathLike[str]) -> Path:
-    """The path of a file to be written, links resolved. Raises OSError where there cannot be one."""
+    """The path of a file to write, links resolved. Raises OSError if no file can be written there."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
@@ -59,7 +59,7 @@ def check_place(path: str | os.PathLike[str]) -> Path:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
-    """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError where it cannot be read."""
+    """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError if the file cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
                 raise CheckpointError(
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is not a mapping
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a bpcore checkpoint, or it is damaged ({error}); take an older copy. Nothing was loaded"
@@ -82,13 +82,13 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
 
 
 def expect(path: Any, what: str, expected: Any, got: Any) -> None:
-    """A CheckpointError unless `got`, which is the file's, equals `expected`; what: the thing's name."""
+    """Raise CheckpointError unless `got`, from the file, equals `expected`. what: the name of both in the error."""
     if expected != got:
         raise CheckpointError(f"{path} does not fit: expected {what} {expected}, the file has {got}. Nothing was loaded")
 
 
 def tensor(path: Any, tensors: Mapping[str, np.ndarray[Any, Any]], name: str, size: int, dtype: str) -> np.ndarray[Any, Any]:
-    """The vector `name` of a checkpoint, of this size and dtype, or a CheckpointError."""
+    """The vector `name` of a checkpoint. Raises CheckpointError unless it has this size and dtype."""
     if name not in tensors:
         raise CheckpointError(f"{path} does not fit: it has no vector {name!r}, only {sorted(tensors)}. Nothing was loaded")
     expect(path, f"{name} of shape and dtype", ((size,), dtype), (tensors[name].shape, str(tensors[name].dtype)))

@@ -1,4 +1,4 @@
-"""What the present thread is doing, for those below it to ask: recording launches, multiplying in TF32."""
+"""The state of the current thread that other files ask for: whether it records launches, whether it may multiply in TF32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-# Whether this thread records what it launches, to launch it again later: then nothing may come from the host, nor go there.
+# Whether this thread records its launches on a GPU, to repeat them later. Then no data may come from the host or go to it.
 recording: ContextVar[bool] = ContextVar("bpcore_recording", default=False)
 
 tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether products of float32 may be in TF32
@@ -16,7 +16,7 @@ tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether pro
 
 @contextmanager
 def computing_in(dtype: str) -> Iterator[None]:
-    """Within it, kernels find `tf32` set if dtype is "tf32"; if it is "float16", an overflow gives infinity without a warning."""
+    """Within the block `tf32` is set if dtype is "tf32"; if it is "float16", an overflow gives infinity without a warning."""
     token = tf32.set(dtype == "tf32")
     try:
         with np.errstate(over="ignore", invalid="ignore") if dtype == "float16" else nullcontext():

@@ -1,4 +1,4 @@
-"""What a module costs: operations forward and backward, and the bytes kept between them.
+"""What a module costs: operations forward and backward, and the bytes saved between them.
 
 Theorem 7.4.1
 """
@@ -34,8 +34,9 @@ class Row:
 class Cost:
     """Operations and saved bytes: `rows`, one for each use of a module, and the totals.
 
-    forward, backward: operations, as bpcore/counting.py counts them. saved: bytes kept from the forward pass for the
-    backward pass, each array once, beyond θ and the inputs. ratio: backward / forward (0 where both are).
+    forward, backward: operations, as bpcore/counting.py counts them. saved: bytes of the arrays that the forward pass saves for
+    the backward pass, each array once, without θ and the inputs. parameters: trained numbers in θ. ratio: backward / forward;
+    if forward is 0, it is 0 or 1, 1 if backward is not 0. `cost["encoder.0"]` is the row of a path.
     """
 
     def __init__(self, rows: list[Row]):
@@ -71,7 +72,7 @@ class Cost:
 
 
 class CountingMode(Mode):
-    """Training, with masks that are shapes only; drawing one costs an operation an entry."""
+    """Training mode, with dropout masks that are shapes only; drawing a mask costs one operation per entry."""
 
     def keep(self, theta: Windows, z: Any, p: float) -> Any:
         return counting.elementwise(z, dtype=counting.bool)
@@ -79,7 +80,7 @@ class CountingMode(Mode):
 
 @dataclass
 class Call:
-    """A call of a module's forward or backward function: its result, its operations, and the calls made within it."""
+    """A call of a module's forward or backward function: its result, its operations, and the calls within it."""
 
     module: Module
     theta: Windows
@@ -89,7 +90,7 @@ class Call:
 
     @property
     def own(self) -> int:
-        """Operations, those of the calls within left out."""
+        """Operations, without those of the calls within."""
         return self.operations - sum(call.operations for call in self.within)
 
     def walk(self) -> Iterator[Call]:
@@ -100,29 +101,30 @@ class Call:
 
 
 class Calls:
-    """The calls that `Observed` tells of, as trees: `outermost` has those not made within another."""
+    """The calls that `Observed` reports, as trees: `outermost` has the calls that are not within another."""
 
     def __init__(self) -> None:
         self.outermost: list[Call] = []
-        self._running: list[Call] = []  # the calls that have not returned, the innermost last
+        self._running: list[Call] = []  # calls that have not returned yet, the innermost last
 
-    def around(self, module: Module, theta: Windows, what: str, make: Callable[[], Any]) -> Any:
-        """Make the call; returns its result."""
+    def around(self, module: Module, theta: Windows, what: str, run: Callable[[], Any]) -> Any:
+        """Run the call, note it, and return its result."""
         call = Call(module, theta)
         (self._running[-1].within if self._running else self.outermost).append(call)
         self._running.append(call)
         before = counting.operations
-        call.result = make()
+        call.result = run()
         call.operations = counting.operations - before
         self._running.pop()
         return call.result
 
 
 def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> Cost:
-    """Run the definitions forward and backward, in training mode, on arrays that only count.
+    """What a network or a module costs: one forward and one backward pass in training mode, on arrays that only count.
 
-    input_shapes: one for each input, batch axis included, e.g. (32, 64); an array stands for itself (token ids, labels).
-    The backward pass includes dJ/dz of the inputs.
+    input_shapes: a shape for each input, batch axis included, e.g. (32, 64). An input that is not of `dtype`, such as token ids
+    or labels, is passed as an array. The backward pass includes dJ/dz of the inputs. The operations are those of the
+    definitions, not of faster kernels.
     """
     module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
     layout = Layout(module)
@@ -143,7 +145,7 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
 
 
 def row_of(call: Call, layout: Layout) -> Row:
-    """The row of a forward call; what it saved is not yet in it."""
+    """The row of a forward call, without the saved bytes, which `add_saved` adds."""
     u, _ = call.result
     shape = tuple(u_i.shape for u_i in u) if isinstance(u, tuple) else u.shape
     paths = {join(call.theta.path, name) for name in call.theta.names}
@@ -152,14 +154,15 @@ def row_of(call: Call, layout: Layout) -> Row:
 
 
 def add_saved(rows: dict[int, Row], call: Call, counted: set[int]) -> None:
-    """Add the bytes that a forward call saved to the rows, each memory once: to the innermost call that saved it.
+    """Add the bytes that a forward call saved to the rows, each memory once, in the row of the innermost call that saved it.
 
-    What a child saved counts only if its parent saved it too: else it is let go. counted: ids of memories, added to here.
+    What a child saved counts only if its parent saved it too: otherwise it is released. counted: the ids of the memories that
+    are counted already; new ones are added.
     """
     _, saved = call.result
-    kept = {id(part) for part in parts(saved)}
+    saved_parts = {id(part) for part in parts(saved)}
     for child in call.within:
-        if id(child.result[1]) in kept:
+        if id(child.result[1]) in saved_parts:
             add_saved(rows, child, counted)
     for part in parts(saved):
         if isinstance(part, CountingArray) and id(part.memory) not in counted:
@@ -168,7 +171,7 @@ def add_saved(rows: dict[int, Row], call: Call, counted: set[int]) -> None:
 
 
 def parts(saved: Any) -> Iterator[Any]:
-    """`saved`, and all that is in it."""
+    """`saved`, and everything in it at any depth."""
     yield saved
     if isinstance(saved, (list, tuple)):
         for part in saved:

@@ -1,4 +1,4 @@
-"""Data sets by name, as host arrays: read from files that downloads.py finds or fetches, or scikit-learn's."""
+"""Data sets by name, as host arrays: from files that downloads.py finds or downloads, or from scikit-learn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
-FASHION_MD5 = {  # of the gzipped files: nobody publishes those of the unpacked ones
+FASHION_MD5 = {  # of the gzipped files: no md5 of the unpacked files is published
     "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
@@ -48,8 +48,8 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 def mnist() -> Pairs:
     """Handwritten digits: ((X_train, y_train), (X_test, y_test)) of 60,000 and 10,000.
 
-    X (n, 28, 28, 1), float32 in 0..1; y (n,), int64, the digit. IDX files in the folder mnist/, gzipped or not. Raises
-    ValueError for a damaged file, and OSError for one that is neither found nor downloadable.
+    X (n, 28, 28, 1), float32 from 0 to 1; y (n,), int64, the digit. Reads IDX files, gzipped or not, in the folder mnist/. Raises
+    ValueError for a damaged file, and OSError for a file that is neither found nor downloadable.
 
     LeCun, Cortes and Burges
     """
@@ -59,7 +59,7 @@ def mnist() -> Pairs:
 def fashion_mnist() -> Pairs:
     """Articles of clothing, shaped and split like `mnist`.
 
-    Gzipped IDX files in the folder fashion-mnist/. Raises as `mnist` does.
+    Reads gzipped IDX files in the folder fashion-mnist/. Raises the errors of `mnist`.
 
     Xiao, Rasul and Vollgraf, 2017
     """
@@ -67,9 +67,9 @@ def fashion_mnist() -> Pairs:
 
 
 def tiny_shakespeare() -> str:
-    """Shakespeare's plays in one text of 1,115,394 characters, 65 distinct.
+    """Shakespeare's plays in one text of 1,115,394 characters, 65 of them distinct.
 
-    The file is input.txt in the folder tinyshakespeare/. Raises as `mnist` does.
+    Reads input.txt in the folder tinyshakespeare/. Raises the errors of `mnist`.
 
     Karpathy's char-rnn
     """
@@ -77,7 +77,7 @@ def tiny_shakespeare() -> str:
 
 
 def bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """(X, y) of a set that scikit-learn ships: "digits", "iris", "wine", "breast_cancer", or "diabetes", a regression.
+    """(X, y) of a data set that comes with scikit-learn: "digits", "iris", "wine", "breast_cancer", or "diabetes", a regression.
 
     X (n, features), float32, in scikit-learn's units; y (n,), int64, or for a regression (n, 1), float32.
     """
@@ -93,7 +93,7 @@ def bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def images_and_labels(folder: str, md5: Mapping[str, str], url: str) -> Pairs:
-    """The two pairs of four IDX files of MNIST's names and shapes."""
+    """((X_train, y_train), (X_test, y_test)) from four IDX files with MNIST's names and shapes."""
     arrays = []
     for name, shape in IMAGES_AND_LABELS:
         path = find(folder, name, md5, url)

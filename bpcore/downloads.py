@@ -1,7 +1,7 @@
-"""Files of data sets: found, or downloaded.
+"""Files of data sets: found on this machine, or downloaded.
 
-A file is looked for in the folder that the environment variable BPCORE_DATA names, then in the user's cache, and is downloaded
-to the cache if neither has it. Wherever it comes from, its md5 is checked.
+A file is searched in the folder that the environment variable BPCORE_DATA names, then in the user's cache. If neither has it,
+it is downloaded to the cache. Its md5 is checked in each case.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TIMEOUT = 30  # seconds without a byte
 
 
 def find(folder: str, name: str, md5: Mapping[str, str], url: str) -> Path:
-    """The path of a file, or of its gzipped form, with the right md5; if it is not found, it is downloaded to the cache.
+    """The path of a file, or of its gzipped form, with the right md5. If it is not found, it is downloaded to the cache.
 
-    name: without ".gz"; md5: for each form that exists, by its name; url: of the folder. Raises ValueError for a file of another
-    md5, and OSError if it is neither found nor downloadable.
+    name: the file's name without ".gz". md5: by the name of each form that exists. url: of the folder. Raises ValueError if the
+    file has another md5, and OSError if it is neither found nor downloadable.
     """
     forms = [form for form in (name, f"{name}.gz") if form in md5]
     roots = [cache()]
@@ -52,7 +52,7 @@ def cache() -> Path:
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Download `url` to `path`, which appears whole or not at all. Raises ValueError for another md5, OSError for the rest."""
+    """Download `url` to `path`, whole or not at all. Raises ValueError if the md5 is another, OSError if the download fails."""
     from http.client import HTTPException
     from urllib.request import urlopen
 

@@ -1,6 +1,6 @@
-"""Checks of a module's inputs: each returns, or raises an error that names the module by its path and says the repair.
+"""Checks of a module's inputs. A failed check raises an error that names the module by its path and says the repair.
 
-module: the module that checks, `self` in its `forward`; theta: the windows of the use, which know its path.
+module: the module whose input is checked, `self` in its `forward`. theta: the windows that its `forward` got; they know the path.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from bpcore.module import Module, Windows
 
 
 def expect_floats(module: Module, theta: Windows, z: Array) -> Array:
-    """z, or a TypeError if it does not hold real floating numbers."""
+    """z, or a TypeError unless it holds real floating numbers."""
     if not is_floating(z):
         raise TypeError(f"{module.name(theta)} expected floating numbers, got {z.dtype}; convert: X.astype('float32')")
     return z
 
 
 def expect_axis(module: Module, theta: Windows, z: Array, axis: int) -> None:
-    """A ValueError unless z has this axis."""
+    """Raise ValueError unless z has this axis."""
     if not -z.ndim <= axis < z.ndim:
         got = f"z of shape {tuple(z.shape)}"
         raise ValueError(f"{module.name(theta)} expected an axis {axis}, got {got}; choose an axis that is there")
 
 
 def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:
-    """An error unless a and b have one real floating dtype and, except for the last `apart` axes, broadcast together."""
+    """Raise an error unless a and b have one real floating dtype and, except for the last `apart` axes, broadcast together."""
     shape_a = a.shape[: a.ndim - apart]
     shape_b = b.shape[: b.ndim - apart]
     if any(n != m and 1 not in (n, m) for n, m in zip(reversed(shape_a), reversed(shape_b), strict=False)):
@@ -35,7 +35,10 @@ def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: i
 
 
 def expect_features(module: Module, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:
-    """z, or an error unless its last axis has n features and its dtype is that of `window`; argument: the name of n."""
+    """z, or an error unless its last axis has n features and its dtype is that of `window`, a parameter.
+
+    argument: the name of n in the module's constructor, for the repair.
+    """
     if z.shape[-1:] != (n,):
         got = f"z of shape {tuple(z.shape)}"
         repair = f"pass {argument}={z.shape[-1]} or fix the data" if z.ndim else "give it an axis of features"

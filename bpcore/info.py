@@ -1,4 +1,4 @@
-"""What this installation runs on: versions, devices, threads, which products and twins are in use, and why others are not."""
+"""What this installation runs on: versions, devices, threads, the libraries that multiply matrices, and twins in use or not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from bpcore.library import LIBRARIES
 __all__ = ["backend_info"]
 
 PACKAGES = ("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x")
-ORACLES = ("torch", "array-api-strict")  # backends that tests run on
+ORACLES = ("torch", "array-api-strict")  # backends for tests
 
 
 class Info(dict[str, dict[str, str]]):
-    """Section to (name to text), printed as a table."""
+    """Sections by title, each a dictionary of texts by name; prints as a table."""
 
     def __repr__(self) -> str:
         lines = []
@@ -33,51 +33,53 @@ class Info(dict[str, dict[str, str]]):
 
 
 def backend_info() -> Info:
-    """Versions, devices, threads, products and twins of this installation; print it, or look up `info["twins"]["fast"]`.
+    """What this installation runs on; print it, or look up `info["twins"]["fast"]`.
 
-    `python -m bpcore` prints it. It tries each backend, so it wakes a GPU that is there.
+    Sections: versions, backends, devices, twins, threads, products (the library that multiplies matrices). A twin is a faster
+    implementation of one of bpcore's functions, for the arrays of one library. `python -m bpcore` prints the same. Every
+    backend is tried, so a GPU is started if there is one.
     """
     return Info(
         versions={
             "python": platform.python_version(),
-            **{name: found for name in PACKAGES + ORACLES if (found := version(name))},
+            **{name: installed for name in PACKAGES + ORACLES if (installed := version(name))},
         },
-        backends={name: backend(name) for library in LIBRARIES.values() for name in library.names},
+        backends={name: state_of(name) for library in LIBRARIES.values() for name in library.names},
         devices={"cpu": f"{processor()}, {cores()} cores", **gpus()},
         **twins(),
     )
 
 
 def version(package: str) -> str | None:
-    """The version that is installed, or None."""
+    """The installed version, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def backend(name: str) -> str:
-    """Whether the backend works, and why not where it does not."""
+def state_of(name: str) -> str:
+    """Whether the backend of that name works, or why not."""
     chosen = os.environ.get("BPCORE_BACKEND", "numpy")
     try:
         get_backend(name)
     except RuntimeError as error:
-        return f"not here: {error}"
-    return "works, and is chosen where none is named" if name == chosen else "works"
+        return f"not available: {error}"
+    return "works, and is the default" if name == chosen else "works"
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, as exact as the system gives it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            found = re.search(r"model name\s*: (.*)", file.read())
+            model = re.search(r"model name\s*: (.*)", file.read())
     except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+        model = None
+    return model.group(1) if model else platform.processor() or platform.machine()
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -88,13 +90,13 @@ def gpus() -> dict[str, str]:
     except RuntimeError:
         return {}
     runtime = importlib.import_module("cupy").cuda.runtime
-    found = runtime.getDeviceProperties(runtime.getDevice())
-    memory = f"{found['totalGlobalMem'] / 2**30:.0f} GiB"
-    return {"gpu": f"{found['name'].decode()}, {memory}, CUDA runtime {runtime.runtimeGetVersion()}"}
+    gpu = runtime.getDeviceProperties(runtime.getDevice())
+    memory = f"{gpu['totalGlobalMem'] / 2**30:.0f} GiB"
+    return {"gpu": f"{gpu['name'].decode()}, {memory}, CUDA runtime {runtime.runtimeGetVersion()}"}
 
 
 def twins() -> dict[str, dict[str, str]]:
-    """The sections on twins, and what their sets tell of themselves: threads, and who computes products."""
+    """The section on twins, and those that sets of twins report: threads, and the library that multiplies matrices."""
     sections = {"twins": {"BPCORE_KERNELS": primitive.SETTING}}
     for library, sets in primitive.SETS.items():
         for name in sets:

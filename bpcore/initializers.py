@@ -34,7 +34,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 class Numbers:
-    """A base of initialisers whose fields are numbers: they must be finite, else a ValueError."""
+    """Base of the initialisers whose fields are numbers. Raises ValueError unless they are finite."""
 
     def __post_init__(self) -> None:
         for declared in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
@@ -111,7 +111,7 @@ class Normal(Numbers):
 
 @dataclass(frozen=True)
 class Orthogonal(Numbers):
-    """Orthonormal rows or columns (whichever are fewer) times `gain`; a weight of at least two axes.
+    """Orthonormal rows or columns (whichever are fewer) times `gain`, for a weight of at least two axes.
 
     Saxe et al., 2014
     """
@@ -123,14 +123,14 @@ class Orthogonal(Numbers):
             raise ValueError(f"Orthogonal expected a weight of at least two axes, got shape {shape}; choose another initializer")
         n, m = prod(shape[:-1]), shape[-1]
         q, r = np.linalg.qr(generator.standard_normal((max(n, m), min(n, m))))
-        q = q * np.sign(np.diagonal(r))  # without this the distribution would not be uniform
+        q = q * np.sign(np.diagonal(r))  # makes the distribution uniform
         drawn: np.ndarray = self.gain * (q if n >= m else q.T).reshape(shape)
         return drawn
 
 
 @dataclass(frozen=True)
 class Constant(Numbers):
-    """Every entry `value`."""
+    """Every entry is `value`."""
 
     value: float
 
@@ -140,7 +140,7 @@ class Constant(Numbers):
 
 @dataclass(frozen=True)
 class Zeros:
-    """Every entry 0."""
+    """Every entry is 0."""
 
     def __call__(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape)

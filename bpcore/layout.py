@@ -1,4 +1,4 @@
-"""Where each parameter lies in the one vector θ."""
+"""The place of each parameter in θ, which is one vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpcore.module import RESERVED, Module, Parameter, Windows, join
 
 @dataclass
 class Use:
-    """One use of a parameter: its path, where its home lies in θ, and, for a later use, where in the spare tail."""
+    """One use of a parameter: its path and its start in θ. spare: where a later use has its gradient in the spare vector."""
 
     path: str
     parameter: Parameter
@@ -30,7 +30,7 @@ class Use:
 
 @dataclass
 class ModuleUse:
-    """One use of a module: its path and number, its own parameters (None for an absent one), its children."""
+    """One use of a module: its path and number, its own parameters (None for an absent parameter), its children."""
 
     path: str
     number: int
@@ -39,10 +39,10 @@ class ModuleUse:
 
 
 class Layout:
-    """θ laid out: decayed | not decayed | buffers, each one slice, the parameters of each in the module's order.
+    """The layout of θ: three slices, decayed | not decayed | buffers, and within each the parameters in the module's order.
 
-    `decayed` and `trained` are where the first and the second slice end; `size` is θ's length. A parameter's first use
-    is its home. Later uses have windows of the gradient of their own, in a spare vector of length `spare`.
+    `decayed` and `trained` are the ends of the first and the second slice; `size` is θ's length. A parameter lies in θ once, at
+    its home, which is that of its first use. The gradients of later uses lie in a spare vector of length `spare`.
     """
 
     def __init__(self, module: Module):
@@ -54,13 +54,15 @@ class Layout:
         for use in self.uses:
             home = homes.setdefault(id(use.parameter), use)
             if home is not use:
-                use.spare, self.spare = self.spare, self.spare + use.size
+                use.spare = self.spare
+                self.spare += use.size
         self.homes = list(homes.values())
         self.size = 0
         for decay, trained in ((True, True), (False, True), (False, False)):
             for use in self.homes:
                 if (use.parameter.decay, use.parameter.trained) == (decay, trained):
-                    use.start, self.size = self.size, self.size + use.size
+                    use.start = self.size
+                    self.size += use.size
             if decay:
                 self.decayed = self.size
             elif trained:
@@ -81,9 +83,10 @@ class Layout:
         return ModuleUse(path, number, parameters, children)
 
     def windows(self, vector: Array, spare: Array | None = None, theta: Array | None = None) -> Windows:
-        """The windows of `vector`, of θ's length or of the trained part's: then buffers are those of `theta`, else None.
+        """The windows of `vector`, which has the length of θ or of its trained part.
 
-        With `spare`, later uses of a parameter get their windows there; else all uses see their home.
+        A trained part has no buffers: their windows are those of `theta`, or None. Later uses of a parameter have windows in
+        `spare`; without it, at the parameter's home.
         """
         return self._windows(self._root, vector, spare, theta)
 
@@ -102,29 +105,29 @@ class Layout:
         return Windows(of.path, of.number, arrays, children)
 
     def add_home(self, gradient: Array, spare: Array) -> None:
-        """Add the gradients of later uses to their homes: a parameter used twice has the sum."""
+        """Add the gradients of later uses, in `spare`, to those at home: the gradient of a parameter used twice is the sum."""
         for use in self.uses:
             if use.spare is not None and use.parameter.trained:
                 home = gradient[use.start : use.start + use.size]
                 home[...] = home + spare[use.spare : use.spare + use.size]
 
     def draw(self, seed: int) -> np.ndarray:
-        """Initial values of θ on the host, float64: every parameter from a stream of its own, (seed, its number)."""
+        """Initial values of θ on the host, float64: each parameter is drawn by its own generator, of (seed, its number)."""
         theta = np.zeros(self.size)
         for number, use in enumerate(self.homes):
             values = np.asarray(use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape))
             if values.shape != use.parameter.shape:
                 shapes = f"shape {use.parameter.shape}, got {values.shape}"
-                raise ValueError(f"{use.path}: {use.parameter.initializer!r} must give values of {shapes}; mend the initializer")
+                raise ValueError(f"{use.path}: {use.parameter.initializer!r} must give values of {shapes}; fix the initializer")
             theta[use.start : use.start + use.size] = np.reshape(values, -1)
         return theta
 
     def manifest(self) -> dict[str, Any]:
-        """Path to [start, shape] of every parameter's home: what a checkpoint says of its vector."""
+        """Path to [start, shape] of every parameter at home: a checkpoint stores it beside its vector."""
         return {use.path: [use.start, list(use.parameter.shape)] for use in self.homes}
 
 
 def view_of(vector: Array, start: int, use: Use) -> Array:
-    """The part of `vector` from `start` on, in the shape of this use's parameter: a view."""
+    """A view: the part of `vector` from `start` on, in the shape of this use's parameter."""
     view: Array = namespace(vector).reshape(vector[start : start + use.size], use.parameter.shape)
     return view

@@ -1,4 +1,4 @@
-"""The libraries whose arrays bpcore computes with, a subclass of `Backend` for each: to add one, write its subclass here."""
+"""The array libraries that bpcore computes with, a subclass of `Backend` for each. To add a library, write its subclass here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class NumPy(Backend):
     def __init__(self, suffix: str):
         if suffix:
             raise ValueError(f"backend 'numpy:{suffix}' does not exist: NumPy has one device; choose 'numpy'")
-        self.name, self.xp = "numpy", np
+        self.name = "numpy"
+        self.xp = np
 
     @classmethod
     def recognizes(cls, array_type: type) -> bool:
@@ -38,7 +39,7 @@ class NumPy(Backend):
 
 
 class CuPy(Backend):
-    """CuPy, on the CUDA GPU that it takes for the current one."""
+    """CuPy, on its current CUDA GPU."""
 
     library = "cupy"
     compute_dtypes = ("float16", "tf32")
@@ -61,7 +62,9 @@ class CuPy(Backend):
             raise ValueError(
                 f"backend 'cupy:{suffix}': the GPU is chosen outside, by CUDA_VISIBLE_DEVICES={suffix}; then use 'cupy'"
             )
-        self.name, self.xp, self.device = "cupy", namespace(cupy.empty(0)), cupy.cuda.Device()
+        self.name = "cupy"
+        self.xp = namespace(cupy.empty(0))
+        self.device = cupy.cuda.Device()
 
     def _from_host(self, host: np.ndarray) -> Array:
         with self.device:
@@ -88,16 +91,16 @@ class CuPy(Backend):
     def graph(self) -> type[Any] | None:
         try:
             graph: type[Any] = importlib.import_module("bpcore.kernels.cuda.engine.graph").Graph
-        except ImportError:  # kernels/ is not there
+        except ImportError:  # bpcore without its folder kernels/
             return None
         return graph
 
 
 class PyTorch(Backend):
-    """PyTorch's tensors, computed with by definitions alone: on the CPU, or on a GPU that PyTorch supports.
+    """PyTorch, on the CPU or on a GPU that PyTorch supports. bpcore's definitions compute, without faster kernels.
 
-    "torch:cuda" is a GPU of NVIDIA, or of AMD with PyTorch for ROCm, "torch:mps" Apple's, "torch:xpu" Intel's; "torch:cuda:1"
-    is the second.
+    "torch:cuda" is a GPU of NVIDIA, or of AMD with PyTorch for ROCm; "torch:mps" is Apple's, "torch:xpu" Intel's. "torch:cuda:1"
+    is the second GPU.
     """
 
     library = "torch"
@@ -112,7 +115,9 @@ class PyTorch(Backend):
             torch = importlib.import_module("torch")
         except ImportError as error:
             raise RuntimeError("backend 'torch' needs PyTorch: pip install torch, or choose backend='numpy'") from error
-        self.torch, self.xp, self.device = torch, namespace(torch.empty(0)), torch.device("cpu")
+        self.torch = torch
+        self.xp = namespace(torch.empty(0))
+        self.device = torch.device("cpu")
         if kind != "cpu":
             self._expect_gpu(kind, int(index or 0))
             self.device = torch.device(kind, int(index or 0))
@@ -122,12 +127,12 @@ class PyTorch(Backend):
         self.name = self._name(self.device)
 
     def _expect_gpu(self, kind: str, index: int) -> None:
-        """A RuntimeError unless PyTorch has this GPU."""
-        says = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
-        if not says.is_available():
+        """Raise RuntimeError unless PyTorch finds this GPU."""
+        gpus = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
+        if not gpus.is_available():
             raise RuntimeError(
                 f"backend 'torch:{kind}' needs a GPU of {self.makers[kind]}, and PyTorch {self.torch.__version__} finds none: "
-                f"{says.__name__}.is_available() is False; install PyTorch and the driver for it (pytorch.org/get-started), "
+                f"{gpus.__name__}.is_available() is False; install PyTorch and the driver for it (pytorch.org/get-started), "
                 "or choose backend='torch', the CPU"
             )
         count = getattr(self.torch, kind).device_count()
@@ -135,13 +140,13 @@ class PyTorch(Backend):
             raise RuntimeError(f"backend 'torch:{kind}:{index}' is not there: PyTorch finds {count}; choose 'torch:{kind}'")
 
     @staticmethod
-    def _name(where: Any) -> str:
-        """The name of the backend of a torch.device."""
-        return "torch" if where.type == "cpu" else f"torch:{where.type}" + (f":{where.index}" if where.index else "")
+    def _name(device: Any) -> str:
+        """The name of the backend on a torch.device."""
+        return "torch" if device.type == "cpu" else f"torch:{device.type}" + (f":{device.index}" if device.index else "")
 
     @classmethod
     def recognizes(cls, array_type: type) -> bool:
-        torch = sys.modules.get("torch")  # not imported for this: without it there is no tensor
+        torch = sys.modules.get("torch")  # no import here: a value cannot be a tensor before PyTorch is imported
         return torch is not None and issubclass(array_type, torch.Tensor)
 
     @classmethod
@@ -154,8 +159,8 @@ class PyTorch(Backend):
     def _from_host(self, host: np.ndarray) -> Array:
         if host.dtype == "float64" and "float64" not in self.dtypes:
             host = host.astype("float32")
-        tensor = self.torch.asarray(host.copy())  # a read-only array would be shared, with a warning
-        if self.device.type == "cuda":  # from pinned memory, which PyTorch keeps until it is read: the host goes on
+        tensor = self.torch.asarray(host.copy())  # without the copy, PyTorch would share the memory, and warn if it is read-only
+        if self.device.type == "cuda":  # from pinned memory, which PyTorch keeps until it is read: the host does not wait
             array: Array = tensor.pin_memory().to(self.device, non_blocking=True)
         else:
             array = tensor.to(self.device)
@@ -171,7 +176,7 @@ class PyTorch(Backend):
 
 
 class ArrayAPIStrict(Backend):
-    """array-api-strict, which has the standard and nothing else: for tests. Its devices "device1" and "device2" pose as GPUs."""
+    """array-api-strict, for tests: it has the standard and no more. Its devices "device1" and "device2" stand in for GPUs."""
 
     library = "array_api_strict"
 
@@ -188,12 +193,13 @@ class ArrayAPIStrict(Backend):
             raise ValueError(
                 f"backend 'array_api_strict:{suffix}' does not exist: choose CPU_DEVICE, device1 or device2"
             ) from error
-        self.asynchronous, self.name = bool(suffix), "array_api_strict" + (f":{suffix}" if suffix else "")
+        self.asynchronous = bool(suffix)
+        self.name = "array_api_strict" + (f":{suffix}" if suffix else "")
 
     @classmethod
     def name_of(cls, array: Any) -> str:
-        where = str(array.device).split("'")[1]
-        return cls.library if where == "CPU_DEVICE" else f"{cls.library}:{where}"
+        device = str(array.device).split("'")[1]
+        return cls.library if device == "CPU_DEVICE" else f"{cls.library}:{device}"
 
     def _to_host(self, array: Any) -> np.ndarray:
         return np.asarray(array.to_device(self.xp.Device("CPU_DEVICE")))

@@ -1,4 +1,4 @@
-"""What a backend is: an array library on a device. Each library has its subclass of `Backend`, in libraries.py."""
+"""The class Backend: an array library on a device. libraries.py has a subclass for each library."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
 
-LIBRARIES: dict[str, type[Backend]] = {}  # name of a library to its subclass of Backend, which registers itself
-_of_types: dict[type, type[Backend] | None] = {}  # what `library_of` found
+LIBRARIES: dict[str, type[Backend]] = {}  # a library's name to its subclass of Backend; subclasses register themselves
+_of_types: dict[type, type[Backend] | None] = {}  # a type to the library of its arrays, remembered by `library_of`
 
 
 class Backend:
@@ -23,25 +23,25 @@ class Backend:
     Attributes of an instance: `name`, as `get_backend` takes it; `xp`, the Array API namespace; `device`, as creation functions
     of `xp` take it; `dtypes`, the floating dtypes that a network may have here.
 
-    A subclass gives `library`, a constructor that takes the text after the name's colon ("" if there is none) and raises
-    ValueError for a device that does not exist and RuntimeError, with the repair, for a library or device that is missing, and
-    overrides what its library does in another way.
+    A subclass sets `library`, and overrides the methods that its library needs otherwise. Its constructor takes the text after
+    the name's colon, "" if there is none. It raises ValueError for a device that does not exist, and RuntimeError, with the
+    repair, for a library or a device that is missing.
     """
 
-    library: ClassVar[str]  # the package that the types of its arrays come from; names of its backends begin with it
-    names: ClassVar[tuple[str, ...]] = ()  # of its backends, where there are more than `library` to choose from
-    compute_dtypes: ClassVar[tuple[str, ...]] = ()  # what networks of float32 may compute in besides: "float16", "tf32"
+    library: ClassVar[str]  # the package that defines its arrays; the names of its backends begin with it
+    names: ClassVar[tuple[str, ...]] = ()  # of its backends; by default `library` alone
+    compute_dtypes: ClassVar[tuple[str, ...]] = ()  # that a network of float32 may compute in: "float16", "tf32"
 
     name: str
     xp: Any
     device: Any = None
     dtypes: tuple[str, ...] = ("float32", "float64")
-    asynchronous: bool = False  # whether the host waits when it looks at a value: a GPU, and what stands in for one in tests
+    asynchronous: bool = False  # whether the host waits when it looks at a value: so it is on a GPU
 
     def __init_subclass__(cls) -> None:
         LIBRARIES[cls.library] = cls
         cls.names = cls.names or (cls.library,)
-        _of_types.clear()  # the new one may recognise what no other did
+        _of_types.clear()  # the new library may recognise a type that no other did
 
     def __init__(self, suffix: str):
         raise TypeError("a Backend is made by get_backend(name)")
@@ -66,7 +66,7 @@ class Backend:
         return cls.library
 
     def _from_host(self, host: np.ndarray) -> Array:
-        """`host` as an array of this backend. No copy is promised."""
+        """`host` as an array of this backend; the two may share memory."""
         array: Array = self.xp.asarray(host, device=self.device)
         return array
 
@@ -80,16 +80,16 @@ class Backend:
         return array
 
     def synchronize(self) -> None:
-        """Wait until the device has done what was asked of it. On a CPU there is nothing to wait for."""
+        """Wait until the device has finished its work. A CPU has always finished."""
 
     @functools.cached_property
     def side(self) -> SideStream | None:
-        """A stream for transfers that go on beside the steps; None if this backend has none."""
+        """A second stream, for transfers while a step computes; None if this backend has none."""
         return None
 
     @functools.cached_property
     def graph(self) -> type[Any] | None:
-        """The class that records launches and launches them again in one go; None if this backend has none."""
+        """The class that records launches and repeats them as one; None if this backend has none."""
         return None
 
     def dtype(self, name: str) -> Any:
@@ -97,14 +97,14 @@ class Backend:
         return getattr(self.xp, str(name))
 
     def owns(self, array: Any) -> bool:
-        """Whether `array` is one of this backend's, on its device."""
+        """Whether `array` is an array of this backend, on its device."""
         return is_array(array) and namespace(array) is self.xp and device(array) == self.device
 
     def asarray(self, host: Any, dtype: str | None = None) -> Array:
-        """`host` (a NumPy array, nested lists, numbers, or an array already here) as an array of this backend.
+        """`host` (a NumPy array, nested lists, numbers, or an array of this backend) as an array of this backend.
 
-        dtype: a name such as "float32"; None keeps what `host` has. No copy is promised. Raises TypeError for an array
-        of another backend or device: those come over `their_backend.to_host(array)`, never by accident.
+        dtype: a name such as "float32"; None keeps the dtype of `host`. The result may share memory with `host`. Raises TypeError
+        for an array of another backend or device: move it to the host first, with its own backend's `to_host`.
         """
         wanted = None if dtype is None else self.dtype(dtype)
         data = host_data(host)
@@ -118,15 +118,15 @@ class Backend:
             array: Array = host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
             return array
         if recording.get():
-            raise RuntimeError("data of the host go to the device in each step, which a recorded step cannot do")
+            raise RuntimeError("each step moves data of the host to the device, which a recorded step cannot do")
         return self._from_host(data if dtype is None else np.asarray(data, dtype=str(dtype)))
 
     def to_host(self, array: Any) -> np.ndarray:
-        """`array` as a NumPy array. On a GPU this waits for it: the one door through which values leave a device."""
+        """`array` as a NumPy array. On a GPU the host waits for it. Values leave a device by this function only."""
         if isinstance(array, (np.ndarray, np.generic)):
             return np.asarray(array)
         if recording.get():
-            raise RuntimeError("a value of the device is looked at in each step, which a recorded step cannot do")
+            raise RuntimeError("each step looks at a value on the device, which a recorded step cannot do")
         return self._to_host(array)
 
     def check_dtype(self, dtype: Any) -> str:
@@ -154,12 +154,12 @@ class Backend:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name of a dtype, given as a name or as any library's object."""
+    """The name of a dtype, which may be a name or a dtype object of any library."""
     return str(getattr(dtype, "name", getattr(dtype, "__name__", dtype))).removeprefix("torch.")
 
 
 def library_of(value: Any) -> type[Backend] | None:
-    """The subclass of Backend whose array `value` is, remembered by type; None if it is none of theirs."""
+    """The subclass of Backend for the array `value`, remembered by type; None if `value` is not an array of a known library."""
     try:
         return _of_types[type(value)]
     except KeyError:
@@ -169,11 +169,11 @@ def library_of(value: Any) -> type[Backend] | None:
 
 def is_array(value: Any) -> bool:
     """Whether `value` is an array of a library that speaks the Array API (a list, a number or a table is not)."""
-    return hasattr(value, "__array_namespace__") or library_of(value) is not None  # PyTorch's do not say so themselves
+    return hasattr(value, "__array_namespace__") or library_of(value) is not None  # PyTorch's tensors have no __array_namespace__
 
 
 def host_data(x: Any) -> np.ndarray | None:
-    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table's column), None if it is another array."""
+    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table's column); None for an array of another library."""
     if type(x) is np.ndarray and x.dtype.kind in "biuf":
         return x
     if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):

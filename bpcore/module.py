@@ -3,12 +3,14 @@
     forward(theta, *z, mode) -> (u, saved)
     backward(theta, saved, v, gradient, need_dz=True) -> dz
 
+A window is a view: the part of θ, or of ∇J, that is one parameter. `theta` and `gradient` are the windows of one module.
+
 `forward` writes nothing. What the backward pass needs is returned as `saved`: an array, or tuples and lists of arrays.
 `backward` returns B[M, z](v): a tuple for several inputs, None for an input without gradient. It overwrites its windows of
 the gradient with B[M, θ](v), and writes nothing else.
 
 Lists in `saved` belong to the container that returned them: its backward pass empties them, so that memory is released on
-the way. Whoever calls a backward pass twice copies the lists first, at any depth, with `fresh_lists(saved)`.
+the way. To call a backward pass twice, copy the lists first, at any depth, with `fresh_lists(saved)`.
 
 Section 7.4.2
 """
@@ -30,10 +32,10 @@ Initializer = Callable[[Any, tuple[int, ...]], Any]  # (NumPy's generator, shape
 
 
 class Parameter:
-    """The declaration of one parameter; its identity is this object, and two modules may hold the same one.
+    """The declaration of a parameter. Two modules that hold the same object share the parameter.
 
-    shape: of its windows; initializer: `(generator, shape) -> host array`; decay: whether weight decay applies to it;
-    trained: False makes it a buffer, in θ's untrained tail, changed only through `mode.track`.
+    shape: of its windows. initializer: a function (NumPy's generator, shape) -> host array, see bpcore.initializers. decay:
+    whether weight decay applies to it. trained: False makes it a buffer: it has no gradient, and only `mode.track` changes it.
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer, decay: bool = True, trained: bool = True):
@@ -48,8 +50,9 @@ class Parameter:
 class Windows:
     """The named windows of one use of a module. A window is a view: the part of θ, or of ∇J, that is one parameter.
 
-    A parameter is an attribute, `theta.W`; an absent parameter is None. A child is `theta[0]` or `theta["encoder"]`, and a
-    path reaches through: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` numbers it, for the random streams.
+    A parameter's window is an attribute, `theta.W`; that of an absent parameter is None. The windows of a child are `theta[0]` or
+    `theta["encoder"]`, and a path goes deeper: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` is its number, for
+    the random streams.
     """
 
     def __init__(self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows]):
@@ -79,7 +82,7 @@ class Windows:
         return self._children[name][rest] if rest else self._children[name]
 
     def items(self) -> Iterator[tuple[str, Array]]:
-        """(path, window) of every parameter that is not absent, in the module's order."""
+        """(path, window) of every parameter that is not absent, children's too, in the module's order."""
         for name in self.names:
             window = getattr(self, name)
             if window is not None:
@@ -101,12 +104,12 @@ def join(path: str, name: str) -> str:
 
 
 class Mode:
-    """How an evaluation is meant: training or not, and the randomness, a function of (seed, step, micro, use).
+    """The mode of an evaluation: training or not, and the randomness, a function of (seed, step, micro, use).
 
-    So evaluating again gives the same masks, and another use of a module draws others. `tracked` collects the updates of
-    buffers that modules ask for; `commit` writes them, in order, once the step has proved good. look: whether values may be
-    looked at, which on a GPU makes the host wait; then ids out of range are an error. saving: whether a backward pass may
-    follow; if not, containers release what their children saved.
+    micro: the number of the micro-batch in its step. The same numbers give the same masks; another use of a module gets other
+    masks. look: whether modules may look at values, for which the host waits on a GPU; ids out of range are then an error.
+    saving: whether a backward pass may follow; if not, containers release what their children saved. `tracked` collects the
+    updates of buffers; `commit` writes them, in order, when the step has succeeded.
     """
 
     def __init__(
@@ -119,12 +122,12 @@ class Mode:
         self.tracked: list[tuple[Array, Array, float]] = []
 
     def keep(self, theta: Windows, z: Array, p: float) -> Array:
-        """Booleans shaped like z, each False with probability p: this use's dropout mask."""
+        """The dropout mask of the use `theta`: booleans of z's shape, each False with probability p."""
         mask: Array = keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
         return mask
 
     def expect_range(self, name: str, ids: Array, n: int) -> None:
-        """Where values may be looked at, an IndexError unless ids are from 0 to n - 1."""
+        """Raise IndexError unless ids are from 0 to n - 1, if values may be looked at. name: of the module, for the error."""
         if not self.look or 0 in ids.shape:
             return
         host = backend_of(ids).to_host(ids)
@@ -132,7 +135,7 @@ class Mode:
             raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
 
     def again(self) -> Mode:
-        """This mode for a second evaluation: the same masks, values not looked at again, updates of buffers dropped."""
+        """This mode for a second evaluation: the same masks; it looks at no values, and its updates of buffers are dropped."""
         mode = copy.copy(self)
         mode.look = False
         mode.saving = True
@@ -140,28 +143,28 @@ class Mode:
         return mode
 
     def forgetting(self) -> Mode:
-        """This mode where no backward pass will follow; updates of buffers are collected in this mode's list."""
+        """This mode for an evaluation without a backward pass; it adds updates of buffers to the same list."""
         mode = copy.copy(self)
         mode.saving = False
         return mode
 
     def track(self, window: Array, value: Array, momentum: float) -> None:
-        """Note that buffer `window` shall become (1 - momentum) window + momentum value."""
+        """Have `commit` set the buffer `window` to (1 - momentum) window + momentum value."""
         self.tracked.append((window, value, momentum))
 
     def commit(self) -> None:
-        """Write the updates of buffers."""
+        """Write the updates of buffers, in order."""
         for window, value, momentum in self.tracked:
             window[...] = (1 - momentum) * window + momentum * value
         self.tracked.clear()
 
 
 class Module:
-    """A module M: how it evaluates, and its backward functions B[M, z] and B[M, θ].
+    """A module M: how it evaluates, and its backward functions B[M, z] and B[M, θ]. To write one, subclass this.
 
-    A subclass defines `forward` and `backward`, and sets in `__init__` what it holds: sizes, `parameters` (name to
-    Parameter, or None for an absent one) and `children` (name to Module). It keeps its constructor's arguments under their
-    own names, so that a checkpoint can describe it. It holds no array and no path: the same object may be used twice.
+    A subclass defines `forward` and `backward`. Its `__init__` sets `parameters`, name to Parameter (None for an absent one); a
+    container sets `children`, name to Module. It keeps each argument of `__init__` under the argument's name, so that a
+    checkpoint can describe the module. It holds no arrays: the same object may be used twice.
 
         >>> import bpcore as bp
         >>> class Product(bp.Module):
@@ -171,29 +174,43 @@ class Module:
         ...     def forward(self, theta, z, mode):  # u = z W, and z is saved
         ...         return z @ theta.W, z
         ...     def backward(self, theta, saved, v, gradient, need_dz=True):
-        ...         gradient.W[...] = saved.T @ v  # B[M, W](v), written over what was there
+        ...         gradient.W[...] = saved.T @ v  # B[M, W](v): overwrite the window, do not add to it
         ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
         >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError where B is not the derivative's adjoint
 
-    `forward` writes to nothing. `backward` writes to its windows of `gradient` alone; a container hands need_dz on to its
-    first child. A list in `saved` may be emptied by the backward pass; see the top of bpcore/module.py.
+    Functions on arrays come from the arrays' own library, `xp = bp.backend_of(z).xp`, so that the module runs on every backend.
+    rows_independent = True declares that row i of u depends on row i of the inputs only. further: names of optional inputs after
+    the first, e.g. ("mask",), which Sequential, Residual and Recompute pass on to the module.
     """
 
     parameters: Mapping[str, Parameter | None] = {}
     children: Mapping[str, Module] = {}
-    rows_independent: bool = False  # whether row i of u depends on row i of the inputs only
-    further: tuple[str, ...] = ()  # names of optional inputs after the first, e.g. ("mask",): containers pass them on
+    rows_independent: bool = False
+    further: tuple[str, ...] = ()
 
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
-        """forward(theta, *z, mode). Evaluate: (u, saved), `saved` being what the backward pass needs."""
+        """forward(theta, *z, mode) -> (u, saved): evaluate at the inputs z. saved: what `backward` will need.
+
+        theta: the module's windows, views of θ: `theta.W`, or None for an absent parameter; `theta["encoder"]` are the windows
+        of the child "encoder", for its `forward`. z, u: arrays, rows being examples and features the last axis; several outputs
+        are a tuple. mode: a Mode. `mode.training` says whether this is training, `mode.keep(theta, z, p)` draws a mask, and
+        `mode.track` updates a buffer. saved: an array, or tuples and lists of arrays. It changes no array and no attribute.
+        """
         raise TypeError(f"{type(self).__name__} must define forward(self, theta, *z, mode) -> (u, saved)")
 
     def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
-        """B[M, z](v), a tuple for several inputs, None for one without gradient; writes B[M, θ](v) to `gradient`."""
+        """Return dz = B[M, z](v), and write B[M, θ](v) to the windows of `gradient`.
+
+        theta, saved: as in `forward`. v: dJ/du, of u's shape; a tuple for several outputs. gradient: the windows of ∇J, named
+        as those of theta; they are overwritten, and no other array is written. dz: an array of z's shape, a tuple for several
+        inputs, None for an input without gradient (ids, labels). With need_dz=False the caller does not use dz: None may be
+        returned. A container passes need_dz on to its first child, and True to the others. The lists in `saved` are emptied by
+        containers; copy them with bpcore.module.fresh_lists before a second call.
+        """
         raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
 
     def with_children(self, children: Mapping[str, Module]) -> Any:
-        """A copy of this module that runs these children, under the same names."""
+        """A copy of this module with these children instead, under the same names."""
         other = copy.copy(self)
         other.children = children
         return other
@@ -205,11 +222,11 @@ class Module:
         return own or any(child.trained for child in self.children.values())
 
     def name(self, theta: Windows) -> str:
-        """This use's path and class, as errors begin."""
+        """The path and the class of the use with these windows, with which its errors begin: "encoder.0: Linear"."""
         return f"{theta.path}: {type(self).__name__}" if theta.path else type(self).__name__
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The constructor's arguments, read back from the attributes of the same names: (positional, by name)."""
+        """(positional, by name): the constructor's arguments, read from the attributes of the same names."""
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for name, argument in inspect.signature(type(self)).parameters.items():
@@ -231,9 +248,9 @@ class Module:
 
 
 class Observed(Module):
-    """A module seen through `around(module, theta, what, call)`, which makes the call and returns its result.
+    """A module whose every call goes through `around(module, theta, what, call)`, which returns the result of `call()`.
 
-    what: "forward" or "backward". Its children are observed too, each by itself: see `fused` in modules/containers.py.
+    what: "forward" or "backward". The children are observed too. They run one by one, not fused: see modules/containers.py.
     """
 
     def __init__(self, module: Module, around: Callable[[Module, Windows, str, Callable[[], Any]], Any]):
@@ -259,9 +276,9 @@ class Observed(Module):
 
 
 def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
-    """A TypeError that says which inputs module.forward takes, unless it takes as many as z has.
+    """Raise a TypeError that says which inputs module.forward takes, unless it takes as many as z has.
 
-    Call it where a call of forward raised a TypeError, so that a right call pays nothing:
+    Call it after a call of forward raised a TypeError, so that a correct call costs nothing:
 
         try:
             u, saved = module.forward(theta, *z, mode=mode)
@@ -282,13 +299,13 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
 
 
 def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int) -> TypeError:
-    """The error of a module that takes the inputs `taken` and got another number of them."""
+    """The error of a module that takes the inputs `taken`, by name, and got another number of inputs."""
     inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs"
     return TypeError(f"{module.name(theta)} takes {inputs}, got {got}; pass one array for each, several as a tuple")
 
 
 def fresh_lists(saved: Any) -> Any:
-    """`saved` with new lists, at any depth: backward passes of containers empty the lists that they are given."""
+    """`saved` with copies of its lists, at any depth: the backward passes of containers empty lists."""
     if isinstance(saved, list):
         return [fresh_lists(part) for part in saved]
     if type(saved) is tuple:

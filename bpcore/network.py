@@ -1,4 +1,4 @@
-"""A module bound to its θ on a backend."""
+"""A network: a module with its θ on a backend."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["Network"]
 class Network:
     """A module with its parameters: one vector θ, on one backend.
 
-    module: what it evaluates. backend: a name, see `get_backend`; None takes the chosen one, "auto" a GPU that works.
-    dtype: "float32" or "float64". seed: of the initial values, the same on every backend. theta: the initial values themselves, a
-    vector on the host in θ's order; they are drawn unless it is given.
+    module: evaluated by `net(X)`. backend: a name, see `get_backend`; "auto" takes a GPU that works. dtype: "float32" or
+    "float64". seed: of the initial values, which are the same on every backend. theta: the initial values, a vector on the host
+    in θ's order; by default they are drawn.
 
-    compute_dtype: what the module computes in; dtype unless given. θ and ∇J stay float32.
+    compute_dtype: the dtype in which the module computes, by default `dtype`. With the other two, θ and ∇J stay float32:
     "float16": the module computes from a copy of θ. Inputs are cast to float16 and outputs back, so that a loss is float32;
-    buffers, such as running statistics, stay float32. On NumPy the numbers are the same, and it is slow: NumPy has no fast
+    buffers, such as running statistics, stay float32. On NumPy the numbers are the same, but it is slow: NumPy has no fast
     float16 on any CPU. A Trainer scales the loss (see bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J
     below 6e-8 become zero.
-    "tf32": a GPU multiplies matrices of float32 with 10 bits after the point (where bpcore has a kernel for the product; CuPy's
-    own products where CUPY_TF32=1).
+    "tf32": a GPU multiplies matrices of float32 with 10 bits after the point, in bpcore's own kernels (in CuPy's products only if
+    CUPY_TF32=1).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Network:
         self._bind(theta)
 
     def _bind(self, host: Any) -> None:
-        """θ on the backend, with these values, and its windows."""
+        """Put θ, with these values, and its windows on the backend."""
         theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
         self._theta = theta
@@ -69,7 +69,7 @@ class Network:
         half = self.compute_dtype == "float16"
         self._half: Array | None = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
-        # out, what backward writes (out itself, or the float16 of it), its windows, the spare tail: kept while out stays
+        # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
     @property
@@ -92,7 +92,7 @@ class Network:
         return self.layout.trained
 
     def place(self, x: Any, floating: bool = False, half: bool = False) -> Array:
-        """x (host data, or an array already there) on this backend; floating numbers in this network's dtype, or in float16.
+        """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype, or in float16.
 
         Integers stay integers, unless `floating`. Raises TypeError for an array of another backend or device.
         """
@@ -107,26 +107,26 @@ class Network:
         return self.backend.asarray(placed, dtype) if floating or is_floating(placed) else placed
 
     def place_weights(self, weights: Any) -> Array | None:
-        """weights, placed, in this network's dtype. A ValueError where the host sees, without waiting, a negative one."""
+        """weights on this backend, in this network's dtype. ValueError if one is negative, unless the host would have to wait."""
         if weights is None:
             return None
         placed = self.place(weights, floating=True)
         host = host_data(weights) if self.backend.asynchronous else self.backend.to_host(placed)
         if host is not None and host.size and host.min() < 0:
-            raise ValueError(f"weights must be >= 0, got {host.min()}; mend the weights")
+            raise ValueError(f"weights must be >= 0, got {host.min()}; fix the weights")
         return placed
 
     def inputs(self, X: Any) -> tuple[Array, ...]:
-        """The inputs of X, placed, floating numbers as the module computes: a tuple X is several."""
+        """The inputs of X on this backend, in the dtype that the module computes in. A tuple X is several inputs."""
         half = self._half is not None
         return tuple(self.place(x, half=half) for x in X) if isinstance(X, tuple) else (self.place(X, half=half),)
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
-        """Evaluate at X, rows being examples; a tuple X is several inputs. Evaluation mode unless one is given."""
+        """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation."""
         return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
-        """(u, saved): the module in compute_dtype at θ as it is; u in θ's dtype."""
+        """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""
         try:
             if self.compute_dtype == self.dtype:
                 result: tuple[Any, Any] = module.forward(self._windows, *X, mode=mode)
@@ -147,9 +147,9 @@ class Network:
     ) -> tuple[Array, Array]:
         """J(θ) and ∇J(θ) by back-propagation.
 
-        loss: a Loss. X, y, weights: host data or arrays of this backend. mode: evaluation unless given, so that J is that
-        of `net(X)`; `Mode(training=True, ...)` draws dropout's masks. Returns J, a scalar on the device, and ∇J, a vector
-        in θ's order of length n_parameters: fresh, or `out`.
+        loss: a Loss. X, y, weights: host data or arrays of this backend; a tuple X is several inputs. mode: by default
+        evaluation, so that J is the loss of `net(X)`; `Mode(training=True, ...)` draws dropout's masks. Returns J, a scalar on
+        the device, and ∇J, a vector of length n_parameters in θ's order: `out`, or a fresh one.
 
         Algorithm 3
         """
@@ -164,7 +164,7 @@ class Network:
     def forward(
         self, loss: Loss, X: tuple[Array, ...], y: Array, weights: Array | None, mode: Mode, labels: Array | None = None
     ) -> Evaluation:
-        """The forward pass of Algorithm 3 on arrays already here; labels: y on the host, whose values are checked."""
+        """The forward pass of Algorithm 3, on arrays of this backend. labels: y on the host, to check its values, or None."""
         u, saved = self._run(self.module, X, mode)
         if isinstance(u, tuple):
             raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
@@ -175,7 +175,7 @@ class Network:
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:
-        """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. Once for each evaluation."""
+        """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. It uses the evaluation up: call it once."""
         target, written, windows, spare = self._gradient
         if out is None or out is not target:
             target = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
@@ -187,7 +187,7 @@ class Network:
                 self._gradient = (out, written, windows, spare)
         of_loss, evaluation.of_loss = evaluation.of_loss, None
         dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
-        of_loss = None  # let go of what the loss saved
+        of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:
             self.module.backward(self._windows, evaluation.saved, dz, windows, False)
         else:
@@ -202,7 +202,7 @@ class Network:
         return gradient
 
     def first_not_finite(self, X: Any, mode: Mode) -> str | None:
-        """The path and class of the first module whose output at X is not finite, or None."""
+        """The path and the class of the first module whose output at X is not finite, or None."""
         xp = self.backend.xp
         names: list[str] = []
 
@@ -231,7 +231,7 @@ class Network:
         return {"theta": self.backend.to_host(self._theta)}, {"network": header}
 
     def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
-        """The θ of a checkpoint on the host, or a CheckpointError where it does not fit this network. Assigns nothing."""
+        """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit this network. Assigns nothing."""
         return saved_theta(path, tensors, saved_network(path, header), self.layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -246,10 +246,10 @@ class Network:
         backend: str | Backend | None = None,
         compute_dtype: Any = None,
     ) -> Network:
-        """The network in a checkpoint of `save`, or of `Trainer.save`, on any backend, to compute in any compute_dtype.
+        """The network in a checkpoint that `save` or `Trainer.save` wrote, on any backend and with any compute_dtype.
 
-        module: needed where the structure has modules or initialisers that are not bpcore's own. Raises CheckpointError
-        where the file is damaged, of a newer format, or does not fit the module.
+        module: needed only if some modules or initialisers are not bpcore's own. Raises CheckpointError if the file is damaged,
+        has a newer format, or does not fit the module.
         """
         tensors, header = checkpoint.read(path)
         described = saved_network(path, header)
@@ -259,7 +259,7 @@ class Network:
         return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)
 
     def summary(self, *input_shapes: Any) -> Cost:
-        """A table of modules, output shapes and parameters, and what evaluation costs, for inputs of these shapes."""
+        """A table of the modules with output shapes, parameters and costs, for inputs of these shapes: see `cost`."""
         return cost(self.module, *input_shapes, dtype=self.dtype)
 
     def __repr__(self) -> str:
@@ -269,7 +269,7 @@ class Network:
 
 
 def saved_network(path: Any, header: Header) -> Header:
-    """What a checkpoint says of its network, or a CheckpointError."""
+    """The entry on the network in a checkpoint's header. Raises CheckpointError if it is missing or damaged."""
     described = header.get("network")
     if not isinstance(described, dict):
         raise checkpoint.CheckpointError(f"{path} has no network in it")
@@ -279,15 +279,15 @@ def saved_network(path: Any, header: Header) -> Header:
 
 
 def saved_theta(path: Any, tensors: Tensors, described: Header, layout: Layout) -> Any:
-    """The θ of a checkpoint on the host, or a CheckpointError where it does not fit the layout."""
+    """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit the layout."""
     checkpoint.expect(path, "parameters [start, shape]", layout.manifest(), described.get("parameters"))
     return checkpoint.tensor(path, tensors, "theta", layout.size, described["dtype"])
 
 
 class Evaluation:
-    """A forward pass that a backward pass can follow.
+    """A forward pass, for the backward pass that follows.
 
-    J: the loss. saved, of_loss: what the module's and the loss's backward passes need. outputs: how many an example has.
+    J: the loss. saved, of_loss: what the module and the loss saved for it. outputs: the number of outputs of an example.
     """
 
     __slots__ = ("J", "loss", "of_loss", "outputs", "saved")

@@ -1,6 +1,7 @@
-"""Optimisers: hyperparameters, and an update that is arithmetic on vectors. Their state is vectors of θ's trained length.
+"""Optimisers: hyperparameters, and an update of θ, which is arithmetic on vectors.
 
-`start` gives the state, `update` writes θ and the state in place; the object itself never changes.
+The state of an optimiser is vectors as long as the trained part of θ. `start` makes the state; `update` writes θ and the state in
+place. The optimiser itself never changes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Value = TypeVar("Value", float, tuple[float, float])
 
 
 def hyperparameter(default: Value, low: float = 0.0, below: float = math.inf) -> Value:
-    """A dataclass field for a number, or for a pair of numbers, each with low <= number < below: Optimizer checks it."""
+    """A dataclass field for a number, or for a pair of numbers. Optimizer checks low <= number < below for each of them."""
     return field(default=default, metadata={"low": low, "below": below})
 
 
@@ -32,9 +33,10 @@ class Optimizer:
 
     lr: the learning rate, >= 0, without the schedule's factor.
 
-    A subclass sets `moments`, the names of the vectors that it keeps from step to step, and defines `update`. A field declares
-    its bounds by `hyperparameter(default, low=0.0, below=math.inf)`; a subclass that gives the field another default keeps
-    them. A field annotated `float` without bounds must be a finite number. The constructor raises a ValueError otherwise.
+    A subclass defines `update`, and sets `moments`: the names of the vectors that it needs from one step to the next. A field
+    with bounds is `name: float = hyperparameter(default, low=0.0, below=math.inf)`, with low <= value < below; a subclass that
+    changes the default keeps the bounds. A field annotated `float` without bounds must be a finite number. The constructor checks
+    the fields, and raises ValueError.
 
     >>> from dataclasses import dataclass
     >>> from bpcore.optimizers import hyperparameter
@@ -57,10 +59,10 @@ class Optimizer:
     def __post_init__(self) -> None:
         for declared in fields(self):
             name = declared.name
-            object.__setattr__(self, name, self._checked(name, getattr(self, name)))  # a plain number: NumPy's would promote
+            object.__setattr__(self, name, self._checked(name, getattr(self, name)))  # Python numbers: NumPy's would promote
 
     def _checked(self, name: str, value: Any) -> Any:
-        """The value of a field as plain numbers, or a ValueError."""
+        """The value of a field as one or two Python numbers, or a ValueError."""
         declared = self._declared(name)
         if declared is None:
             own = type(self).__dataclass_fields__[name]
@@ -75,26 +77,26 @@ class Optimizer:
 
     @classmethod
     def _declared(cls, name: str) -> Any:
-        """The dataclass field with bounds for `name`, of this class or of the nearest base that has one; else None."""
+        """The field `name` with bounds, from this class or from the nearest base that declares them; None if no class does."""
         declarations = (base.__dict__.get("__dataclass_fields__", {}).get(name) for base in cls.__mro__)
         return next((declared for declared in declarations if declared is not None and "low" in declared.metadata), None)
 
     def start(self, theta: Array) -> State:
-        """The state before the first step: for each name in `moments` zeros, shaped like θ, the trained part (n,)."""
+        """The state before the first step: zeros like theta, for each name in `moments`. theta: the trained part of θ, (n,)."""
         return {name: namespace(theta).zeros_like(theta) for name in self.moments}
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
-        """Take one step: write θ and the vectors of the state in place.
+        """Take one step: write theta and the vectors in `state` in place.
 
-        theta: the trained part of θ, (n,). gradient: ∇J(θ), (n,), not to be written. state: what `start` gave, as the last step
-        left it. step: 1, 2, ... lr: the learning rate times the schedule's factor. decayed: weight decay applies to
-        θ[:decayed] only.
+        theta: the trained part of θ, (n,). gradient: ∇J(θ), (n,); do not write to it. state: name to vector (n,), first from
+        `start`, then as the last step left them. step: 1, 2, ... lr: the learning rate times the schedule's factor. decayed:
+        weight decay applies to theta[:decayed] only.
         """
         raise TypeError(f"{type(self).__name__} must define update(self, theta, gradient, state, step, lr, decayed)")
 
 
 def pieces(decay: float, decayed: int, gradient: Array, *vectors: Array | None) -> Iterator[tuple[Any, ...]]:
-    """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; one piece where both are the same."""
+    """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; one piece if they do not differ."""
     if not decay or decayed in (0, gradient.shape[0]):
         yield (decay if decayed else 0.0, gradient, *vectors)
         return
@@ -184,7 +186,7 @@ class Adam(Optimizer):
     eps: float = hyperparameter(1e-8)
     weight_decay: float = hyperparameter(0.0)
     moments = ("m", "v")
-    decoupled = False  # not a field: it is what makes AdamW
+    decoupled = False  # not a field; AdamW sets it
 
     def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
         beta1, beta2 = self.betas

@@ -1,4 +1,4 @@
-"""The randomness of dropout: NumPy's counter-based generator. Every backend uses its bits."""
+"""The random numbers of dropout: NumPy's counter-based generator, whose bits are the same on every backend."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Pictures, with matplotlib (the extra `plot`), drawn without pyplot and its state."""
+"""Pictures, drawn with matplotlib (the extra `plot`), without the global state of pyplot."""
 
 from __future__ import annotations
 
 import math
 import os
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ __all__ = ["LearningCurve", "confusion", "filters", "learning_curve"]
 def learning_curve(history: History, path: str | os.PathLike[str] | None = None) -> Any:
     """Training and test loss against epochs, on a logarithmic scale, with the gap between them shaded.
 
-    Metrics measured on both sets get a panel each. Returns matplotlib's Figure; a `path` (.png, .svg, .pdf) is written too.
+    Each metric that was measured on both sets has its own panel. path: a file (.png, .svg, .pdf) to write. Returns matplotlib's
+    Figure.
 
     (8.1)
     """
     if len(history) == 0:
-        raise ValueError("the history is empty: there is no epoch to draw; call fit first")
+        raise ValueError("the history is empty: it has no epoch to draw; call fit first")
     training = [name.removeprefix("training_") for name in history.columns if name.startswith("training_")]
     panels = [name for name in training if name == "loss" or f"test_{name}" in history.columns]
     figure = blank(5.2 * len(panels), 3.8)
@@ -35,7 +35,7 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
         values = history[f"training_{name}"]
         axes.plot(epochs, values, color="#1f5a96", label="training", marker="o" if len(epochs) < 4 else None)
         if f"test_{name}" in history.columns:
-            held_out = [math.nan if value is None else value for value in history[f"test_{name}"]]  # not measured: a gap
+            held_out = [math.nan if value is None else value for value in history[f"test_{name}"]]  # not measured: no point
             axes.plot(epochs, held_out, color="#c8501e", label="test", marker="o" if len(epochs) < 4 else None)
             axes.fill_between(epochs, values, held_out, color="#c8501e", alpha=0.12, linewidth=0, label="gap (8.1)")
         if name == "loss" and all(value > 0 for value in values):
@@ -52,8 +52,8 @@ def learning_curve(history: History, path: str | os.PathLike[str] | None = None)
 def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None, names: Any = None) -> Any:
     """The confusion matrix: how often class i (a row) was predicted as class j (a column), coloured where i and j differ.
 
-    y, predicted: class indices (n,), on the host. names: the classes' names; by default their numbers. Returns matplotlib's
-    Figure; a `path` (.png, .svg, .pdf) is written too.
+    y, predicted: class indices (n,), on the host. names: the classes' names; by default their numbers. path: a file (.png, .svg,
+    .pdf) to write. Returns matplotlib's Figure.
     """
     y, predicted = np.asarray(y), np.asarray(predicted)
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "iu" or predicted.dtype.kind not in "iu" or not y.size:
@@ -87,8 +87,9 @@ def confusion(y: Any, predicted: Any, path: str | os.PathLike[str] | None = None
 def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) -> Any:
     """Filters W (height, width, n) side by side, each on its own scale: blue below zero, red above.
 
-    W: on the host. Conv2d's (kh, kw, 1, n), and a Linear's on flat images, come as W.reshape(h, w, -1). most: how many to draw;
-    of more filters, those with the largest norm. Returns matplotlib's Figure; a `path` (.png, .svg, .pdf) is written too.
+    W: on the host; reshape Conv2d's (kh, kw, 1, n), and the W of a Linear on flat images, by W.reshape(h, w, -1). most: the
+    number of filters to draw, those with the largest norm. path: a file (.png, .svg, .pdf) to write. Returns matplotlib's
+    Figure.
     """
     most = whole("most", most)
     W = np.asarray(W)
@@ -102,8 +103,9 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
     rows = -(-len(chosen) // columns)
     gap = max(1, h // 14)
     mosaic = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap), np.nan)
-    for place, k in enumerate(chosen):
-        top, left = place // columns * (h + gap), place % columns * (w + gap)
+    for i, k in enumerate(chosen):
+        top = i // columns * (h + gap)
+        left = i % columns * (w + gap)
         mosaic[top : top + h, left : left + w] = W[:, :, k] / max(float(np.abs(W[:, :, k]).max()), 1e-30)
     figure = blank(6, 6 * mosaic.shape[0] / mosaic.shape[1] + 0.3)
     axes = figure.subplots()
@@ -114,7 +116,7 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
 
 
 def blank(width: float, height: float) -> Any:
-    """An empty figure, width and height in inches; a RuntimeError where matplotlib is not installed."""
+    """An empty figure, width and height in inches. Raises RuntimeError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -123,7 +125,7 @@ def blank(width: float, height: float) -> Any:
 
 
 def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
-    """The figure, written to `path` unless that is None."""
+    """Write the figure to `path`, if there is one, and return it."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -137,8 +139,7 @@ class LearningCurve(Callback):
         self.every = whole("every", every)
 
     def on_start(self, trainer: Run) -> None:
-        if find_spec("matplotlib") is None:
-            raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'")
+        blank(1, 1)  # fails now if matplotlib is missing, and not after the first epochs
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if record["epoch"] % self.every == 0:

@@ -1,4 +1,4 @@
-"""Schedules: `schedule(step)` is the factor on the optimiser's learning rate in step 0, 1, 2, ... Units are steps."""
+"""Schedules: `schedule(step)` is the factor on the optimiser's learning rate in step 0, 1, 2, ... Lengths are in steps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "ReduceOnPlateau", "
 class Schedule:
     """A factor on the optimiser's learning rate, as a function of the step. To write one, subclass this.
 
-    A subclass defines `__call__`. One that learns from the history defines `observe` too, and then `state` and `restore`, so that
-    a resumed run goes on as the uninterrupted one would. A Trainer takes any function of the step as well.
+    A subclass defines `__call__`. If it depends on what is measured, it defines `observe` too, and `state` and `restore`, so
+    that a resumed run continues exactly as if it had not stopped. A Trainer also takes a plain function of the step.
 
-    monitor: the history column that `observe` reads; `fit` checks before it starts that the column will be measured.
+    monitor: the history column that `observe` reads, such as "test_loss"; `fit` checks before it starts that the column exists.
 
     >>> class InverseTime(bp.schedules.Schedule):
     ...     def __init__(self, rate):
@@ -35,18 +35,18 @@ class Schedule:
     monitor: str | None = None
 
     def __call__(self, step: int) -> float:
-        """The factor in step 0, 1, 2, ..., a finite number."""
+        """The factor in step 0, 1, 2, ...: a finite number."""
         raise TypeError(f"{type(self).__name__} must define __call__(self, step) -> factor")
 
     def observe(self, record: Mapping[str, Any]) -> None:
-        """Called at each epoch's end with the history's record of it, numbers by column."""
+        """Called at the end of each epoch with its record in the history: numbers by column, e.g. record["test_loss"]."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must keep of the schedule: numbers and strings by name. {} where the step decides alone."""
+        """What a checkpoint stores of the schedule: numbers and strings by name; {} if the factor depends on the step only."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Set the schedule to the state that `state` returned."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """rate^step; a rate of 0.5 ** (1 / 1000) halves every thousand steps."""
+    """rate^step; with a rate of 0.5 ** (1 / 1000) it halves every thousand steps."""
 
     rate: float
 
@@ -105,7 +105,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """From 1 / steps linearly up to 1 in the first `steps` steps; the schedule `then` follows, from its step 0."""
+    """Linear from 1 / steps up to 1 in the first `steps` steps; then the schedule `then`, from its step 0."""
 
     steps: int
     then: Schedule = field(default_factory=Constant)
@@ -134,7 +134,7 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """From `start` up to 1, then down to `end`, along cosines; `warm` is the part of the `steps` steps that goes up.
+    """From `start` up to 1, then down to `end`, along half cosines, in `steps` steps; the part `warm` of them goes up.
 
     Smith, 2018
     """
@@ -157,15 +157,15 @@ class OneCycle(Schedule):
         return between(1.0, self.end, min((step - peak) / (self.steps - peak), 1.0))
 
 
-def between(a: float, b: float, way: float) -> float:
-    """From a (way 0) to b (way 1) along half a cosine."""
-    return b + (a - b) * 0.5 * (1 + math.cos(math.pi * way))
+def between(a: float, b: float, t: float) -> float:
+    """From a (t = 0) to b (t = 1) along half a cosine."""
+    return b + (a - b) * 0.5 * (1 + math.cos(math.pi * t))
 
 
 class ReduceOnPlateau(Schedule):
     """Multiplies the learning rate by `factor` when `monitor` has not improved in more than `patience` epochs.
 
-    monitor: the history column to watch. It improves when it falls by more than the part `threshold` of its best value.
+    monitor: the history column to watch. It has improved if it is below (1 - threshold) times its best value so far.
     """
 
     def __init__(self, factor: float = 0.1, patience: int = 10, threshold: float = 1e-4, monitor: str = "test_loss"):
@@ -200,7 +200,7 @@ class ReduceOnPlateau(Schedule):
 
 
 def monitored(record: Mapping[str, Any], name: str) -> float:
-    """record[name], or a ValueError that names the columns there are."""
+    """record[name], or a ValueError that names the columns of the record."""
     if name not in record:
         raise ValueError(f"there is no {name!r} to monitor, only {', '.join(record)}; choose one, or pass validation to fit")
     value: float = record[name]

@@ -1,4 +1,4 @@
-"""Work for a GPU that goes on beside the main stream's."""
+"""A second CUDA stream, for transfers while the main stream computes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Any
 
 
 class SideStream:
-    """A CUDA stream for what a thread moves to the GPU while the main stream computes. The host waits for neither.
+    """A CUDA stream on which a thread moves data to the GPU while the main stream computes. The host waits for neither.
 
     Within `with side:`, `Backend.asarray` copies to pinned memory and queues the transfer (CuPy keeps that memory until it is
-    done). CuPy's pool has memory for each stream: what was allocated here is reused here, so `release` must come between the
-    main stream's last use of it and letting go of it.
+    done). CuPy reuses the memory that was allocated on this stream for this stream. So call `release` after the main stream's
+    last use of an array, and before the array is freed.
     """
 
     def __init__(self, cuda: Any):
-        self.cuda, self.stream = cuda, cuda.Stream(non_blocking=True)
+        self.cuda = cuda
+        self.stream = cuda.Stream(non_blocking=True)
 
     def __enter__(self) -> None:
         self.stream.__enter__()
@@ -23,13 +24,13 @@ class SideStream:
         self.stream.__exit__(*error)
 
     def mark(self) -> Any:
-        """What `wait` waits for: all that this stream was asked so far."""
+        """A mark after all work queued on this stream so far, for `wait`."""
         return self.stream.record(self.cuda.Event(disable_timing=True))
 
     def wait(self, mark: Any) -> None:
-        """The main stream, that is the caller's, goes on once `mark` is reached."""
+        """Let the main stream, the caller's current one, continue only after `mark`."""
         self.cuda.get_current_stream().wait_event(mark)
 
     def release(self) -> None:
-        """This stream goes on once the main one has done all that it was asked so far."""
+        """Let this stream continue only after all work queued on the main stream so far."""
         self.stream.wait_event(self.cuda.get_current_stream().record(self.cuda.Event(disable_timing=True)))

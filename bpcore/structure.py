@@ -1,4 +1,4 @@
-"""A module's structure as JSON, and back, over the library's own names only. A checkpoint describes its network so."""
+"""A module's structure as JSON, and back: the description of a network in a checkpoint. It names bpcore's own classes only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bpcore.module import Module
 
 
 def describe(module: Module) -> list[dict[str, Any]]:
-    """The modules below `module`, each once, then `module` itself: class and constructor's arguments.
+    """The class and the constructor's arguments of each module below `module`, each once, and of `module` itself, last.
 
-    Arguments name modules by their number in this list: a module used twice has one number, so what is shared stays shared.
+    An argument that is a module is given as its number in this list. A module used twice has one number, so it stays shared.
     """
     described: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
@@ -39,7 +39,7 @@ def describe(module: Module) -> list[dict[str, Any]]:
             try:
                 positional, named = part.arguments()
                 entry = {"class": type(part).__name__, "positional": encode(positional), "named": encode(named)}
-            except AttributeError:  # a user's own, which keeps its arguments under other names
+            except AttributeError:  # a user's module that keeps its arguments under other names
                 entry = {"class": type(part).__name__, "positional": {"unknown": "arguments"}, "named": {}}
             numbers[id(part)] = len(described)
             described.append(entry)
@@ -50,7 +50,7 @@ def describe(module: Module) -> list[dict[str, Any]]:
 
 
 def rebuild(described: Any, path: Any) -> Module:
-    """The module that `describe` described. Raises CheckpointError where a class is not bpcore's own; path: for its message."""
+    """The module that `describe` described. Raises CheckpointError if a class is not bpcore's own. path: for the error."""
     built: list[Module] = []
 
     def decode(value: Any) -> Any:
@@ -80,7 +80,7 @@ def rebuild(described: Any, path: Any) -> Module:
             named = decode(entry["named"])
             built.append(getattr(modules, entry["class"])(*decode(entry["positional"]), **named))
         return built[-1]
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path} describes a network that cannot be built ({error!r}); the file is damaged") from error

@@ -163,7 +163,7 @@ def test_the_generator_is_another_each_time():
         trainer(seed=seed).fit(examples(), epochs=3, batch_size=16, augment=augment)
     assert len(set(drawn)) == len(drawn) == 27
     shuffling = {int(np.random.default_rng([seed, epoch]).integers(1 << 62)) for seed in (0, 1) for epoch in range(5)}
-    windows = {int(stream(0, epoch, data.WINDOW, k).integers(1 << 62)) for epoch in range(5) for k in range(5)}
+    windows = {int(stream(0, epoch, data.SHUFFLE, k).integers(1 << 62)) for epoch in range(5) for k in range(5)}
     assert not shuffling & set(drawn)
     assert not windows & set(drawn)
     assert len(shuffling | windows) == 35

@@ -359,7 +359,7 @@ def test_negative_weights(weights, accumulate, backend):
     """J would not be a mean, and a sum of zero would divide."""
     run = trainer(backend=backend.backend, accumulate=accumulate)
     for call in (lambda w: run.step(X, Y, w), lambda w: run.network.value_and_gradient(run.loss, X, Y, w)):
-        with unchanged(run), pytest.raises(ValueError, match=r"weights must be >= 0, got -(1|0\.5).*; mend the weights"):
+        with unchanged(run), pytest.raises(ValueError, match=r"weights must be >= 0, got -(1|0\.5).*; fix the weights"):
             call(weights)
         if not backend.backend.asynchronous:  # there the host would have to wait to see them
             with unchanged(run), pytest.raises(ValueError, match="weights must be >= 0"):

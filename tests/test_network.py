@@ -158,7 +158,7 @@ def test_host_labels_are_looked_at_on_the_host(labels, backend, monkeypatch):
         bp.Trainer(bp.Network(net.module, backend.backend), bp.CrossEntropy(), bp.SGD()).step(X, y, weights)
         with pytest.raises(ValueError, match=r"CrossEntropy expected (class indices 0 to 2|probability rows)"):
             net.value_and_gradient(bp.CrossEntropy(), X, y - 1, weights)
-        with pytest.raises(ValueError, match=r"weights must be >= 0, got -2\.0; mend the weights"):
+        with pytest.raises(ValueError, match=r"weights must be >= 0, got -2\.0; fix the weights"):
             net.value_and_gradient(bp.CrossEntropy(), X, y, -weights)
     y = backend.asarray(y, None if labels == "indices" else "float32")
     expected = net.value_and_gradient(bp.CrossEntropy(), X, y, backend.asarray(weights, "float32"))

@@ -1,4 +1,4 @@
-"""The modules that a network is composed of, one family a file; each file says in `__all__` which names are public."""
+"""The modules of which a network is composed, one family a file. The `__all__` of each file lists its public names."""
 
 from typing import TYPE_CHECKING
 
@@ -21,5 +21,5 @@ from bpcore.modules.positions import *
 from bpcore.modules.recurrent import *
 from bpcore.modules.transformer import *
 
-if not TYPE_CHECKING:  # mypy would take the names that no literal list has for private
+if not TYPE_CHECKING:  # for mypy a name would be private if no literal list has it
     __all__ = face.gathered(globals())

@@ -1,6 +1,6 @@
 """Activation modules σ, without parameters, for inputs of any shape.
 
-Each saves u or z for the backward pass, whichever its derivative is written in.
+Each saves u or z for the backward pass: the one in which its derivative is written.
 
 (7.69)
 """
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Elementwise(Module):
-    """An activation that maps each entry by itself. MLP knows those in `__all__` by their names in snake_case."""
+    """Base of the activations that map each entry by itself. MLP takes those in `__all__` by their names in snake_case."""
 
     rows_independent = True
 
@@ -79,7 +79,7 @@ class ELU(Elementwise):
 
 
 class GELU(Elementwise):
-    """u = z Φ(z), Φ the normal distribution function; approximate="tanh": its approximation.
+    """u = z Φ(z), Φ the standard normal distribution function; approximate="tanh": its approximation by tanh.
 
     Hendrycks and Gimpel, 2016
     """
@@ -153,19 +153,20 @@ class Identity(Elementwise):
 
 
 class AlongAxis(Module):
-    """What softmax and its logarithm share: the axis, and whether rows stay independent."""
+    """Base of Softmax and LogSoftmax: the axis, and whether rows are independent."""
 
     def __init__(self, axis: int = -1):
         self.axis = arguments.axis("axis", axis, of=self)
         self.rows_independent = self.axis == -1
 
     def expect(self, theta: Windows, z: Array) -> Array:
+        """z, or an error unless it holds floats and has the axis."""
         expect_axis(self, theta, z, self.axis)
         return expect_floats(self, theta, z)
 
 
 class Softmax(AlongAxis):
-    """u = eᶻ / Σ eᶻ along axis. Its backward function is the whole Jacobian's; for training use CrossEntropy on logits."""
+    """u = eᶻ / Σ eᶻ along axis. Its backward function applies the whole Jacobian; for training use CrossEntropy on logits."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
         u = f.softmax(self.expect(theta, z), self.axis)

@@ -1,4 +1,4 @@
-"""The atomic modules of Remark 7.4.3: operands of circuits. Broadcasting is undone in the backward functions."""
+"""The atomic modules of Remark 7.4.3, for circuits. Operands broadcast; the backward functions sum over broadcast axes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Divide(Module):
 
 
 class MatMul(Module):
-    """u = a @ b: matrices in the last two axes of each, leading axes broadcast."""
+    """u = a @ b: matrices in the last two axes of a and b; leading axes broadcast."""
 
     def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, Pair]:
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
@@ -132,7 +132,7 @@ class Log(Module):
 
 
 class Power(Module):
-    """u = z^exponent for a constant exponent; without one, u = a^b of two inputs, a > 0."""
+    """u = z^exponent for a constant exponent; with exponent=None, u = a^b of two inputs, a > 0."""
 
     rows_independent = True
 
@@ -145,7 +145,7 @@ class Power(Module):
         if len(others) != (self.exponent is None):
             wanted = "two inputs" if self.exponent is None else "one input"
             got = 1 + len(others)
-            raise ValueError(f"{self.name(theta)} expected {wanted}, got {got}; an exponent is given for one input only")
+            raise ValueError(f"{self.name(theta)} expected {wanted}, got {got}; pass an exponent for one input, None for two")
         if self.exponent is not None:
             return f.power(a, self.exponent), a
         (b,) = others
@@ -161,7 +161,7 @@ class Power(Module):
 
 
 class Reduction(Module):
-    """What Sum and Mean share: axis (a number, a tuple of them, or None for all axes) and keepdims."""
+    """Base of Sum and Mean. axis: a number, a tuple of numbers, or None for all axes. keepdims: keep them with length 1."""
 
     def __init__(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
         self.axis: int | tuple[int, ...] | None
@@ -172,13 +172,13 @@ class Reduction(Module):
         self.keepdims = keepdims
 
     def axes(self, ndim: int) -> Sequence[int]:
-        """The axes that are summed over, of an array with ndim axes."""
+        """The axes to sum over, in an array with ndim axes."""
         if self.axis is None:
             return range(ndim)
         return self.axis if isinstance(self.axis, tuple) else (self.axis,)
 
     def expect_axes(self, theta: Windows, z: Array) -> Array:
-        """z, or an error unless it holds floats and has the axes, each named once."""
+        """z, or an error unless it holds floats and has the axes, and none of them is named twice."""
         axes = self.axes(z.ndim)
         for axis in axes:
             expect_axis(self, theta, z, axis)
@@ -188,7 +188,7 @@ class Reduction(Module):
 
 
 class Sum(Reduction):
-    """u = Σ z over axis; by default over all axes: a scalar."""
+    """u = Σ z over `axis`; by default over all axes, so u is a scalar."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         return f.summation(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
@@ -198,7 +198,7 @@ class Sum(Reduction):
 
 
 class Mean(Reduction):
-    """u = the mean of z over axis; by default over all axes: a scalar."""
+    """u = the mean of z over `axis`; by default over all axes, so u is a scalar."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         return f.mean(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
@@ -208,7 +208,7 @@ class Mean(Reduction):
 
 
 class Concatenate(Module):
-    """u = the inputs, one or more, joined along axis."""
+    """u = the inputs, one or more, joined along `axis`."""
 
     def __init__(self, axis: int = -1):
         self.axis = arguments.axis("axis", axis, of=self)
@@ -229,7 +229,7 @@ class Concatenate(Module):
 
 
 class Reshape(Module):
-    """Each row reshaped: (n, ...) to (n, *shape). One entry of shape may be -1."""
+    """Reshapes each row: (n, ...) to (n, *shape). One entry of shape may be -1."""
 
     rows_independent = True
 
@@ -238,7 +238,7 @@ class Reshape(Module):
             raise ValueError(f"Reshape's shape must be a tuple, got {shape!r}; e.g. (28, 28, 1)")
         self.shape = tuple(-1 if n == -1 else arguments.whole("shape", n, of=self) for n in shape)
         if self.shape.count(-1) > 1:
-            raise ValueError(f"Reshape's shape must leave one size open at most, got {shape!r}")
+            raise ValueError(f"Reshape's shape must have at most one -1, got {shape!r}")
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         try:
@@ -253,7 +253,7 @@ class Reshape(Module):
 
 
 class Flatten(Reshape):
-    """Each row as a vector: (n, ...) to (n, features)."""
+    """Makes each row a vector: (n, ...) to (n, features)."""
 
     def __init__(self) -> None:
         super().__init__((-1,))

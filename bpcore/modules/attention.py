@@ -21,9 +21,10 @@ __all__ = ["MultiHeadAttention"]
 class MultiHeadAttention(Module):
     """u = concat(A_h v_h) W_o + b_o, A_h = softmax(q_h k_hᵀ / √(d / heads)): self-attention.
 
-    z (n, tokens, d). mask, an optional second input (n, tokens) of booleans, is False at keys to be ignored (padding); a
-    query whose keys are all masked gets A = 0. causal: no token sees later ones. dropout: on A. rotary: queries and keys
-    are turned by their positions. Parameters: W (d, 3 d) and b (3 d,) of queries, keys and values; W_o (d, d) and b_o (d,).
+    z (n, tokens, d). mask, an optional second input (n, tokens) of booleans, is False at keys to ignore (padding); a query
+    whose keys are all ignored gets A = 0. causal: no token attends to later tokens. dropout: the p of dropout on A. rotary:
+    queries and keys are rotated by their positions, see RotaryPositions. Parameters: W (d, 3 d) and b (3 d,) of queries, keys
+    and values; W_o (d, d) and b_o (d,).
 
     Vaswani et al., 2017
     """
@@ -36,7 +37,7 @@ class MultiHeadAttention(Module):
         self.causal = causal
         self.dropout = Dropout(dropout).p
         self.rotary = rotary
-        self.rows_independent = not dropout  # a mask is drawn for the batch
+        self.rows_independent = not dropout  # one dropout mask is drawn for the whole batch
         if d % heads:
             raise ValueError(f"MultiHeadAttention's heads must divide d, got {heads} for {d}")
         if rotary:
@@ -54,7 +55,9 @@ class MultiHeadAttention(Module):
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
         if mask is not None and (kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2])):
             got = f"{tuple(mask.shape)} of {mask.dtype}"
-            raise ValueError(f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True is kept")
+            raise ValueError(
+                f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True marks tokens to use"
+            )
         qkv = linear(z, theta.W, theta.b)
         if self.rotary:
             qkv = rotate_heads(qkv, self.heads, 1.0)
@@ -65,7 +68,7 @@ class MultiHeadAttention(Module):
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         z, qkv, mask, keep, mixed, L = saved
         d = linear_backward(mixed, theta.W_o, v, gradient.W_o, gradient.b_o, True)
-        assert d is not None  # it was asked for
+        assert d is not None  # since need_dz is True
         dqkv = attention_backward(qkv, mask, keep, mixed, L, d, self.heads, self.causal, self.dropout)
         if self.rotary:
             dqkv = rotate_heads(dqkv, self.heads, -1.0)

@@ -1,4 +1,4 @@
-"""Normalization over the batch."""
+"""Batch normalization: each feature, over the rows of the batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bpcore.module import Mode, Module, Parameter, Windows
 
 __all__ = ["BatchNorm"]
 
-Saved = tuple[Array, Array, Array, bool]  # z, mean, variance, whether these are the batch's
+Saved = tuple[Array, Array, Array, bool]  # z, mean, variance, whether they are those of the batch
 
 
 class BatchNorm(Module):
-    """u = γ ⊙ (z - μ) / √(s² + ε) + β for each of n features in the last axis, any axes before.
+    """u = γ ⊙ (z - μ) / √(s² + ε) + β for each of n features: z (..., n).
 
-    In training μ and s² are the batch's, over all axes but the last, and the running statistics move towards them by
-    `momentum` (the variance with n - 1 for n). In evaluation they are the running statistics, which start at 0 and 1, so
-    that an untrained BatchNorm passes z through. Parameters without weight decay: gamma, ones; beta, zeros. Buffers:
-    mean and variance.
+    In training μ and s² are those of the batch, over all axes but the last, and the running statistics move towards them by the
+    fraction `momentum` (with the unbiased variance: N - 1 instead of N rows). In evaluation μ and s² are the running
+    statistics, which start at 0 and 1, so that an untrained BatchNorm returns z. Parameters without weight decay: gamma, ones;
+    beta, zeros. Buffers: mean and variance.
 
     Ioffe and Szegedy, 2015
     """

@@ -1,4 +1,4 @@
-"""Any directed acyclic graph of modules: the differentiable circuits of Theorem 7.4.1."""
+"""Directed acyclic graphs of modules: the differentiable circuits of Theorem 7.4.1."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Circuit"]
 class Circuit(Module):
     """A directed acyclic graph of modules with named inputs, nodes and outputs.
 
-    inputs: one name, or several. nodes: name to (module, input, ...), each input an input of the circuit or a node above.
-    outputs: one name (u is an array), or several (u is a tuple, and so is v).
+    inputs: a name, or several. nodes: name to (module, source, ...), each source an input of the circuit or an earlier node.
+    outputs: a name (u is an array), or several (u and v are tuples).
 
         Circuit("x", {"h": (Linear(4, 4), "x"), "sum": (Add(), "x", "h")}, "sum")
 
-    Where a value goes to several nodes its gradients add. A node, or an input, that reaches no output is an error. Every
-    node runs by itself: a circuit fuses nothing.
+    The gradients of a value that several nodes use add up. A node or an input that reaches no output is an error. Every node runs
+    by itself: a circuit fuses nothing.
     """
 
     def __init__(self, inputs: str | Iterable[str], nodes: Mapping[str, tuple[Any, ...]], outputs: str | Iterable[str]):
@@ -31,14 +31,14 @@ class Circuit(Module):
         self._ends = (outputs,) if isinstance(outputs, str) else tuple(self.outputs)
         self._check()
         self.children = {name: module for name, (module, *_) in self.nodes.items()}
-        # Without dJ/dz of the inputs, only what lies behind a parameter needs a gradient.
+        # With need_dz=False, a gradient is needed only for nodes that have a parameter, or that follow one.
         self._behind: set[str] = set()
         for name, (module, *sources) in self.nodes.items():
             if module.trained or any(source in self._behind for source in sources):
                 self._behind.add(name)
 
     def _check(self) -> None:
-        """An error unless names differ, sources come before their nodes, and everything reaches an output."""
+        """Raise an error unless names differ, sources come before their nodes, and everything reaches an output."""
         seen = list(self.inputs)
         if len(set(seen)) != len(seen):
             raise ValueError(f"Circuit's inputs {seen} repeat a name; rename one")
@@ -86,14 +86,14 @@ class Circuit(Module):
         return tuple(values[end] for end in self._ends), saved
 
     def backward(self, theta: Windows, saved: list[Any], v: Any, gradient: Windows, need_dz: bool = True) -> Any:
-        arriving: dict[str, Any] = {}  # dJ/d of each value, as far as its uses have been walked back
+        arriving: dict[str, Any] = {}  # dJ/d of each value: the sum over the uses that are done
         for end, of_end in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
             add_gradient(arriving, end, of_end)
         order = list(zip(self.nodes.items(), theta.children, gradient.children, strict=True))
         for (name, (_, *sources)), windows, gradients in reversed(order):
             for_backward = saved.pop()
             v = arriving.pop(name, None)
-            if v is None:  # nothing downstream has a gradient for it, as for labels
+            if v is None:  # no later node has a gradient for it: so it is for labels
                 for _, window in gradients.items():
                     window[...] = 0.0
             elif need_dz or name in self._behind:

@@ -1,4 +1,4 @@
-"""Composition: modules one after another, around a residual, and evaluated again instead of remembered."""
+"""Containers: modules one after another, with a residual connection, or evaluated again in the backward pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ FUSED: dict[tuple[type[Module], type[Module]], Callable[[Any], Module]] = {(Line
 
 
 def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
-    """The steps that a Sequential of these modules runs, each with its place among them.
+    """(index, module) of the steps that a Sequential of these modules runs.
 
-    Two neighbours whose classes are exactly a pair of FUSED run as one step, at the place of the first: one primitive, which
-    is defined as the second of the first. A subclass is another class; so is an observed module, and `cost` and
-    `first_not_finite` see each module by itself: the operations and saved arrays of the step, each in its module's row.
+    Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the first: one primitive, which
+    is defined as the composition of the two. A subclass is not fused. Nor is an observed module, so `cost` and
+    `first_not_finite` see each module by itself: the operations and the saved arrays of the step, each in the row of its
+    module.
     """
     steps: list[tuple[int, Module]] = []
     before: Module | None = None
@@ -38,9 +39,9 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
 class Sequential(Module):
     """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
 
-    A Linear and a ReLU right after it run as one step (see `fused`). Further inputs, such as a mask, go by their names to
-    the children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The
-    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
+    A Linear and a ReLU right after it run as one step, with the same values. Further inputs, such as a mask, go by name to the
+    children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The backward
+    pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
 
     Section 7.4.2
     """
@@ -53,7 +54,7 @@ class Sequential(Module):
         self.children = {str(i): module for i, module in enumerate(modules)}
         self.rows_independent = all(module.rows_independent for module in modules)
         self.further = tuple(dict.fromkeys(name for module in modules for name in module.further))
-        # Without dJ/dz of the whole, modules before the first parameter have nothing to compute.
+        # With need_dz=False, the backward pass ends at the first module that has a parameter.
         self.first = next((i for i, module in enumerate(modules) if module.trained), len(modules))
         self.steps = fused(modules)
 
@@ -80,7 +81,7 @@ class Sequential(Module):
         if type(saved) is tuple:
             return self.backward_further(theta, saved, v, gradient, need_dz)
         first = 0 if need_dz else self.first
-        # dJ/dθ[i] as soon as dJ/du[i] is there (7.74, 7.75); what module i saved is released on the way.
+        # dJ/dθ[i] as soon as dJ/du[i] is known (7.74, 7.75); then what module i saved is released
         for i, module in reversed(self.steps):
             if i < first:
                 break
@@ -88,7 +89,7 @@ class Sequential(Module):
         return v if need_dz else None
 
     def forward_further(self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode) -> tuple[Any, Any]:
-        """`forward` with further inputs; saved is (the list, their number)."""
+        """`forward` with further inputs; saved is (the list of what modules saved, the number of further inputs)."""
         if len(further) > len(self.further):
             raise wrong_inputs(self, theta, ("z", *self.further), 1 + len(further))
         named = dict(zip(self.further, further, strict=False))
@@ -121,7 +122,7 @@ class Sequential(Module):
 
 
 class Residual(Module):
-    """u = z + M(z), for an M that keeps the shape. The child is "body"; it gets the further inputs too.
+    """u = z + M(z), for a module M whose output has z's shape. The child is "body"; it gets the further inputs too.
 
     He et al., 2016
     """
@@ -157,9 +158,9 @@ class Residual(Module):
 
 
 class Recompute(Module):
-    """u = M(z), saving z alone: the backward pass evaluates M again. The child is "body"; it gets the further inputs too.
+    """u = M(z), but only z is saved: the backward pass evaluates M again. The child is "body"; it gets the further inputs too.
 
-    Randomness is a function of the mode, so the masks are the same; buffers are tracked by the first evaluation only.
+    Random numbers are a function of the mode, so the masks are the same. Only the first evaluation updates buffers.
 
     Chen et al., 2016
     """
@@ -189,7 +190,7 @@ class Recompute(Module):
 
 
 def chosen(module: Module, named: Mapping[str, Array | None]) -> list[Array | None]:
-    """The further inputs among `named` that the module takes, in its order; None where one is missing before another."""
+    """The further inputs among `named` that the module takes, in its order, without None at the end."""
     inputs = [named.get(name) for name in module.further]
     while inputs and inputs[-1] is None:
         inputs.pop()
@@ -197,6 +198,6 @@ def chosen(module: Module, named: Mapping[str, Array | None]) -> list[Array | No
 
 
 def add_gradient(arriving: dict[str, Any], name: str, v: Array | None) -> None:
-    """Fan-out adds gradients; an array that came from elsewhere is not written to."""
+    """Add v to the gradient of a value that has several uses. It writes to no array: v may be shared."""
     if v is not None:
         arriving[name] = arriving[name] + v if name in arriving else v

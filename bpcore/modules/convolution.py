@@ -14,13 +14,13 @@ from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose2d"]
 
-Sizes = int | tuple[int, int]  # a number for both axes, or (vertical, horizontal)
+Sizes = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 Padding = str | Sizes
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (before, after) of the vertical and of the horizontal axis
 
 
 def pair(name: str, value: Any, of: Module) -> tuple[int, int]:
-    """(vertical, horizontal) of one number, or of two."""
+    """(vertical, horizontal) from one number or two, or a ValueError. of: the module whose argument it is."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{type(of).__name__}'s {name} must be a whole number or two of them, got {value!r}")
@@ -28,7 +28,7 @@ def pair(name: str, value: Any, of: Module) -> tuple[int, int]:
 
 
 def pads(padding: Any, of: Module) -> Pads | None:
-    """What the argument `padding` puts around an image; None for "same", which depends on the image's size."""
+    """The entries that the argument `padding` adds around an image; None for "same", which depends on the image's size."""
     if padding == "same":
         return None
     if padding == "valid":
@@ -43,23 +43,23 @@ def pads(padding: Any, of: Module) -> Pads | None:
 
 
 class Windowed(Module):
-    """What modules with a sliding kernel share: where the kernel is placed, and the checks of an image.
+    """Base of the modules with a sliding kernel: the placement of the kernel, and the checks of an image.
 
-    padding: a number, or (vertical, horizontal), of entries around the image; "valid", none; "same", as many as give
-    ceil(size / stride) places, the odd one after.
+    padding: the number of entries around the image, one number or (vertical, horizontal); "valid": none; "same": as many as give
+    ceil(size / stride) outputs along an axis, an odd one at the end.
     """
 
     rows_independent = True
 
     def place(self, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> None:
-        """Check the arguments, and keep each as a pair (vertical, horizontal)."""
+        """Check the arguments, and store each as a pair (vertical, horizontal)."""
         self._kernel = pair("kernel", kernel, of=self)
         self._dilation = pair("dilation", dilation, of=self)
         self._stride = pair("stride", stride, of=self)
         self._padding = pads(padding, of=self)
 
     def placement(self, theta: Windows, shape: tuple[int, ...]) -> Placement:
-        """The placement on images (n, h, w, c) of this shape, or an error where the kernel does not fit."""
+        """The placement on images of this shape, (n, h, w, c), or an error if the kernel does not fit."""
         padding = self._padding
         if padding is None:
             vertical, horizontal = map(same, shape[1:3], self._kernel, self._stride, self._dilation)
@@ -75,7 +75,7 @@ class Windowed(Module):
         return placement
 
     def expect_images(self, theta: Windows, z: Array) -> None:
-        """An error unless z has four axes and holds floats."""
+        """Raise an error unless z has four axes and holds floats."""
         if z.ndim != 4:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected images (n, height, width, channels), got {got}; reshape the data")
@@ -83,16 +83,16 @@ class Windowed(Module):
 
 
 def same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """The padding (before, after) of an axis that gives ceil(size / stride) places."""
+    """The padding (before, after) of an axis that gives ceil(size / stride) outputs."""
     total = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
     return total // 2, total - total // 2
 
 
 class Convolution(Windowed):
-    """What Conv2d and Conv1d share: sizes, parameters, and the convolution of images."""
+    """Base of Conv2d and Conv1d: sizes, parameters, and the convolution of images."""
 
     def declare(self, c_in: int, c_out: int, groups: int, bias: bool, initializer: Initializer | None) -> None:
-        """Check the sizes, and declare W and b for the kernel that was placed."""
+        """Check the sizes, and declare W and b. `place` comes first: it sets the kernel's size."""
         self.c_in = whole("c_in", c_in, of=self)
         self.c_out = whole("c_out", c_out, of=self)
         self.groups = whole("groups", groups, of=self)
@@ -119,10 +119,11 @@ class Convolution(Windowed):
 class Conv2d(Convolution):
     """u[y, x] = Σ_ij z[y s + i d - p, x s + j d - p] W[i, j] + b, cross-correlation.
 
-    z (n, h, w, c_in), u (n, h', w', c_out). kernel, stride, dilation: a number, or (vertical, horizontal). padding: a number,
-    or two, of entries around the image; "valid", none; "same", as many as give ceil(size / stride) places, the odd one
-    after. groups: channels are split into so many groups, each with kernels of its own; c_in groups are depthwise.
-    Parameters: W (kh, kw, c_in / groups, c_out), by default He's normal, and b (c_out,), zeros, without weight decay.
+    z (n, h, w, c_in), u (n, h', w', c_out). kernel, stride, dilation: one number, or (vertical, horizontal). padding: the
+    number of entries around the image, one number or (vertical, horizontal); "valid": none; "same": as many as give ceil(size /
+    stride) outputs along an axis, an odd one at the end. groups: channels are split into so many groups, each with its own
+    kernels; groups=c_in is a depthwise convolution. Parameters: W (kh, kw, c_in / groups, c_out), by default He's normal, and b
+    (c_out,), zeros, without weight decay.
 
     LeCun et al., 1998
     """
@@ -184,10 +185,10 @@ class Conv1d(Convolution):
 
 
 class ConvTranspose2d(Windowed):
-    """The adjoint of a convolution as a forward map, plus b: (n, h, w, c_in) to (n, h', w', c_out).
+    """The adjoint of a convolution, plus b: z (n, h, w, c_in), u (n, h', w', c_out).
 
     h' = (h - 1) stride + dilation (kernel - 1) + 1 + output_padding - 2 padding. Parameters: W (kh, kw, c_out, c_in), the
-    kernels of the convolution that it transposes, drawn as that convolution's (by default He's normal, with fan_in
+    kernels of the convolution whose adjoint it is, drawn like those of that convolution (by default He's normal, with fan_in =
     kh kw c_out), and b (c_out,), zeros, without weight decay.
 
     Zeiler et al., 2010
@@ -225,7 +226,7 @@ class ConvTranspose2d(Windowed):
         }
 
     def sizes(self, theta: Windows, z: Array) -> tuple[Placement, int, int]:
-        """The convolution's placement, and the size of its image, which is this module's output."""
+        """(placement of the convolution, h', w'): its images have the size of this module's output."""
         padding = self._padding or ((0, 0), (0, 0))
         spans = (d * (k - 1) + 1 for d, k in zip(self._dilation, self._kernel, strict=True))
         around = (before + after - self.output_padding for before, after in padding)

@@ -14,7 +14,7 @@ __all__ = ["Dropout", "Dropout2d"]
 class Dropout(Module):
     """In training each entry is 0 with probability p, else z / (1 - p); in evaluation u = z.
 
-    The mask is a function of the mode's (seed, step, micro) and of this use, the same on every backend; 0 <= p < 1.
+    0 <= p < 1. The mask is a function of the mode's (seed, step, micro) and of this use, the same on every backend.
 
     Srivastava et al., 2014
     """
@@ -34,7 +34,7 @@ class Dropout(Module):
 
 
 class Dropout2d(Dropout):
-    """Dropout of whole channels: one draw for each of (n, c), shared by the axes between.
+    """Dropout of whole channels, z (n, ..., c): one draw for each (n, c), for all entries of the axes between.
 
     Tompson et al., 2015
     """

@@ -1,4 +1,4 @@
-"""Rows of a matrix named by ids, and the output layer that shares them."""
+"""Embedding of ids, and the output layer that shares its matrix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Embedding", "Unembed"]
 
 
 class Embedding(Module):
-    """u = the rows of W that ids name: ids (...), integers from 0 to n - 1, u (..., d).
+    """u = the rows of W with these ids: ids (...), integers from 0 to n - 1, u (..., d).
 
-    Parameter: W (n, d), by default normal with standard deviation 0.02. Ids out of range are an error where values may be
-    looked at: at the door of `fit`, when a network is called, in `evaluate`; on a CPU in every step.
+    Parameter: W (n, d), by default normal with standard deviation 0.02. Ids out of range raise an error wherever values may
+    be looked at: when `fit` starts, when a network is called, in `evaluate`, and on a CPU in every step.
     """
 
     rows_independent = True
@@ -39,7 +39,7 @@ class Embedding(Module):
 
 
 class Unembed(Module):
-    """The output layer that shares an embedding's parameter: t = z Wᵀ, (..., d) to (..., n). Its gradient adds to W's."""
+    """The output layer that shares an embedding's parameter: t = z Wᵀ, z (..., d), t (..., n). Their gradients for W add up."""
 
     rows_independent = True
 

@@ -1,4 +1,4 @@
-"""The module MM, and a parameter as an operand."""
+"""The module MM, and a parameter as a module."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Linear(Module):
 
 
 class LinearReLU(Module):
-    """A Linear and the ReLU after it as one step, u = max(z W + b, 0), on the Linear's windows: see `fused`."""
+    """A Linear and the ReLU after it as one step: u = max(z W + b, 0), with the Linear's windows. See `fused`, in containers."""
 
     def __init__(self, linear: Linear):
         self.linear = linear
@@ -60,9 +60,9 @@ class LinearReLU(Module):
 
 
 class Weight(Module):
-    """A parameter W of the given shape as a module without input, u = W: an operand of a circuit.
+    """u = W: a parameter of this shape as a module without inputs, for circuits.
 
-    initializer: by default He's normal; decay: whether weight decay applies to W. B[Weight, W](v) = v.
+    initializer: by default He's normal. decay: whether weight decay applies to W. B[Weight, W](v) = v.
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | None = None, decay: bool = True):

@@ -1,7 +1,7 @@
-"""Losses: modules whose output is the scalar J = Σ w ℓ / Σ w over the examples, w = 1 or the given weights.
+"""Losses: modules whose output is the scalar J = Σ w ℓ / Σ w over the examples; w = 1 without weights.
 
-They take logits or outputs z, labels y, and weights, and never broadcast: (n, 1) against (n,) is an error. Labels and
-weights have no gradient. Outputs of an example lie along the last axis; an array of one axis is one output an example.
+Their inputs are outputs or logits z, labels y and weights. Nothing is broadcast: (n, 1) against (n,) is an error. Labels and
+weights have no gradient. The outputs of an example lie along the last axis; an array with one axis has one output per example.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from bpcore.module import Mode, Module, Windows
 __all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
 
 Saved = tuple[Array, Array, Array | None]  # what ℓ is a function of, labels, weights
-Gradients = tuple[Array | None, ...]  # dz, then None for the labels, and for weights
+Gradients = tuple[Array | None, ...]  # dz, then None for the labels and, if there are any, for the weights
 
 
 class Loss(Module):
-    """A loss J = Σ w ℓ / Σ w: a module of outputs z, labels y and optional weights w, with a scalar for output.
+    """A loss J = Σ w ℓ / Σ w: a module with inputs z, y and optional weights w, and a scalar output. To write one, subclass this.
 
-    A subclass defines `forward`, which begins with `self.expect`, and `backward`. It may override `examples`, the shape of
-    ℓ, and `check_labels`, which sees the labels' values on the host. casts_labels = True takes labels of any dtype.
+    z: the network's outputs (n, ...). y: labels. weights: the weight w of each example, or None for w = 1. A subclass defines
+    `forward`, which starts with `self.expect` and returns (J, saved), and `backward`, which returns a gradient for z, and None
+    for y and for weights. The functions of the example: weighted_mean gives J, from ℓ of each example; share gives v w / Σ w,
+    the factor of dℓ/dz.
 
         >>> import bpcore as bp
         >>> from bpcore.functional.losses import example_weights, weighted_mean
@@ -38,23 +40,26 @@ class Loss(Module):
         ...         dz = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
         ...         return (dz, None) if weights is None else (dz, None, None)  # labels and weights have none
         >>> bp.check_module(Quartic(), (5,), (5,))
+
+    theta and gradient are empty, unless the loss has parameters. If y has another shape than z, the subclass overrides `expect`
+    and `examples`; if some values of y are wrong, `check_labels`. casts_labels = True accepts labels of any dtype.
     """
 
-    casts_labels = False  # whether labels of any dtype are taken
+    casts_labels = False
 
     def examples(self, y: Array) -> tuple[int, ...]:
-        """The shape of ℓ for labels y."""
+        """The shape of ℓ, which is that of weights, for labels y: by default y's without the last axis, if it has two or more."""
         return f.examples(y)
 
     def total_weight(self, y: Array, weights: Array | None) -> Any:
-        """Σ w: by it micro-batches and replicas are put together. A number, or a scalar array where weights are given."""
+        """Σ w, by which micro-batches and replicas are weighted: the number of examples or, with weights, a scalar array."""
         return prod(self.examples(y)) if weights is None else namespace(weights).sum(weights)
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
-        """Raise unless the values of y, on the host, are labels for n_outputs outputs. Any number is, unless overridden."""
+        """Raise ValueError unless the values of y, a NumPy array, are labels for n_outputs outputs. By default any number is."""
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        """Raise unless z and y have one shape and dtype, and weights that of the examples."""
+        """Raise an error unless z and y have the same shape and dtype, and weights fit (see `expect_weights`)."""
         expect_floats(self, theta, z)
         if tuple(z.shape) != tuple(y.shape):
             raise ValueError(
@@ -68,7 +73,7 @@ class Loss(Module):
         self.expect_weights(theta, z, y, weights)
 
     def expect_weights(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        """Raise unless weights are one number an example, of z's dtype, and there is an example."""
+        """Raise an error unless there is an example, and weights, if any, are a number for each, of z's dtype."""
         if weights is not None and (tuple(weights.shape) != self.examples(y) or weights.dtype != z.dtype):
             raise ValueError(
                 f"{self.name(theta)} expected weights of shape {self.examples(y)} and dtype {z.dtype}, "
@@ -110,9 +115,9 @@ class Huber(Loss):
 
 
 class LogisticLoss(Loss):
-    """ℓ = log(1 + eᵗ) - y t from logits t and labels y in {0, 1}, or probabilities, summed over outputs.
+    """ℓ = log(1 + eᵗ) - y t for logits t, summed over outputs.
 
-    y: integers, booleans or floats, of t's shape.
+    y: labels 0 or 1, or probabilities, of t's shape: integers, booleans or floats.
 
     (7.70)
     """
@@ -133,10 +138,10 @@ class LogisticLoss(Loss):
 
 
 class CrossEntropy(Loss):
-    """ℓ = -log softmax(t)_y from logits t (..., k).
+    """ℓ = -log softmax(t)_y for logits t (..., k).
 
-    y: class indices, integers (...), or probability rows (..., k) that each sum to 1. smoothing: ε in 0 <= ε < 1 replaces
-    the label's distribution by (1 - ε) of it and ε / k on every class.
+    y: class indices, integers (...), or rows of probabilities (..., k) that sum to 1. smoothing: ε, 0 <= ε < 1: the label's
+    distribution p is replaced by (1 - ε) p + ε / k.
 
     (7.71); smoothing: Szegedy et al., 2016
     """
@@ -188,5 +193,5 @@ class CrossEntropy(Loss):
 
 
 def absent(saved: Any) -> tuple[None, ...]:
-    """No gradient for labels, nor for weights where they were given."""
+    """None for labels and, if there are any, for weights."""
     return (None,) if saved[2] is None else (None, None)

@@ -20,25 +20,25 @@ __all__ = ["MLP"]
 
 
 def snake_case(name: str) -> str:
-    """A class's name in snake_case: LeakyReLU is leaky_relu."""
+    """The name of a class in snake_case: leaky_relu for LeakyReLU."""
     return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-# Every elementwise activation by its name, in the order of activations.py.
+# every elementwise activation by its name, in the order of activations.py
 ACTIVATIONS: dict[str, type[Elementwise]] = {
-    snake_case(name): thing
-    for name, thing in vars(activations).items()
-    if name in activations.__all__ and issubclass(thing, Elementwise)
+    snake_case(name): cls
+    for name, cls in vars(activations).items()
+    if name in activations.__all__ and issubclass(cls, Elementwise)
 }
 NORMALIZATIONS: dict[str, type[LayerNorm | RMSNorm]] = {"layer_norm": LayerNorm, "rms_norm": RMSNorm}
 
 
 class MLP(Sequential):
-    """A multi-layer network: Linear, then normalization, activation and dropout between layers, Linear last.
+    """A multi-layer network: Linear layers, with normalization, activation and dropout between them.
 
-    sizes: [n_in, hidden ..., n_out], two or more. activation: the snake_case name of an activation, or a module.
-    dropout: its p, 0 for none. normalization: "layer_norm", "rms_norm" or None. The first weights are He's normal before
-    the ReLU family, Glorot's before sigmoid and tanh, and LeCun's normal in the last layer.
+    sizes: [n_in, hidden ..., n_out], at least two. activation: the snake_case name of an activation, or a module. dropout: the
+    p of Dropout, 0 for none. normalization: "layer_norm", "rms_norm" or None. Initial weights: LeCun's normal in the last
+    layer; in the others Glorot's normal before sigmoid and tanh, He's normal before other activations.
 
     (7.72)
     """

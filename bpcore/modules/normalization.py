@@ -1,4 +1,4 @@
-"""Normalization of each example by itself: over its features, or over groups of its channels."""
+"""Normalization within each example: over its features, or over groups of its channels."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class RMSNorm(Module):
 
 
 class GroupNorm(Module):
-    """LayerNorm over the channels of each group and the axes before them: z (n, ..., c), the c channels in `groups`.
+    """LayerNorm over each group of channels and the axes before them: z (n, ..., c), with the c channels split into `groups`.
 
     Parameters without weight decay: gamma (c,), ones, and beta (c,), zeros.
 

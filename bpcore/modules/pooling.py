@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 class Pool(Windowed):
-    """What pooling shares. stride: by default the kernel's size."""
+    """Base of MaxPool2d and AvgPool2d. stride: by default the kernel's size. padding: see Conv2d."""
 
     def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
         self.kernel = kernel
@@ -28,12 +28,12 @@ class Pool(Windowed):
 
 
 class MaxPool2d(Pool):
-    """u = the maximum over each place of the kernel; its gradient goes to the first entry that has it."""
+    """u = the maximum in each place of the kernel; its gradient goes to the first entry with that value."""
 
     def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
         super().__init__(kernel, stride, padding)
         if any(before >= size for (before, _), size in zip(self._padding or (), self._kernel, strict=False)):
-            raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less")
+            raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less padding")
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Shape, Any]]:
         self.expect_images(theta, z)
@@ -46,7 +46,7 @@ class MaxPool2d(Pool):
 
 
 class AvgPool2d(Pool):
-    """u = the mean over each place of the kernel, padding counting as zero."""
+    """u = the mean in each place of the kernel; padding counts as zeros."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         self.expect_images(theta, z)
@@ -75,7 +75,7 @@ class GlobalAvgPool(Module):
 
 
 class Upsample(Module):
-    """Each entry of an image repeated `factor` times, vertically and horizontally (nearest neighbour)."""
+    """Repeats each entry of an image `factor` times, vertically and horizontally (nearest neighbour)."""
 
     rows_independent = True
 

@@ -16,7 +16,7 @@ __all__ = ["PositionalEmbedding", "RotaryPositions", "SinusoidalPositions"]
 
 
 class PositionalEmbedding(Module):
-    """u = z + W[:tokens]: a learned row for each of up to `tokens` positions. z (n, tokens, d).
+    """u = z + W[:tokens of z], a learned row for each position. z (n, tokens, d), with at most `tokens` tokens.
 
     Parameter: W (tokens, d), by default normal with standard deviation 0.02.
     """
@@ -46,7 +46,7 @@ class PositionalEmbedding(Module):
 
 
 class FixedPositions(Module):
-    """What positions without parameters share: d features, an even number, in the last axis, tokens in the one before."""
+    """Base of positions without parameters: z (..., tokens, d), d even."""
 
     rows_independent = True
 
@@ -62,7 +62,7 @@ class FixedPositions(Module):
 
 
 class SinusoidalPositions(FixedPositions):
-    """u = z + sines and cosines of the position, with d / 2 wavelengths; nothing learned, d even.
+    """u = z + sines and cosines of the position, with d / 2 wavelengths; no parameters, d even.
 
     Vaswani et al., 2017
     """
@@ -75,7 +75,7 @@ class SinusoidalPositions(FixedPositions):
 
 
 class RotaryPositions(FixedPositions):
-    """u = each pair of features turned by an angle that grows with the position; d even.
+    """u = z with each pair of features rotated by an angle that grows with the position; d even.
 
     Su et al., 2021
     """
@@ -88,7 +88,7 @@ class RotaryPositions(FixedPositions):
 
 
 def even(name: str, value: Any, of: Module) -> int:
-    """value as an int, or a ValueError unless it is an even whole number from 2 up; of: the module whose argument it is."""
+    """value as an int, or a ValueError unless it is an even whole number from 2 up. of: the module whose argument it is."""
     n = whole(name, value, of=of)
     if n % 2:
         raise ValueError(f"{type(of).__name__}'s {name} must be even, got {value!r}")

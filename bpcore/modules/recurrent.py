@@ -13,7 +13,7 @@ __all__ = ["GRU", "LSTM"]
 
 
 class Recurrent(Module):
-    """What recurrent modules share: their sizes, and the check of a sequence."""
+    """Base of LSTM and GRU: the sizes, and the check of a sequence."""
 
     rows_independent = True
 
@@ -22,7 +22,7 @@ class Recurrent(Module):
         self.n_out = whole("n_out", n_out, of=self)
 
     def expect_sequences(self, theta: Windows, z: Array) -> None:
-        """An error unless z is (n, tokens, n_in) with a token at least."""
+        """Raise an error unless z is (n, tokens, n_in), with at least one token."""
         if z.ndim != 3 or z.shape[1] == 0:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, tokens, {self.n_in}), got {got}; reshape the data")
@@ -30,10 +30,10 @@ class Recurrent(Module):
 
 
 class LSTM(Recurrent):
-    """h = o tanh(c), c = f c + i g, from gates i, f, g, o of z W + h U + b.
+    """h = o tanh(c), c = f c + i g, with gates i, f, g, o from z W + h U + b.
 
-    z (n, tokens, n_in), u (n, tokens, n_out), the state after each token; before the first it is zero. Parameters, the
-    gates in the order i, f, g, o: W (n_in, 4 n_out), U (n_out, 4 n_out) and b (4 n_out,). Saved for the backward pass: z,
+    z (n, tokens, n_in), u (n, tokens, n_out): the state h after each token; it starts at zero. Parameters, with the gates in
+    the order i, f, g, o: W (n_in, 4 n_out), U (n_out, 4 n_out) and b (4 n_out,). Saved for the backward pass: z,
     h, c and the gates, 6 n_out numbers a token beyond z.
 
     Hochreiter and Schmidhuber, 1997
@@ -60,10 +60,10 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """h = (1 - s) g + s h from gates r, s and g = tanh(z W + b + r (h U + d)).
+    """h = (1 - s) g + s h with gates r, s and g = tanh(z W + b + r (h U + d)).
 
-    z (n, tokens, n_in), u (n, tokens, n_out), the state after each token; before the first it is zero. Parameters, the
-    gates in the order r, s, g: W (n_in, 3 n_out), U (n_out, 3 n_out), b and d (3 n_out,). Saved for the backward pass:
+    z (n, tokens, n_in), u (n, tokens, n_out): the state h after each token; it starts at zero. Parameters, with the gates in
+    the order r, s, g: W (n_in, 3 n_out), U (n_out, 3 n_out), b and d (3 n_out,). Saved for the backward pass:
     z, h, the gates and h U + d of g, 5 n_out numbers a token beyond z.
 
     Cho et al., 2014

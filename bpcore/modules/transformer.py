@@ -1,4 +1,4 @@
-"""The transformer's block."""
+"""The block of a transformer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["TransformerBlock"]
 class TransformerBlock(Module):
     """u = y + F(LN(y)) with y = z + Attention(LN(z)), F = Linear, GELU, Linear: the pre-norm block.
 
-    z (n, tokens, d); mask, an optional second input, is attention's. hidden: by default 4 d. dropout: on A, and on what
-    attention and F add.
+    z (n, tokens, d). mask: an optional second input, see MultiHeadAttention, as for heads, causal and rotary. hidden: the width
+    of F, by default 4 d. dropout: the p of dropout on A, and on the outputs of Attention and of F.
 
     Xiong et al., 2020
     """

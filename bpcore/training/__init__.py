@@ -1,1 +1,1 @@
-"""The training loop and what goes with it."""
+"""Training: the loop, its step, and data, metrics, callbacks and history."""

@@ -1,4 +1,4 @@
-"""Callbacks: what is called at the start, after each step, after each epoch, and at the end of `fit`."""
+"""Callbacks: objects that `fit` calls at its start, after each step, after each epoch, and at its end."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Callback", "Checkpoint", "EarlyStopping", "HistoryLog", "Progress", 
 
 
 class Run(Protocol):
-    """What a callback may use of the trainer that calls it, for annotations: `def on_end(self, trainer: bp.Run)`.
+    """The attributes of a trainer that a callback may use, for annotations: `def on_end(self, trainer: bp.Run)`.
 
-    Only `finished` is to be assigned; it says why training is over, and stops `fit` for good after the epoch under way.
+    Assign only `finished`: a text that says why training is over. `fit` then stops for good at the end of the current epoch.
     """
 
     finished: str | None
 
     @property
     def network(self) -> Network:
-        """The network that is trained; `network.theta[...] = x` replaces θ."""
+        """The trained network; `network.theta[...] = x` replaces θ."""
         ...
 
     @property
@@ -47,17 +47,17 @@ class Run(Protocol):
 
     @property
     def position(self) -> int:
-        """The steps done in the epoch under way."""
+        """The steps done in the current epoch."""
         ...
 
     @property
     def epochs(self) -> int:
-        """How many epochs `fit` trains for in all."""
+        """The number of epochs at which `fit` ends."""
         ...
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """The steps of an epoch; None where the data do not say how many batches they are."""
+        """The steps of an epoch; None if the number of batches is not known."""
         ...
 
     @property
@@ -71,13 +71,15 @@ class Run(Protocol):
 
 
 class Callback:
-    """What `fit` calls as it goes on; the methods here do nothing. To write a callback, subclass this and override some.
+    """An object whose methods `fit` calls. To write a callback, subclass this and override some; here they do nothing.
 
-    monitor: the history column to watch; path: the file to write; `fit` checks both before it starts. last: whether this callback
-    is called after those that are not last, whatever the order in which they were passed.
+    monitor: the history column that the callback reads, path: the file that it writes, or None; `fit` checks both before it
+    starts. last: True has this callback called after all that are not last; otherwise the order is that of the Trainer's
+    argument.
 
-    A callback that keeps numbers or arrays from epoch to epoch defines `state` and `restore`, so that a resumed run goes on as
-    the uninterrupted one would.
+    Each method gets the trainer; see bp.Run for the attributes to use. `trainer.finished = "why"` stops the training. A callback
+    that stores numbers or arrays from epoch to epoch defines `state` and `restore`, so that a resumed run continues exactly as if
+    it had not stopped.
 
     >>> class StopBelow(bp.Callback):
     ...     def __init__(self, loss):
@@ -96,27 +98,27 @@ class Callback:
     path: str | os.PathLike[str] | None = None
 
     def on_start(self, trainer: Run) -> None:
-        """`fit` begins, or goes on after a stop."""
+        """`fit` starts, for the first time or again."""
 
     def on_step(self, trainer: Run, J: Array) -> None:
-        """A step was taken. J: the loss before it, a scalar on the device; looking at its value makes the host wait."""
+        """A step is done. J: the loss of its batch before the update, a scalar on the device; float(J) makes the host wait."""
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
-        """An epoch ended. record: its measurements by column, the same dictionary as `trainer.history[-1]`."""
+        """An epoch is done. record: `trainer.history[-1]`, its measurements by column: epoch, steps, training_loss, ..."""
 
     def on_end(self, trainer: Run) -> None:
-        """`fit` ends, also by Ctrl-C or an error."""
+        """`fit` ends, even by Ctrl-C or an error."""
 
     def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a checkpoint must keep: (numbers and strings by name, NumPy arrays by name)."""
+        """What a checkpoint stores of the callback: (numbers and strings by name, NumPy arrays by name)."""
         return {}, {}
 
     def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Set the callback to the state that `state` returned."""
 
 
 class Progress(Callback):
-    """A tqdm bar for each epoch, and a line of figures at the epoch's end.
+    """Shows a tqdm bar for each epoch, and prints a line of figures at its end.
 
     every: the bar shows the loss every `every` steps. lines: whether to print the lines; None prints them to a terminal only. The
     bar is shown on a terminal only.
@@ -138,7 +140,7 @@ class Progress(Callback):
             self.bar = tqdm(total=trainer.steps_per_epoch, initial=done, desc=title, leave=False, disable=None, unit="step")
         if not self.bar.disable and trainer.steps % self.every == 0:
             loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
-            self.bar.set_postfix(loss=loss, refresh=False)  # drawn with the bar, ten times a second and at the end
+            self.bar.set_postfix(loss=loss, refresh=False)  # shown when the bar is drawn: ten times a second and at the end
         self.steps += 1
         if not self.bar.disable and time.monotonic() - self.updated >= 0.05:
             self.update()
@@ -168,10 +170,10 @@ class Progress(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs without a better `monitor`, and go back to the best θ.
+    """Stops after `patience` epochs without a better `monitor`, and goes back to the best θ.
 
-    monitor: the history column to watch. min_delta: it is better when it improves by more than this. higher: whether larger is
-    better, as for accuracy. Checkpoints keep the best θ and the count.
+    monitor: the history column to watch. min_delta: the improvement that a better value exceeds. higher: whether larger is
+    better, as for accuracy. Checkpoints store the best θ and the count.
     """
 
     def __init__(self, monitor: str = "test_loss", patience: int = 10, min_delta: float = 0.0, higher: bool = False):
@@ -207,13 +209,13 @@ class EarlyStopping(Callback):
 
 
 class Checkpoint(Callback):
-    """Save the trainer to `path` after each epoch; or every `every` steps; or after the epochs in which `best` improved.
+    """Saves the trainer to `path` after each epoch; or every `every` steps; or after the epochs in which `best` improved.
 
-    best: the history column to watch. higher: whether larger is better. With both `every` and `best` it saves at both; with
-    `every` alone also when training is over.
+    best: the history column to watch. higher: whether larger is better. With both `every` and `best` it saves at
+    both. With `every` alone it also saves when the training is over.
     """
 
-    last = True  # the other callbacks have seen the epoch when it is saved
+    last = True  # save when the other callbacks have seen the epoch
 
     def __init__(self, path: str | os.PathLike[str], every: int | None = None, best: str | None = None, higher: bool = False):
         self.path: str | os.PathLike[str] = path
@@ -229,7 +231,8 @@ class Checkpoint(Callback):
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if self.best is not None:
             value = monitored(record, self.best)
-            if value > self.value if self.higher else value < self.value:
+            better = value > self.value if self.higher else value < self.value
+            if better:
                 self.value = value
                 trainer.save(self.path)
         elif self.every is None or trainer.finished:
@@ -243,9 +246,9 @@ class Checkpoint(Callback):
 
 
 class HistoryLog(Callback):
-    """Writes the history to a file, .csv or .jsonl, after each epoch. It writes all records, so a resumed run's log is whole too.
+    """Writes the history to a file, .csv or .jsonl, after each epoch: all records, so that a resumed run's log is complete too.
 
-    Where epochs take less than a tenth of a second, it writes ten times a second and once more when `fit` ends.
+    If epochs take less than a tenth of a second, it writes ten times a second and once more when `fit` ends.
     """
 
     def __init__(self, path: str | os.PathLike[str]):

@@ -1,4 +1,4 @@
-"""Examples as rows: batches in a shuffled order, and the checks at the door of `fit`."""
+"""Training examples: batches in a shuffled order, and the checks of data when `fit` starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bpcore.backend import backend_of
 from bpcore.library import host_data
 
 Batch = tuple[tuple[Array, ...], Array, Array | None]  # inputs, labels, weights
-Reading = Generator[Batch, None, None]  # batches that can be closed
-Rows = np.ndarray[Any, np.dtype[np.int64]]  # numbers of rows
-BLOCK = 1 << 20  # how many numbers are checked together: a memmap is never read whole
-RUN_BYTES = 1 << 22  # of a memmap, read in one go: a disk is at its quickest from here on
-WINDOW, AUGMENT = 0, 1  # purposes of random numbers: the order within RUNS runs; the user's augment
-RUNS = 64  # how many runs are shuffled together, from all over the file: a batch is drawn from them
+Reading = Generator[Batch, None, None]  # batches; closing it releases them
+Rows = np.ndarray[Any, np.dtype[np.int64]]  # indices of rows
+BLOCK = 1 << 20  # numbers that are checked together: a memmap is never read as a whole
+RUN_BYTES = 1 << 22  # bytes of a memmap that are read together: more would not be faster
+SHUFFLE, AUGMENT = 0, 1  # purposes of random numbers: the order within RUNS runs; the user's augment
+RUNS = 64  # runs, from all over the file, whose rows are shuffled together
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The batches of an epoch: of batch_size rows, in an order that (seed, number) decides, from batch number `start` on."""
+    """Which batches: batch_size rows each, in the order that (seed, number of the epoch) gives, from batch `start` on."""
 
     batch_size: int
     seed: int
@@ -31,22 +31,19 @@ class Epoch:
     start: int = 0
 
 
-def data(given: Any, name: str) -> Arrays | Batches:
-    """The examples in what `fit` and `evaluate` take: (X, y), (X, y, weights), or an iterable of such batches.
-
-    name: what errors call them.
-    """
-    if isinstance(given, (Arrays, Batches)):
-        return given
-    return Arrays(given, name) if isinstance(given, tuple) else Batches(given, name)
+def as_examples(source: Any, name: str) -> Arrays | Batches:
+    """The examples in (X, y), (X, y, weights), or an iterable of such batches. name: for errors."""
+    if isinstance(source, (Arrays, Batches)):
+        return source
+    return Arrays(source, name) if isinstance(source, tuple) else Batches(source, name)
 
 
-def split(given: Any, name: str) -> Batch:
-    """(inputs, y, weights or None) of a tuple (X, y) or (X, y, weights); X may be a tuple, for several inputs."""
-    if not isinstance(given, tuple) or len(given) not in (2, 3):
-        got = f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__
+def split(batch: Any, name: str) -> Batch:
+    """(inputs, y, weights or None) of a tuple (X, y) or (X, y, weights); a tuple X is several inputs. name: for errors."""
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}")
-    X, y, weights = (*given, None) if len(given) == 2 else given
+    X, y, weights = batch if len(batch) == 3 else (*batch, None)
     inputs = tuple(as_array(x) for x in X) if isinstance(X, tuple) else (as_array(X),)
     y = as_array(y)
     weights = None if weights is None else as_array(weights)
@@ -57,7 +54,7 @@ def split(given: Any, name: str) -> Batch:
 
 
 def as_array(x: Any) -> Any:
-    """x itself if it is an array of a backend or a NumPy array (a memmap stays one), else as a NumPy array."""
+    """x itself if it is an array of any backend (a memmap stays a memmap), else x as a NumPy array."""
     if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
         return x
     host = host_data(x)
@@ -65,7 +62,7 @@ def as_array(x: Any) -> Any:
 
 
 def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
-    """The number of rows, or a ValueError where the arrays do not agree on it."""
+    """The number of rows, or a ValueError if it is not the same for all arrays."""
     arrays = (*inputs, y, *(() if weights is None else (weights,)))
     if any(x.ndim == 0 for x in arrays):
         raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
@@ -76,7 +73,7 @@ def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array
 
 
 def check_finite(name: str, label: str, x: Array) -> None:
-    """A ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
+    """Raise a ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
     backend = backend_of(x)
     rows = max(1, BLOCK // max(1, x[:1].size)) if backend.device is None else x.shape[0]
     count = 0
@@ -95,21 +92,21 @@ def check_finite(name: str, label: str, x: Array) -> None:
 
 
 class Arrays:
-    """Examples in arrays: NumPy's on the host, memmaps too, or a backend's. given: (X, y) or (X, y, weights)."""
+    """Examples in arrays: NumPy's (memmaps too) or a backend's. source: (X, y) or (X, y, weights)."""
 
-    def __init__(self, given: tuple[Any, ...], name: str):
+    def __init__(self, source: tuple[Any, ...], name: str):
         self.name = name
-        self.inputs, self.y, self.weights = split(given, name)
+        self.inputs, self.y, self.weights = split(source, name)
         self.n = int(self.y.shape[0])
 
     def check(self) -> None:
-        """Raise where X, y or weights are not finite, or weights not >= 0 with a positive sum."""
+        """Raise ValueError unless X, y and weights are finite, and weights are >= 0 and not all zero."""
         for label, x in (*(("X", x) for x in self.inputs), ("y", self.y)):
             check_finite(self.name, label, x)
         check_weights(self.name, self.weights)
 
     def steps(self, batch_size: int) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
         return -(-self.n // batch_size)
 
     def shuffled(self, epoch: Epoch) -> Reading:
@@ -126,11 +123,11 @@ class Arrays:
             yield self.take(rows)
 
     def order(self, seed: int, epoch: int, start: int) -> Iterator[Rows]:
-        """The rows in the order of an epoch from the `start`-th on, piece by piece.
+        """The indices of the rows in the order of an epoch, from the `start`-th on, in pieces.
 
-        Rows in memory are one permutation. Memmaps are cut into runs of neighbours; the runs are permuted, and the rows of
-        RUNS of them at a time: the disk reads long runs, and a batch is drawn from places all over the file. A file of no
-        more than RUNS runs is shuffled like rows in memory.
+        Rows in memory are permuted at once. A memmap is cut into runs of neighbouring rows. The runs are permuted, and then the
+        rows of RUNS runs at a time: the disk reads long runs, and a batch has rows from all over the file. A file of at most RUNS
+        runs is permuted at once too.
         """
         length = self.run_length()
         if length is None or length * RUNS >= self.n:
@@ -141,28 +138,28 @@ class Arrays:
             rows = (runs[i : i + RUNS, None] * length + np.arange(length)).reshape(-1)
             rows = rows[rows < self.n]
             if start < len(rows):
-                yield stream(seed, epoch, WINDOW, number).permutation(rows)[start:]
+                yield stream(seed, epoch, SHUFFLE, number).permutation(rows)[start:]
             start = max(0, start - len(rows))
 
     def run_length(self) -> int | None:
-        """Rows of a run, RUN_BYTES of the widest memmap; None where none of the arrays is one."""
+        """The number of rows in a run: RUN_BYTES of the widest memmap; None if no array is a memmap."""
         mapped = [x for x in (*self.inputs, self.y, self.weights) if isinstance(x, np.memmap)]
         return max(1, RUN_BYTES // max(1, max(x.nbytes // self.n for x in mapped))) if mapped else None
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """All batches, as they lie."""
+        """All batches, in the order of the arrays."""
         for i in range(0, self.n, batch_size):
-            rows = slice(i, min(i + batch_size, self.n))  # the Array API has no slices past the end
+            rows = slice(i, min(i + batch_size, self.n))  # the Array API does not allow a slice past the end
             weights = None if self.weights is None else self.weights[rows, ...]
             yield tuple(x[rows, ...] for x in self.inputs), self.y[rows, ...], weights
 
     def take(self, rows: Rows) -> Batch:
-        """The batch of these rows."""
+        """The batch with these rows."""
         weights = None if self.weights is None else take(self.weights, rows)
         return tuple(take(x, rows) for x in self.inputs), take(self.y, rows), weights
 
     def sample(self, size: int, seed: int) -> Arrays:
-        """`size` rows drawn without replacement, the same for the same seed; all rows if there are no more than that."""
+        """`size` rows drawn without replacement, the same for the same seed; all rows if there are at most `size`."""
         if size >= self.n:
             return self
         rows = np.sort(np.random.default_rng([seed, 2**32]).permutation(self.n)[:size])
@@ -171,8 +168,8 @@ class Arrays:
 
 
 def take(x: Any, rows: Rows) -> Any:
-    """x[rows], on the host or where x lies."""
-    if isinstance(x, np.memmap):  # read in the order of the disk, then put into the order of `rows`
+    """x[rows], on the device of x; of a memmap, in memory."""
+    if isinstance(x, np.memmap):  # read in the order of the file, then sort as `rows` says
         along = np.argsort(rows)
         batch = np.empty((len(rows), *x.shape[1:]), x.dtype)
         batch[along] = x[rows[along]]
@@ -184,12 +181,12 @@ def take(x: Any, rows: Rows) -> Any:
 
 
 def stream(seed: int, epoch: int, purpose: int, number: int) -> np.random.Generator:
-    """The random numbers of one purpose in an epoch: apart from each other, and from the order's of [seed, epoch]."""
+    """A generator for one purpose in an epoch, independent of the others and of the one that permutes, of [seed, epoch]."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(purpose, number)))
 
 
 def check_weights(name: str, weights: Array | None, some: bool = True) -> None:
-    """A ValueError unless weights are finite, >= 0, and, if some=True, not all zero."""
+    """Raise ValueError unless weights are finite, >= 0, and, with some=True, not all zero."""
     if weights is None:
         return
     check_finite(name, "weights", weights)
@@ -199,26 +196,28 @@ def check_weights(name: str, weights: Array | None, some: bool = True) -> None:
 
 
 class Batches:
-    """Examples that come as an iterable of batches, in an order of their own; each is a tuple (X, y) or (X, y, weights)."""
+    """Examples as an iterable of batches (X, y) or (X, y, weights), in its own order."""
 
     n = None  # the number of examples is not known
 
-    def __init__(self, given: Any, name: str):
-        if not isinstance(given, Iterable):
-            raise TypeError(f"{name} expected (X, y), (X, y, weights) or an iterable of such batches, got {type(given).__name__}")
-        if iter(given) is given:
+    def __init__(self, source: Any, name: str):
+        if not isinstance(source, Iterable):
+            got = type(source).__name__
+            raise TypeError(f"{name} expected (X, y), (X, y, weights) or an iterable of such batches, got {got}")
+        if iter(source) is source:
             raise TypeError(
                 f"{name} is an iterator, which can be read once, and every epoch reads it to train and to measure; "
-                "pass a list, or an object whose __iter__ starts anew"
+                "pass a list, or an object whose __iter__ starts again"
             )
-        self.given, self.name = given, name
+        self.source = source
+        self.name = name
 
     def check(self) -> None:
-        """Nothing yet: each batch is checked as it comes."""
+        """Does nothing: each batch is checked when it is read."""
 
     def steps(self, batch_size: int) -> int | None:
-        """How many batches an epoch has, where that is known."""
-        return len(self.given) if isinstance(self.given, Sized) else None
+        """The number of batches of an epoch, or None if it is not known."""
+        return len(self.source) if isinstance(self.source, Sized) else None
 
     def shuffled(self, epoch: Epoch) -> Reading:
         """The batches from number `epoch.start` on, in their own order."""
@@ -229,7 +228,7 @@ class Batches:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """All batches."""
         empty = True
-        for batch in self.given:
+        for batch in self.source:
             empty = False
             inputs, y, weights = split(batch, self.name)
             for label, x in (*(("X", x) for x in inputs), ("y", y)):
@@ -242,5 +241,5 @@ class Batches:
             raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")
 
     def sample(self, size: int, seed: int) -> Arrays:
-        """A ValueError: the number of examples is not known."""
+        """Raises ValueError: the number of examples is not known."""
         raise ValueError(f"training_sample needs arrays to draw from, and {self.name} is an iterable; leave training_sample out")

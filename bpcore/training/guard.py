@@ -1,4 +1,4 @@
-"""Whether J and its gradient are finite, and the way back to the last good θ where they are not."""
+"""Checks that J and its gradient are finite, and goes back to the last good θ if they are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpcore.training.step import Outcome, Step
 
 __all__ = ["NonFiniteLoss"]
 
-KEEP_EVERY = 100  # steps
+SNAPSHOT_EVERY = 100  # steps
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -23,15 +23,15 @@ class NonFiniteLoss(FloatingPointError):
 
 @dataclass
 class Counters:
-    """Where a run is: steps and epochs done, and position, the steps done in the epoch under way."""
+    """The position of a run: steps and epochs done; position: the steps done in the current epoch."""
 
     steps: int = 0
     epoch: int = 0
     position: int = 0
 
 
-class Kept(NamedTuple):
-    """A θ, with all that belongs to it."""
+class Snapshot(NamedTuple):
+    """Copies of θ and of all that belongs to it. J: the loss at this θ."""
 
     J: Array | float
     vectors: dict[str, Array]
@@ -41,10 +41,10 @@ class Kept(NamedTuple):
 
 
 class Guard:
-    """Looks at J: on a CPU before each update; where looking makes the host wait, when `fit` asks, after every hundredth step.
+    """Looks whether J is finite: on a CPU before each update; on a GPU, where the host would wait, when `fit` asks for it.
 
-    A θ is good once its J was seen to be finite. Every hundredth θ is kept aside, with the optimiser's vectors and the
-    counters, to go back to. A step itself never waits for the device.
+    θ is good if its J is known to be finite. Every hundredth step a snapshot of θ, the optimiser's vectors and the counters is
+    taken, to go back to. On a GPU `fit` asks after each of these steps; a step itself never waits for the device.
 
         guard.begin()
         outcome = step(batch, labels, counters.steps, lr, guard.look)
@@ -52,21 +52,21 @@ class Guard:
 
     def __init__(self, step: Step, counters: Counters):
         self.step = step
-        self.counters = counters  # written by `go_back`
-        self.kept: Kept | None = None
-        self.candidate: Kept | None = None  # kept too, but its J was not looked at yet
-        self.before: dict[str, Array] | None = None  # copies for the step under way, where its θ is to be kept
+        self.counters = counters  # `go_back` writes to them
+        self.snapshot: Snapshot | None = None  # the last good one
+        self.candidate: Snapshot | None = None  # a later one whose J nobody has looked at yet
+        self.before: dict[str, Array] | None = None  # copies made before the current step, if it takes a snapshot
         self.last: tuple[Outcome, Batch] | None = None  # of the last step
 
     def begin(self) -> None:
-        """Before a step: copy all that it writes, where θ is to be kept aside."""
-        due = (self.kept or self.candidate) is None or self.counters.steps % KEEP_EVERY == 0
+        """Call this before a step: if a snapshot is due, it copies all that the step writes."""
+        due = (self.snapshot or self.candidate) is None or self.counters.steps % SNAPSHOT_EVERY == 0
         self.before = self.copies() if due else None
 
     def look(self, outcome: Outcome, batch: Batch) -> None:
-        """Before the update: raise NonFiniteLoss where J or ‖∇J‖² is seen not to be finite.
+        """The step calls this before the update: raise NonFiniteLoss if J or ‖∇J‖² is not finite.
 
-        A replayed step makes the update in one go with J, so that this comes after it.
+        A replayed step calls it after the update, since it computes J and the update as one.
         """
         step = self.step
         if step.looks:
@@ -77,7 +77,7 @@ class Guard:
             if step.scaling is not None:
                 self.look_at_scaling(step.scaling, outcome.J)
         if self.before is not None:
-            self.keep(outcome.J, self.before)
+            self.take_snapshot(outcome.J, self.before)
         self.last = (outcome, batch)
 
     def copies(self) -> dict[str, Array]:
@@ -85,45 +85,50 @@ class Guard:
         xp = self.step.network.backend.xp
         return {name: xp.asarray(vector, copy=True) for name, vector in self.step.vectors.items()}
 
-    def keep(self, J: Array | float = 0.0, copies: dict[str, Array] | None = None) -> None:
-        """Keep θ, the optimiser's vectors and the counters aside, as they are or as these `copies` were; J is θ's."""
+    def take_snapshot(self, J: Array | float = 0.0, copies: dict[str, Array] | None = None) -> None:
+        """Take a snapshot of the counters and of θ and the optimiser's vectors: of `copies`, or as they are. J: the loss at θ."""
         counters = self.counters
-        self.candidate = Kept(J, copies or self.copies(), counters.steps, counters.epoch, counters.position)
+        self.candidate = Snapshot(J, copies or self.copies(), counters.steps, counters.epoch, counters.position)
         if isinstance(J, float) or self.step.looks:
-            self.kept, self.candidate = self.candidate, None
+            self.accept_candidate()
+
+    def accept_candidate(self) -> None:
+        """The candidate's J is finite: it is the last good snapshot."""
+        self.snapshot = self.candidate
+        self.candidate = None
 
     def look_at_gradient(self, J: float) -> None:
-        """J is finite and ‖∇J‖² is not: θ is good, and stays, but the update would spoil it: raise.
+        """J is finite, ‖∇J‖² is not: raise if an entry of ∇J is not finite, since the update would spoil θ, which is good.
 
-        If only the norm overflows, ignore it.
+        If only the norm overflows, do nothing.
         """
         network = self.step.network
         xp, to_host = network.backend.xp, network.backend.to_host
         windows = network.layout.windows(self.step.gradient)
         bad = [path for path, g in windows.items() if not bool(to_host(xp.all(xp.isfinite(g))))]
         if bad:
-            raise NonFiniteLoss(self.story(J, f"the gradient of {bad[0]} is not finite"))
+            raise NonFiniteLoss(self.message(J, f"the gradient of {bad[0]} is not finite"))
 
     def look_at_scaling(self, scaling: Scaling, J: Array) -> None:
-        """J is finite. A step whose scaled gradient is not finite does no harm, but raise where no scale of the loss will do."""
+        """J is finite. A step whose scaled gradient is not finite does no harm; raise if even the least scale is too large."""
         if scaling.exhausted():
             why = f"its gradient is not finite in float16 even with the loss scaled by {2 * LEAST:.0e}"
-            raise NonFiniteLoss(self.story(float(self.step.network.backend.to_host(J)), why))
+            raise NonFiniteLoss(self.message(float(self.step.network.backend.to_host(J)), why))
 
     def fail_at(self, J: float, batch: Batch, mode: Mode) -> None:
-        """J is not finite: say where that begins, go back unless the batch alone is to blame, and raise."""
+        """J is not finite: go back, unless θ is good on the last batch, and raise an error that says where this begins."""
         where = self.step.network.first_not_finite(batch[0], mode) or type(self.step.loss).__name__
-        story = self.story(J, f"the first module whose output is not finite is {where}")
+        message = self.message(J, f"the first module whose output is not finite is {where}")
         if not self.good():
             self.go_back()
-        raise NonFiniteLoss(story)
+        raise NonFiniteLoss(message)
 
     def good(self) -> bool:
-        """Whether θ as it is gives a finite J on the batch of the step before, for which J was finite then."""
+        """Whether the present θ gives a finite J on the batch of the last step, where J was finite before its update."""
         return self.last is not None and self.step.looks and math.isfinite(self.J())
 
     def J(self) -> float:
-        """J of θ as it is on the batch of the step before; 0 where there is none."""
+        """J of the present θ on the batch of the last step; 0 before the first step."""
         if self.last is None:
             return 0.0
         network, (outcome, (inputs, y, weights)) = self.step.network, self.last
@@ -131,40 +136,42 @@ class Guard:
         return float(network.backend.to_host(evaluation.J))
 
     def go_back(self) -> None:
-        """Put θ, the optimiser's vectors and the counters back to what was kept."""
-        kept, counters = self.kept or self.candidate, self.counters
-        if kept is not None:
+        """Set θ, the optimiser's vectors and the counters to those of the snapshot."""
+        snapshot = self.snapshot or self.candidate
+        if snapshot is not None:
             for name, vector in self.step.vectors.items():
-                vector[...] = kept.vectors[name]
-            counters.steps, counters.epoch, counters.position = kept.steps, kept.epoch, kept.position
+                vector[...] = snapshot.vectors[name]
+            self.counters.steps = snapshot.steps
+            self.counters.epoch = snapshot.epoch
+            self.counters.position = snapshot.position
         self.last = self.candidate = None
 
     def look_back(self) -> None:
-        """Where a step does not look: look at the last J, and at that of the θ kept aside since."""
+        """If steps do not look, as on a GPU: look at the last J, and at that of the candidate."""
         if self.step.looks or self.last is None:
             return
         to_host = self.step.network.backend.to_host
         outcome, batch = self.last
         if self.candidate is not None and math.isfinite(to_host(self.candidate.J)):
-            self.kept, self.candidate = self.candidate, None
+            self.accept_candidate()
         if not math.isfinite(to_host(outcome.J)):
             self.fail_at(float(to_host(outcome.J)), batch, outcome.mode)
         if self.step.scaling is not None:
             self.look_at_scaling(self.step.scaling, outcome.J)
 
     def expect_good(self, J: float) -> None:
-        """Raise NonFiniteLoss where J, or an entry of θ, is not finite: before it gets into a history or a file."""
+        """Raise NonFiniteLoss unless J and all entries of θ are finite: they are about to be written to a history or a file."""
         network = self.step.network
         xp = network.backend.xp
         if math.isfinite(J) and bool(network.backend.to_host(xp.all(xp.isfinite(network.theta)))):
             return
         where = None if self.last is None else network.first_not_finite(self.last[1][0], Mode())
-        story = self.story(J, f"the first module whose output is not finite is {where}" if where else "θ is not finite")
+        message = self.message(J, f"the first module whose output is not finite is {where}" if where else "θ is not finite")
         self.go_back()
-        raise NonFiniteLoss(story)
+        raise NonFiniteLoss(message)
 
-    def story(self, J: float, where: str) -> str:
-        """What happened, and the repair."""
+    def message(self, J: float, where: str) -> str:
+        """The text of the error: what happened, and the repair."""
         clip = "" if self.step.clip_norm is not None else "pass clip_norm=1.0, "
         return (
             f"J = {J} at step {self.counters.steps}: {where}. θ is at its last good values; lower lr, {clip}or look at the scale "

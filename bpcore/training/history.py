@@ -1,4 +1,4 @@
-"""What was measured at each epoch's end: training loss, test loss, and their gap.
+"""The measurements at the end of each epoch: training loss, test loss, and their gap.
 
 (8.1)
 """
@@ -18,10 +18,10 @@ __all__ = ["History"]
 
 
 class History:
-    """The records of a run, one dictionary an epoch: numbers by column.
+    """The records of a run, a dictionary for each epoch: numbers by column.
 
-    `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, None where it was not measured.
-    Iterating gives the records; str() gives them as a table.
+    `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, a list with None where it was not
+    measured. Iterating gives the records; str() gives them as a table.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
@@ -46,7 +46,7 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """The names, in the order in which they were first seen."""
+        """The names of the columns, in the order in which they first appeared."""
         return list(dict.fromkeys(name for record in self.records for name in record))
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class History:
     __repr__ = __str__
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write all records to `path`, .csv or .jsonl. The file is replaced at once, never half written."""
+        """Write all records to `path`, .csv or .jsonl. The file is replaced as a whole."""
         suffix = Path(path).suffix
         check_suffix(path)
         if suffix == ".csv":
@@ -74,7 +74,7 @@ class History:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """A ValueError unless path ends in .csv or .jsonl."""
+    """Raise ValueError unless path ends in .csv or .jsonl."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
 
@@ -85,5 +85,5 @@ def plain(value: Any) -> Any:
 
 
 def text(value: Any) -> str:
-    """A cell of the table."""
+    """A value as a cell of the table."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

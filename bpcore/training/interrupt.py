@@ -1,4 +1,4 @@
-"""Ctrl-C while training."""
+"""Ctrl-C during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def on_interrupt(call: Callable[[], None]) -> Iterator[None]:
-    """Within, Ctrl-C makes this call and nothing else. No effect outside the main thread, where Python handles no signals."""
+    """Within the block, Ctrl-C only calls `call`. No effect outside the main thread: there Python handles no signals."""
 
     def handle(number: int, frame: Any) -> None:
         call()

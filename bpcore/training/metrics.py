@@ -1,4 +1,4 @@
-"""Metrics: sums over batches on the device, put together on the host."""
+"""Metrics: sums over batches on the device, combined on the host at the end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ __all__ = ["MAE", "MSE", "R2", "RMSE", "Accuracy", "LogLoss", "Metric", "TopK"]
 
 
 class Metric:
-    """A figure measured over a data set, in evaluation mode. To write one, subclass this.
+    """A number measured over a data set, in evaluation mode. To write one, subclass this.
 
     name: the history's columns are training_<name> and test_<name>.
 
-    A metric that is a mean over examples defines `scores`. Any other defines `terms`, the sums of one batch, `value`, which makes
-    the figure from the sums of all batches, and `join` where terms of two batches do not simply add.
+    A metric that is a mean over examples defines `scores`. Any other metric defines `terms`, the sums of one batch; `value`,
+    which computes the metric from the sums of all batches; and `join`, if the terms of two batches do not simply add.
 
-    t are the network's outputs, y the labels: class indices, probability rows, or of t's shape for regression. All are arrays on
-    the network's device, and no method may look at their values: the host would wait. Only `value` gets Python numbers.
+    t: the network's outputs (n, ...). y: the labels, as the loss takes them: class indices, probability rows, or numbers of t's
+    shape. Both are arrays on the network's device. Only `value` gets Python numbers; the other methods must not look at values,
+    since the host would wait for the device: no float(), no `if` on an array.
 
     >>> class Within(bp.Metric):
     ...     name = "within"
@@ -37,12 +38,12 @@ class Metric:
     name = ""
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
-        """The sums of one batch, scalar arrays: Σ w s and Σ w, where s are the scores. w: the weight of each example."""
+        """The sums of one batch, scalar arrays: Σ w s and Σ w for scores s. w: the weight of each example, 1 by default."""
         xp = namespace(t)
         return xp.sum(self.scores(t, y) * w), xp.sum(w)
 
     def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The terms of two sets of batches as those of both: their sums."""
+        """The terms of two sets of batches together: by default their sums."""
         return tuple(a + b for a, b in zip(old, new, strict=True))
 
     def scores(self, t: Array, y: Array) -> Array:
@@ -50,29 +51,29 @@ class Metric:
         raise TypeError(f"{type(self).__name__} must define scores(self, t, y)")
 
     def value(self, *sums: float) -> float:
-        """The metric, from the terms of all batches as Python numbers: the mean score Σ w s / Σ w."""
+        """The metric, from the terms of all batches as Python numbers: by default the mean score Σ w s / Σ w."""
         return sums[0] / sums[1]
 
     def expect(self, fits: bool, t: Array, y: Array) -> None:
-        """Raise a ValueError that names the metric and both shapes unless `fits`."""
+        """Raise a ValueError that names the metric and both shapes, unless `fits`. For `scores` and `terms`, to check shapes."""
         if not fits:
             got = f"outputs {tuple(t.shape)} and labels {tuple(y.shape)} of {y.dtype}"
             raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
 
 
 def classes(y: Array) -> Array:
-    """Class indices: y itself, or the largest of each probability row."""
+    """Class indices: y itself, or the index of the largest entry of each probability row."""
     indices: Array = namespace(y).argmax(y, axis=-1) if is_floating(y) else y
     return indices
 
 
 def of_logits(t: Array, y: Array) -> bool:
-    """Whether each logit in t has a label 0 or 1 of its own, as LogisticLoss takes them; else the labels are of k classes."""
+    """Whether y has a label 0 or 1 for each logit in t, as LogisticLoss takes them; otherwise a label is one of k classes."""
     return tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1 or not is_floating(y))
 
 
 class Accuracy(Metric):
-    """The part of the examples whose class has the largest logit; for logits with labels 0 and 1, where t > 0 agrees with y."""
+    """The fraction of examples whose class has the largest logit; for labels 0 and 1, the fraction where t > 0 agrees with y."""
 
     name = "accuracy"
 
@@ -86,7 +87,7 @@ class Accuracy(Metric):
 
 
 class TopK(Metric):
-    """The part of the examples whose class is among the k largest logits; a tie counts as among them."""
+    """The fraction of examples whose class is among the k largest logits, ties included."""
 
     def __init__(self, k: int = 5):
         self.k = whole("k", k)
@@ -117,7 +118,7 @@ class MSE(Metric):
 
 
 class RMSE(MSE):
-    """The root of MSE, in the labels' unit."""
+    """The square root of MSE, in the labels' unit."""
 
     name = "rmse"
 
@@ -144,14 +145,14 @@ class R2(Metric):
         self.expect(t.shape == y.shape, t, y)
         xp = namespace(t)
         t, y, w = (xp.astype(x, xp.float64) for x in (t, y, w))
-        weight = total(w)  # above zero: a batch may have none
+        weight = total(w)  # at least the smallest normal number: the weights of a batch may all be zero
         residual = xp.sum(mean_of_outputs((t - y) * (t - y)) * w)
         mean = xp.sum(mean_of_outputs(y) * w) / weight
         spread = xp.sum(mean_of_outputs((y - mean) * (y - mean)) * w)
         return residual, weight, mean, spread
 
     def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Means and spreads of two sets together; Σ y² - (Σ y)² / n would lose the digits.
+        """Combine means and spreads of two sets of batches; Σ y² - (Σ y)² / n would lose digits.
 
         Chan et al., 1979
         """
@@ -166,7 +167,7 @@ class R2(Metric):
 
 
 class LogLoss(Metric):
-    """The mean of -log φ_y from logits, φ = softmax(t); for logits with labels 0 and 1, the logistic loss."""
+    """The mean of -log φ_y from logits, φ = softmax(t); for labels 0 and 1, the logistic loss."""
 
     name = "log_loss"
 
@@ -193,7 +194,7 @@ METRICS = {metric.name: metric for metric in (Accuracy, MSE, RMSE, MAE, R2, LogL
 
 
 def metric(chosen: Any) -> Metric:
-    """The metric of that name; a Metric is returned as it is."""
+    """The metric with the name `chosen`, or `chosen` itself if it is a Metric."""
     if isinstance(chosen, Metric):
         return chosen
     if chosen in METRICS:

@@ -1,4 +1,4 @@
-"""Attributes of an object that lie in its parts."""
+"""Attributes of an object that belong to one of its parts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 class Part(Generic[T]):
-    """An attribute that one of the parts holds: with `steps = Part[int]("counters.steps")`, x.steps is x.counters.steps."""
+    """An attribute that belongs to a part: with `steps = Part[int]("counters.steps")`, x.steps is x.counters.steps."""
 
     def __init__(self, path: str):
         self.part, _, self.name = path.rpartition(".")
         self.get = attrgetter(path)
 
     def __get__(self, whole: Any, owner: Any = None) -> T:
-        if whole is None:  # a class was asked, as `help` does
+        if whole is None:  # of the class, as `help` asks for it
             return cast(T, self)
         value: T = self.get(whole)
         return value

@@ -1,4 +1,4 @@
-"""The batches of an epoch on their way to the step: augmented by the user's function, read ahead by a thread."""
+"""The batches of an epoch on their way to the step: augmented by the user's function, prepared in advance by a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpcore.streams import SideStream
 from bpcore.training.data import AUGMENT, Arrays, Batch, Batches, Epoch, Reading, stream
 
 Augment = Callable[[Any, Any], Any]  # (X, NumPy's generator) -> X
-Placed = tuple[Batch, Array | None]  # on the device, and labels on the host or None
+Placed = tuple[Batch, Array | None]  # a batch on the device; its labels on the host, or None
 Place = Callable[[Any, Any, Any], Placed]  # (X, y, weights) -> Placed
 Placing = Generator[Placed, None, None]
 
@@ -29,9 +29,9 @@ def batches(
     ahead: int,
     side: SideStream | None = None,
 ) -> Placing:
-    """The shuffled batches of an epoch, each `place(*batch)`. The caller closes the generator, which ends the thread.
+    """The shuffled batches of an epoch, each as `place(*batch)`. The caller closes the generator, which ends the thread.
 
-    ahead: how many a thread makes ready; it places them too where there is a side stream to do that on.
+    ahead: how many batches a thread prepares in advance. It also places them, if there is a side stream.
     """
     reading = examples.shuffled(epoch)
     if augment is not None:
@@ -49,7 +49,7 @@ def placed(reading: Reading, place: Place) -> Placing:
 
 
 def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:
-    """Each batch with augment(X, generator) for X; the generator is a function of (seed, epoch, number of the batch)."""
+    """The batches with augment(X, generator) in place of X. The generator depends on (seed, epoch, number of the batch) only."""
     for number, (inputs, y, weights) in enumerate(reading, epoch.start):
         several = len(inputs) > 1
         X = augment(inputs if several else inputs[0], stream(epoch.seed, epoch.number, AUGMENT, number))
@@ -65,12 +65,12 @@ def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:
 
 
 def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | None = None) -> Generator[T, None, None]:
-    """The items, up to `ahead` of them made by a thread before they are asked for; what it raises is raised here.
+    """The items; a thread makes up to `ahead` of them in advance. An error in the thread is raised here.
 
-    side: where the thread's work for the device goes. The main stream, not the host, waits for that of each item as it is
-    asked for.
+    side: the stream for the thread's work on the device. When an item is taken, the main stream, not the host, waits for this
+    work.
     """
-    made: SimpleQueue[tuple[T | None, Any, BaseException | None]] = SimpleQueue()  # item, mark of the side stream, error
+    made: SimpleQueue[tuple[T | None, Any, BaseException | None]] = SimpleQueue()  # item, its mark on the side stream, error
     places = threading.Semaphore(ahead)
     stop = threading.Event()
 
@@ -82,13 +82,13 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
                     made.put((item, None if side is None else side.mark(), None))
                     if item is None:
                         return
-        except BaseException as error:  # whatever it is, it is the caller's
+        except BaseException as error:  # any error: the caller raises it
             made.put((None, None, error))
 
-    # In a copy of this context: np.errstate and use_backend hold in the thread as they do here.
+    # A copy of this context: np.errstate and use_backend have the same effect in the thread.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="bpcore read-ahead", daemon=True)
     if side is not None:
-        side.release()  # what the thread reads on the device was made there before
+        side.release()  # the thread may read arrays that the main stream is still computing
     thread.start()
     try:
         while True:
@@ -102,7 +102,7 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
                 side.wait(mark)
             yield item
             if side is not None:
-                side.release()  # the step was asked for: the memory of its batch may be written to after it
+                side.release()  # the step is queued: memory of its batch may be reused after it
     finally:
         stop.set()
         places.release()

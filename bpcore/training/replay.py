@@ -1,10 +1,10 @@
-"""Steps replayed: what a step launches on a GPU is recorded, and launched again in one go.
+"""Replay of steps: the launches of a step on a GPU are recorded, and repeated as one launch.
 
-A step of a small network waits for Python, not for the GPU. Recorded, it is a copy of the batch to where the recorded step
-reads it, and one launch. The step's number and the learning rate lie on the device, and the same kernels do the same
-arithmetic, so that the results are those of a step that is not recorded, bit for bit.
+A step of a small network waits for Python, not for the GPU. A replayed step copies the batch to where the recording reads it,
+and makes one launch. The step's number and the learning rate lie on the device, and the same kernels do the same arithmetic:
+the results are those of a normal step, bit for bit.
 
-Each shape of a batch has a recording, with memory of its own: some steps run as they are, then one is recorded.
+Each shape of a batch has its own recording, with its own memory: some steps run normally, then one is recorded.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from bpcore.primitive import SETTING
 from bpcore.training.data import Batch
 from bpcore.training.step import Look, Outcome, Step
 
-RECORDINGS = 8  # shapes of batches; others run as they are
-RUNS = 5  # steps of a shape at most until one needs no new memory
+RECORDINGS = 8  # shapes of batches; batches of further shapes run normally
+RUNS = 5  # at most so many normal steps before a recording: until a step needs no new memory
 
 
 def replay_for(step: Step) -> Replay | None:
-    """The replay of a step, or None and a warning where there cannot be one."""
+    """The replay of a step, or None and a warning if it cannot be replayed."""
     backend, update = step.network.backend, type(step.optimizer).update
     if SETTING not in ("on", "plain"):
-        why = f"BPCORE_KERNELS={SETTING} leaves no kernels, or looks at what they give"
+        why = f"BPCORE_KERNELS={SETTING} switches kernels off, or checks their results"
     elif backend.graph is None:
-        why = f"backend {backend.name!r} records nothing; it takes a GPU, backend='cupy' and bpcore/kernels"
+        why = f"backend {backend.name!r} records nothing; recording needs a GPU, backend='cupy' and the folder bpcore/kernels"
     elif update.__module__ != Optimizer.__module__:
-        why = f"{type(step.optimizer).__name__} has an update of its own, which may want numbers of the host"
+        why = f"{type(step.optimizer).__name__} has an update of its own, which may need numbers on the host"
     else:
         return Replay(step)
     warn(why)
@@ -40,16 +40,16 @@ def replay_for(step: Step) -> Replay | None:
 
 
 def warn(why: str) -> None:
-    """Say that and why steps are not replayed."""
+    """Warn that steps are not replayed, and why."""
     warnings.warn(f"replay=True does nothing: {why}. Steps run one kernel at a time", RuntimeWarning, stacklevel=4)
 
 
 class NotRecorded(RuntimeError):
-    """Why a step could not be recorded; nothing was run."""
+    """A step could not be recorded, and why. Nothing of it has run."""
 
 
 class Recording:
-    """The step for batches of one shape: where it reads the batch, and its graph."""
+    """The recording of a step for batches of one shape: its own copy of the batch, and the graph."""
 
     def __init__(self, step: Step, batch: Batch):
         graph: Any = step.network.backend.graph
@@ -57,33 +57,33 @@ class Recording:
         self.graph = graph()
         inputs, y, weights = batch
         self.batch = tuple(map(self.copied, inputs)), self.copied(y), None if weights is None else self.copied(weights)
-        self.J: Array | None = None  # where a recorded step leaves it
-        self.outputs = 1
-        self.runs = 0
+        self.J: Array | None = None  # where the recorded step writes J
+        self.outputs = 1  # of an example
+        self.runs = 0  # normal steps so far
 
     def copied(self, x: Array) -> Array:
-        """A copy of x, in memory that is not shared with anything."""
+        """A copy of x in its own memory."""
         copy: Array = self.step.network.backend.xp.asarray(x, copy=True)
         return copy
 
     def __call__(self, batch: Batch, labels: Array | None, number: Array, lr: Array) -> Array:
-        """J of one step, which runs as it is until the graph is settled, and is recorded then."""
+        """Take one step and return J. It runs normally until the graph is settled; then it is recorded."""
         if self.J is not None and labels is not None:
             self.step.loss.check_labels(labels, self.outputs)
         for target, x in zip(flat(self.batch), flat(batch), strict=True):
             target[...] = x
 
-        def whole() -> Outcome:
+        def take() -> Outcome:
             return self.step(self.batch, labels, number, lr)
 
         if self.J is None and not self.graph.settled and self.runs < RUNS:
             self.runs += 1
-            return self.copied(self.graph.run(whole).J)
+            return self.copied(self.graph.run(take).J)
         if self.J is None:
             token = recording.set(True)
             try:
-                outcome = self.graph.capture(whole)
-            except Exception as error:  # a capture runs nothing: the step can be made as it is
+                outcome = self.graph.capture(take)
+            except Exception as error:  # a capture runs nothing: the step can still run normally
                 raise NotRecorded(f"{type(error).__name__}: {error}") from error
             finally:
                 recording.reset(token)
@@ -93,9 +93,9 @@ class Recording:
 
 
 class Replay:
-    """A step, replayed: the same call, and the same results. `recordings` are those of each shape of a batch.
+    """The replay of a step: the same call as `Step`, and the same results. `recordings` has one for each shape of a batch.
 
-    The numbers that differ from step to step, the step's number and lr, lie on the device.
+    The numbers that change from step to step, the step's number and lr, lie on the device.
     """
 
     def __init__(self, step: Step):
@@ -103,15 +103,15 @@ class Replay:
         self.step = step
         self.number = backend.zeros((), "int64")
         self.lr = backend.zeros((), "float64")
-        self.known: tuple[Any, Any] = (0, 0.0)  # what number and lr are
+        self.known: tuple[Any, Any] = (0, 0.0)  # the values of number and lr on the device
         self.recordings: dict[Any, Recording] = {}
-        self.why = ""  # it cannot be done
-        self.told = False
+        self.why = ""  # steps cannot be replayed
+        self.warned = False
 
     def __call__(self, batch: Batch, labels: Array | None, number: int, lr: float, look: Look | None = None) -> Outcome:
-        """As `Step`'s, but `look` is called after the update. Runs the step as it is where it cannot be replayed."""
-        if self.why and not self.told:  # now, when nothing of a step was run
-            self.told = True
+        """Take a step, as `Step` does, but call `look` after the update. A step that cannot be replayed runs normally."""
+        if self.why and not self.warned:  # before the step: a warning may be an error
+            self.warned = True
             warn(self.why)
         recorded = None if self.why else self.recording(batch)
         if recorded is None:
@@ -123,7 +123,7 @@ class Replay:
         try:
             J = recorded(batch, labels, self.number, self.lr)
         except NotRecorded as error:
-            outcome = self.step(batch, labels, number, lr, look)  # raises where the data are to blame: replay goes on then
+            outcome = self.step(batch, labels, number, lr, look)  # raises if the data are the cause: replay stays possible then
             self.why = str(error)
             self.recordings.clear()
             return outcome
@@ -133,7 +133,7 @@ class Replay:
         return outcome
 
     def recording(self, batch: Batch) -> Recording | None:
-        """The recording for batches like this, of a step as it is; None where there are too many."""
+        """The recording for batches of this shape and the present settings of the step; None if there are too many."""
         step = self.step
         shapes = tuple((tuple(x.shape), x.dtype) for x in flat(batch))
         key = len(batch[0]), shapes, step.loss, step.optimizer, step.clip_norm, step.accumulate, step.seed

@@ -1,4 +1,4 @@
-"""Scaling of the loss, which computing in float16 needs: gradients below 6e-8 would vanish, and above 65504 there is infinity."""
+"""Scaling of the loss, for float16, in which gradients below 6e-8 vanish and numbers above 65504 are infinite."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ LEAST, MOST = 2.0**-14, 2.0**24
 
 
 class Scaling:
-    """S: the backward pass begins with v = S instead of 1; it gives S ∇J in float32, which is divided by S.
+    """The scale S: the backward pass starts with v = S instead of 1, and its result S ∇J, in float32, is divided by S.
 
-    A step whose S ∇J is not finite counts as one with ∇J = 0 (the optimiser's vectors decay, weight decay applies), and halves
-    S; `interval` good steps in a row double it. S stays from LEAST to MOST. S and the number of good steps in a row lie on the
+    A step whose S ∇J is not finite counts as a step with ∇J = 0 (the optimiser's vectors decay, weight decay applies), and halves
+    S; `interval` good steps in a row double S. S stays between LEAST and MOST. S and the number of good steps in a row lie on the
     device, in `state`, and change there: the host waits for nothing.
 
     Micikevicius et al., 2018
@@ -23,11 +23,12 @@ class Scaling:
         self.backend = backend
         self.interval = interval
         self.state: Array = backend.zeros(2, "float32")
-        self.S, self.good = self.state[0, ...], self.state[1, ...]  # views
+        self.S = self.state[0, ...]  # views
+        self.good = self.state[1, ...]
         self.S[...] = start
 
     def unscale(self, gradient: Array) -> None:
-        """From S ∇J to ∇J, in place, zeros where that is not finite. S is then that of the next step."""
+        """Make S ∇J to ∇J, in place, or to zeros if it is not finite. Then update S for the next step."""
         xp = namespace(gradient)
         finite = xp.all(xp.isfinite(gradient))
         gradient[...] = xp.where(finite, gradient / self.S, xp.zeros_like(gradient))
@@ -38,6 +39,6 @@ class Scaling:
         self.S[...] = xp.where(finite, up, xp.maximum(self.S / 2, xp.full_like(self.S, LEAST)))
 
     def exhausted(self) -> bool:
-        """Whether S was halved down to LEAST in the last step. On a GPU this waits for it."""
+        """Whether the last step failed with S at LEAST. On a GPU the host waits."""
         S, good = self.backend.to_host(self.state)
         return bool(S <= LEAST and good == 0)

@@ -1,4 +1,4 @@
-"""The state of a training run in a checkpoint's header: read, and held against a trainer's parts, before anything is assigned."""
+"""The state of a training run in a checkpoint's header: read and checked against a trainer, before anything is assigned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bpcore.training.history import History
 
 
 class RunState(NamedTuple):
-    """What the header's entry "training" says. optimizer, callbacks: names of classes, with the numbers that callbacks keep."""
+    """The entry "training" of a header. optimizer: its class's name. callbacks: (class's name, numbers) of each."""
 
     optimizer: str
     schedule: dict[str, Any]
@@ -27,10 +27,10 @@ class RunState(NamedTuple):
 
 
 def parse(path: Any, header: Header) -> RunState:
-    """The state of training in a checkpoint's header, or a CheckpointError where there is none or where it is not whole."""
+    """The state of training in a checkpoint's header. Raises CheckpointError if it is missing or incomplete."""
     training = header.get("training")
     if not isinstance(training, dict):
-        raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and train anew")
+        raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and start a new training")
     try:
         steps, epoch, position = (operator.index(n) for n in training["counters"])
         if min(steps, epoch, position) < 0:
@@ -46,29 +46,29 @@ def parse(path: Any, header: Header) -> RunState:
             callbacks=[(callback["class"], callback["numbers"]) for callback in training["callbacks"]],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(f"{path} is damaged: its state of training is not whole ({error!r})") from error
+        raise checkpoint.CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
 
 
 def schedule_state(schedule: Schedule | Callable[[int], float]) -> dict[str, Any]:
-    """What a schedule keeps; a plain function keeps nothing."""
+    """The state of a schedule; {} for a plain function."""
     return schedule.state() if isinstance(schedule, Schedule) else {}
 
 
 def check_schedule(path: Any, schedule: Schedule | Callable[[int], float], saved: RunState) -> None:
-    """A CheckpointError where both the schedule and the file keep something, and under other names."""
+    """Raise CheckpointError if the schedule and the file both have a state, with other names in it."""
     own = schedule_state(schedule)
     if own and saved.schedule:
         checkpoint.expect(path, "a schedule with", sorted(own), sorted(saved.schedule))
 
 
 def restore_schedule(schedule: Schedule | Callable[[int], float], saved: RunState) -> None:
-    """Give the schedule what the file keeps of it, where both keep something."""
+    """Restore the schedule's state from the file, if both have one."""
     if isinstance(schedule, Schedule) and saved.schedule and schedule.state():
         schedule.restore(saved.schedule)
 
 
 def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensors, list[dict[str, Any]]]:
-    """What callbacks keep: arrays, "callback.0.theta", and an entry of the header for each."""
+    """The state of callbacks: arrays by name, e.g. "callback.0.theta", and an entry of the header for each callback."""
     tensors: Tensors = {}
     entries = []
     for i, callback in enumerate(callbacks):
@@ -79,19 +79,20 @@ def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensor
 
 
 def check_callbacks(path: Any, callbacks: Sequence[Callback], saved: RunState, tensors: Tensors) -> None:
-    """A CheckpointError unless the file has callbacks of these classes, and each θ that one keeps is like the file's θ."""
+    """Raise CheckpointError unless the file has callbacks of these classes, and their θ have the size and dtype of its θ."""
     checkpoint.expect(
         path, "callbacks", [type(callback).__name__ for callback in callbacks], [name for name, _ in saved.callbacks]
     )
     theta = tensors["theta"]
     for name in tensors:
-        if name.startswith("callback.") and name.endswith(".theta"):  # arrays of other names are the callback's own affair
+        if name.startswith("callback.") and name.endswith(".theta"):  # the callback checks other arrays itself
             checkpoint.tensor(path, tensors, name, len(theta), str(theta.dtype))
 
 
 def restore_callbacks(callbacks: Sequence[Callback], trainer: Any, saved: RunState, tensors: Tensors) -> None:
-    """Give each callback what the file keeps of it."""
-    for i, (callback, (_, numbers)) in enumerate(zip(callbacks, saved.callbacks, strict=True)):
+    """Restore the state of each callback from the file."""
+    for i, callback in enumerate(callbacks):
+        _, numbers = saved.callbacks[i]
         prefix = f"callback.{i}."
         arrays = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         callback.restore(trainer, numbers, arrays)

@@ -1,6 +1,6 @@
 """One training step on a batch: J and ∇J, the sum over replicas, the clip, the optimiser's update.
 
-The arithmetic is the same whether it runs as it is, is recorded for a GPU (see replay.py), or is put into a loop of one's own.
+The arithmetic is the same in a Trainer, in a loop of your own, and in a recording for a GPU (see replay.py).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from bpcore.structure import describe
 from bpcore.training.data import Batch, check_lengths
 from bpcore.training.scaling import Scaling
 
-FLAGS = 2  # numbers behind J in the vector that replicas sum
+FLAGS = 2  # numbers after J in the vector that replicas sum
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a step found at θ before its update. J and square lie on the device.
+    """The result of a step, measured at θ before the update. J and square lie on the device.
 
-    J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU where there is no clip, which spares the sum. mode: the
-    mode of the forward pass, of the first micro-batch where there are several. outputs: how many an example has.
+    J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU without a clip, to save the sum. mode: of the forward
+    pass (of the first micro-batch, if there are several). outputs: the number of outputs of an example.
     """
 
     J: Array
@@ -46,15 +46,16 @@ Look = Callable[[Outcome, Batch], None]
 
 
 class Step:
-    """A training step of a network, a loss and an optimiser, for a loop of one's own; `bpcore.Trainer` has a loop for it.
+    """A training step of a network, a loss and an optimiser, for a loop of your own; `bpcore.Trainer` is a ready loop.
 
-    clip_norm: the largest norm of ∇J. accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole
-    batch. seed: of dropout's masks. Where the network computes in float16 the loss is scaled, see bpcore.training.scaling.
+    clip_norm: the largest norm of ∇J. accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those
+    of the whole batch. seed: of dropout's masks. If the network computes in float16, the loss is scaled: see
+    bpcore.training.scaling.
 
-    reduce: a function of one vector, [∇J, J, flags], which it sums in place over replicas. Each replica has a step like this, and
-    calls it with its part of the batch and the whole batch's `total`; reduce is called once in each call, between the backward
-    pass and the clip. flags: two numbers for the replicas' own use, e.g. whether one asks to stop, and whether one failed. What
-    they write to `step.flags` before a step is summed with the rest.
+    reduce: a function that sums a vector, [∇J, J, flags], in place over replicas. Each replica has its own Step, and calls it
+    with its part of the batch and with the `total` of the whole batch; reduce is called once per step, between the backward
+    pass and the clip. flags: two numbers for the replicas' own use, e.g. whether a replica asks to stop, and whether it failed.
+    A replica writes them to `step.flags` before a step, and they are summed too.
 
     >>> import numpy as np
     >>> import bpcore as bp
@@ -93,10 +94,10 @@ class Step:
         self.reduce = reduce
 
         backend, n = network.backend, network.n_parameters
-        self.looks = not backend.asynchronous  # whether values are looked at in each step: the host waits for none
+        self.looks = not backend.asynchronous  # whether a step looks at values: here the host need not wait for them
         self.theta = network.theta
         self.trained = network.theta[:n]
-        self.summed = backend.zeros(n if reduce is None else n + 1 + FLAGS, network.dtype)  # what `reduce` is called with
+        self.summed = backend.zeros(n if reduce is None else n + 1 + FLAGS, network.dtype)  # the argument of `reduce`
         self.gradient = self.summed if reduce is None else self.summed[:n]
         self.flags = None if reduce is None else self.summed[n + 1 :]
         self.micro = backend.zeros(n if self.accumulate > 1 else 0, network.dtype)  # the gradient of a micro-batch
@@ -107,12 +108,12 @@ class Step:
             self.vectors["scaling"] = self.scaling.state
 
     def check_bound(self) -> None:
-        """A RuntimeError where the network was moved: the optimiser's vectors were not."""
+        """Raise RuntimeError if the network was moved to another backend: the optimiser's vectors were not."""
         if self.network.theta is not self.theta:
             raise RuntimeError("the network was moved after the trainer was made; move first: Trainer(net.to(...), ...)")
 
     def place(self, X: Any, y: Any, weights: Any = None) -> tuple[Batch, Array | None]:
-        """A batch on the device, and its labels on the host, None if they were on the device. A tuple X is several inputs."""
+        """(batch on the device, its labels on the host, or None if y is on the device). A tuple X is several inputs."""
         self.check_bound()
         network = self.network
         return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
@@ -128,9 +129,9 @@ class Step:
     ) -> Outcome:
         """Take step `number` (0, 1, ...) on a batch that is on the device.
 
-        labels: those of the batch on the host, whose values are checked, or None. number, lr: numbers, or scalars on the device,
-        int64 and float64. look(outcome, batch) is called before the clip and the update: if it raises, θ stays as it was. total:
-        Σ w of the whole batch, of which this batch is a replica's part; its own unless given.
+        labels: y on the host, to check its values, or None. number, lr: Python numbers, or scalars on the device, int64 and
+        float64. look(outcome, batch) is called before the clip and the update; if it raises, θ stays as it was. total: if this
+        batch is a replica's part, Σ w of the whole batch; by default Σ w of this batch.
         """
         network, gradient = self.network, self.gradient
         if self.accumulate == 1 and total is None:
@@ -161,22 +162,24 @@ class Step:
     def accumulated(
         self, batch: Batch, labels: Array | None, modes: list[Mode], total: float | Array | None
     ) -> tuple[Array, int]:
-        """J of a batch, and how many outputs an example has; writes ∇J. Micro-batches are put together by their Σ w / total."""
-        network, loss, S = self.network, self.loss, None if self.scaling is None else self.scaling.S
+        """(J of a batch, the number of outputs of an example); writes ∇J. A micro-batch counts by its Σ w / total."""
+        network, loss = self.network, self.loss
+        S = None if self.scaling is None else self.scaling.S
         inputs, y, weights = batch
         n = check_lengths("a batch", inputs, y, weights)
         if n == 0:
             raise ValueError("a batch is empty: X has 0 rows; give at least one example")
         if total is None:
-            total = loss.total_weight(y, None) if weights is None else total_of(weights)  # above zero
+            total = loss.total_weight(y, None) if weights is None else total_of(weights)  # at least the smallest normal number
         J: Any = 0.0
         for k, mode in enumerate(modes):
             rows = slice(k * n // len(modes), (k + 1) * n // len(modes))
-            w, known = None if weights is None else weights[rows, ...], None if labels is None else labels[rows]
-            evaluation = network.forward(loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, known)
-            share = loss.total_weight(y[rows, ...], w)
-            J = J + evaluation.J * share
-            v = share / total if S is None else S * (share / total)
+            w = None if weights is None else weights[rows, ...]
+            y_host = None if labels is None else labels[rows]
+            evaluation = network.forward(loss, tuple(x[rows, ...] for x in inputs), y[rows, ...], w, mode, y_host)
+            weight = loss.total_weight(y[rows, ...], w)
+            J = J + evaluation.J * weight
+            v = weight / total if S is None else S * (weight / total)
             if k == 0:
                 network.backward(evaluation, self.gradient, v)
             else:
@@ -184,12 +187,12 @@ class Step:
         return J / total, evaluation.outputs
 
     def sum_over_replicas(self, J: Array) -> Array:
-        """J of the whole batch. Gives `reduce` the vector [∇J, J, flags]."""
+        """Call `reduce` with the vector [∇J, J, flags]. Returns J of the whole batch."""
         assert self.reduce is not None
         at = self.network.n_parameters
         self.summed[at, ...] = J
         self.reduce(self.summed)
-        copy: Array = self.network.backend.xp.asarray(self.summed[at, ...], copy=True)  # the next step writes to the vector
+        copy: Array = self.network.backend.xp.asarray(self.summed[at, ...], copy=True)  # the next step overwrites the vector
         return copy
 
     def state(self) -> tuple[Tensors, Header]:
@@ -203,9 +206,9 @@ class Step:
         return tensors, {**header, "training": {"optimizer": optimizer, "seed": self.seed}}
 
     def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str) -> Tensors:
-        """The values for `vectors` in a checkpoint, or a CheckpointError where it does not fit this step. Assigns nothing.
+        """The values of `vectors` in a checkpoint. Raises CheckpointError if it does not fit this step. Assigns nothing.
 
-        optimizer: the name of its class, as the file has it.
+        optimizer: the name of the optimiser's class in the checkpoint.
         """
         network = self.network
         vectors = {"theta": network.check_state(path, tensors, header)}
@@ -222,11 +225,11 @@ class Step:
         return vectors
 
     def restore(self, vectors: Tensors) -> None:
-        """Write what `check_state` gave to `vectors`."""
+        """Write the result of `check_state` to `vectors`."""
         for name, vector in self.vectors.items():
             vector[...] = self.network.backend.asarray(vectors[name])
 
 
 def precision(scaled: bool) -> str:
-    """What a run computes in, for errors; scaled: whether its loss is."""
+    """The dtype that a run computes in, for errors. scaled: whether its loss is scaled."""
     return "float16, its loss scaled" if scaled else "its own dtype"

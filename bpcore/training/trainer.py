@@ -1,4 +1,4 @@
-"""The training loop: the same on every backend."""
+"""The training loop, the same on every backend."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bpcore.optimizers import Optimizer
 from bpcore.schedules import Constant, Schedule, monitored
 from bpcore.training import state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batch, Batches, Epoch, data
-from bpcore.training.evaluation import check_data, evaluate
+from bpcore.training.data import Arrays, Batch, Batches, Epoch, as_examples
+from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
@@ -32,21 +32,21 @@ from bpcore.training.step import Step
 
 __all__ = ["Trainer"]
 
-EVALUATION_ROWS = 1024  # a batch of evaluation: there is no backward pass to keep memory for
+EVALUATION_ROWS = 1024  # rows of a batch in evaluation, which needs no memory for a backward pass
 
 
 class Trainer:
-    """A network, a loss and an optimiser, and the loop that puts them to work.
+    """Trains a network with a loss and an optimiser, in a loop over batches and epochs: see `fit`.
 
-    network: on any backend. schedule: the factor on the optimiser's learning rate, see bpcore.schedules; any function of
+    network: on any backend. schedule: the factor on the optimiser's learning rate, one of bpcore.schedules or any function of
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
-    accumulate: into how many micro-batches a batch is split; J and ∇J stay those of the whole batch. seed: of the order
-    of the data and of dropout's masks, the same on every backend. replay: on a GPU, launch a step as one recorded graph, with
-    the same results bit for bit: quicker for small networks. Where that is not possible, steps run one kernel at a time, and a
-    warning says why; see bpcore.training.replay.
+    accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those of the whole batch. callbacks: see
+    bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend. replay: on a GPU,
+    launch a step as one recorded graph, with the same results bit for bit, which is faster for small networks. If that is not
+    possible, steps run one kernel at a time, and a warning says why: see bpcore.training.replay.
 
-    Counters: `steps` and `epoch`, done so far, and `position`, the steps done in the epoch under way.
-    `training_step` is the step that the loop repeats.
+    `steps` and `epoch` count what is done so far; `position` counts the steps done in the current epoch. `history` has the
+    record of each epoch. `training_step` is the Step that the loop repeats.
     """
 
     steps = Part[int]("counters.steps")
@@ -90,9 +90,9 @@ class Trainer:
         self.epochs = 0
         self.steps_per_epoch: int | None = None
         self.history = History()
-        self.finished: str | None = None  # why there is no more to do, set for good, e.g. by early stopping
+        self.finished: str | None = None  # why training is over for good, e.g. by early stopping
         self.interrupted = False
-        self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the epoch under way
+        self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the current epoch
         self._replay: Replay | None = replay_for(self.training_step) if replay else None
         self._take: Step | Replay = self._replay or self.training_step
 
@@ -100,12 +100,12 @@ class Trainer:
         """One step on one batch. Returns J before the step, a scalar on the device.
 
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
-        values, where J or ∇J is not finite: see Guard.
+        values, if J or ∇J is not finite: see bpcore.training.guard.
         """
         return self._step(*self.training_step.place(X, y, weights))
 
     def _step(self, batch: Batch, labels: Array | None) -> Array:
-        """One step on a batch that is on the device."""
+        """One step on a batch on the device. labels: y on the host, or None."""
         guard = self.guard
         guard.begin()
         outcome = self._take(batch, labels, self.counters.steps, self.lr, guard.look)
@@ -135,17 +135,17 @@ class Trainer:
     ) -> History:
         """Train until `epochs` epochs are done in all, and return the history.
 
-        train, validation: (X, y), (X, y, weights), NumPy memmaps among them, or an iterable of such batches. Arrays come in
-        batches of batch_size, in an order shuffled anew each epoch. At each epoch's end training and test loss and the
-        metrics are measured in evaluation mode with the same θ, evaluation_batch_size rows at a time; training_sample
-        measures the training figures on so many rows, the same each time. Ctrl-C stops after the step under way and keeps
-        the work; `fit` again goes on.
+        train, validation: (X, y) or (X, y, weights), NumPy memmaps too, or an iterable of such batches. Arrays are split into
+        batches of batch_size, in a new random order in each epoch; memmaps are shuffled in runs of neighbouring rows, which a
+        disk reads quickly. At the end of each epoch the training loss, the test loss and the metrics are measured in evaluation
+        mode, at the same θ, evaluation_batch_size rows at a time. training_sample: measure the training loss and metrics on so
+        many rows only, the same in each epoch. Ctrl-C stops after the current step and loses nothing; call `fit` again to
+        continue.
 
-        augment: a function (X, generator) -> X of each batch that is trained on, before it moves to the device; X is an
-        array, or a tuple of several inputs, and stays as it is; the result has as many rows. generator, NumPy's, is a
-        function of (seed, epoch, number of the batch). Memmaps are shuffled in runs of neighbouring rows, which a disk
-        reads quickly. read_ahead: how many batches a thread makes ready meanwhile, by the same order and augment; on a GPU
-        it moves them there too, beside the steps.
+        augment: a function (X, generator) -> X, called with each training batch before it moves to the device. X is an array, or
+        a tuple of several inputs; do not write to it, and return as many rows. The generator is NumPy's, and depends on (seed,
+        epoch, number of the batch). read_ahead: the number of batches that a thread prepares in advance, in the same order and
+        with the same augment; on a GPU it also moves them there, while a step computes.
         """
         epochs = arguments.whole("epochs", epochs)
         batch_size = arguments.whole("batch_size", batch_size)
@@ -156,7 +156,8 @@ class Trainer:
             raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
         if read_ahead != 0:
             read_ahead = arguments.whole("read_ahead", read_ahead)
-        examples, held_out = data(train, "train"), None if validation is None else data(validation, "validation")
+        examples = as_examples(train, "train")
+        held_out = None if validation is None else as_examples(validation, "validation")
         check_data(self.network, self.loss, examples)
         if held_out is not None:
             check_data(self.network, self.loss, held_out)
@@ -186,9 +187,11 @@ class Trainer:
         return self.history
 
     def _check_callbacks(self, held_out: bool) -> None:
-        """Raise now, not after an epoch, where something monitors what is not measured, or has no place to write to."""
+        """Raise before the first epoch if something monitors a column that is not measured, or cannot write to its path."""
         names = ["loss", *(m.name for m in self.metrics)]
-        columns = [f"training_{name}" for name in names] + [f"test_{name}" for name in names if held_out] + ["gap"] * held_out
+        columns = [f"training_{name}" for name in names]
+        if held_out:
+            columns += [*(f"test_{name}" for name in names), "gap"]
         for observer in (self.schedule, *self.callbacks):
             monitor = getattr(observer, "monitor", None)
             path = getattr(observer, "path", None)
@@ -198,7 +201,7 @@ class Trainer:
                 check_place(path)
 
     def _epoch(self, shuffled: Placing, measured: Arrays | Batches, held_out: Arrays | Batches | None, batch_size: int) -> None:
-        """The rest of the epoch under way, and its measurements, batch_size rows at a time."""
+        """Do the rest of the current epoch, and measure, batch_size rows at a time."""
         started = time.perf_counter()
         for batch, labels in shuffled:
             J = self._step(batch, labels)
@@ -220,26 +223,29 @@ class Trainer:
         record["seconds"] = time.perf_counter() - started
         self.counters.epoch += 1
         self.counters.position = 0
-        self.guard.keep()
+        self.guard.take_snapshot()
         self.history.append(record)
         if isinstance(self.schedule, Schedule):
             self.schedule.observe(record)
         for callback in self.callbacks:
             callback.on_epoch(self, record)
 
-    def evaluate(self, given: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
-        """The loss J and the metrics over all of `given`, in evaluation mode. Raises like `fit` where data do not fit."""
+    def evaluate(self, data: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
+        """The loss J and the metrics over all of `data`, in evaluation mode, batch_size rows at a time.
+
+        data: (X, y), (X, y, weights), or an iterable of such batches. Raises the errors of `fit` if they do not fit the network.
+        """
         batch_size = arguments.whole("batch_size", batch_size)
-        examples = data(given, "data")
-        if examples is not given:  # else `fit` has checked them
+        examples = as_examples(data, "data")
+        if examples is not data:  # else `fit` has checked them
             check_data(self.network, self.loss, examples)
-        return evaluate(self.network, self.loss, self.metrics, examples, batch_size)
+        return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
-        """All that decides the next step: arrays on the host, and the rest as a header of plain values.
+        """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.
 
-        On NumPy the arrays are the run's own, which steps write: copy what is to stay. The random streams are functions of
-        (seed, step, epoch), so seed and counters hold them. Raises NonFiniteLoss where θ is not good.
+        On NumPy the arrays are those that the next step overwrites: copy them. Random numbers depend on (seed, step, epoch) only,
+        so the seed and the counters suffice for them. Raises NonFiniteLoss if J or θ is not finite.
         """
         self.guard.look_back()
         self.guard.expect_good(self.guard.J())
@@ -256,7 +262,7 @@ class Trainer:
         return {**tensors, **arrays}, header
 
     def restore(self, tensors: Tensors, header: Header, path: Any = "the state") -> None:
-        """Take what `state` gave. All is checked before anything is assigned: CheckpointError, which names `path`."""
+        """Set this run to what `state` returned. Raises CheckpointError, which names `path`, before anything is assigned."""
         step = self.training_step
         saved = state.parse(path, header)
         step.check_bound()
@@ -275,22 +281,22 @@ class Trainer:
         state.restore_callbacks(self.callbacks, self, saved, tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that decides the next step to `path`, atomically: a run resumed from it ends bit for bit the same.
+        """Write all that decides the next step to `path`, atomically. A run resumed from it ends the same, bit for bit.
 
-        `Network.load` reads the network of it too.
+        `Network.load` can read the network from it.
         """
         checkpoint.write(path, *self.state())
 
     def resume(self, path: str | os.PathLike[str]) -> None:
-        """Take up where the run that wrote `path` was. Nothing changes where the file does not fit: CheckpointError.
+        """Continue the run that wrote `path`. Raises CheckpointError, and changes nothing, if the file does not fit.
 
-        Network, dtype, kind of optimiser and callbacks must be the same; hyperparameters are this trainer's; the seed is
-        the file's.
+        The network's structure and dtype, and the classes of the optimiser and the callbacks, must be the same. Hyperparameters
+        stay those of this trainer; the seed becomes that of the file.
         """
         self.restore(*checkpoint.read(path), path)
 
     def _interrupt(self) -> None:
-        """Ctrl-C asks for a stop after the step under way; a second one stops at once."""
+        """The first Ctrl-C stops after the current step, the second at once."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
