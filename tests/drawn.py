@@ -9,11 +9,12 @@ import os
 import zlib
 from typing import Any
 
-from cases import Case, assert_close, run
+from cases import ORACLES
 from conftest import BackendUnderTest
+from harness import Case, assert_close, autograd, run
 from hypothesis import settings
 from hypothesis import strategies as st
-from test_torch_oracle import autograd
+from references import PyTorch
 
 import bpcore as bp
 
@@ -36,8 +37,9 @@ def both(value: Any) -> tuple[int, int]:
 def agrees(torch: Any, module: bp.Module, *inputs: Any, check: bool = False) -> None:
     """Forward, dz and every dθ are PyTorch's, in float64; `check`: and the module keeps its contract."""
     without = tuple(i for i, x in enumerate(inputs) if not isinstance(x, tuple) and x.dtype.kind in "biu")
-    one = Case(f"{module!r} at {[x if isinstance(x, tuple) else x.shape for x in inputs]}", lambda: module, inputs, without)
+    id = f"{module!r} at {[x if isinstance(x, tuple) else x.shape for x in inputs]}"
+    one = Case(id, lambda: module, inputs, without, torch=ORACLES[type(module).__name__])
     got = run(one, BackendUnderTest("numpy", bp.get_backend("numpy")), "float64")
-    assert_close(got, autograd(torch, one), TOLERANCE, "float64")
+    assert_close(got, autograd(PyTorch(torch), one), TOLERANCE, "float64")
     if check:
         bp.check_module(module, *inputs, seed=zlib.crc32(one.id.encode()))

@@ -6,8 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from cases import CASES, MODE, inputs_of, theta_of, upstream
+from cases import CASES
 from conftest import missing
+from harness import MODE, inputs_of, theta_of, upstream
 from optimizer_cases import UPDATES
 from runs import CLASSES, FEATURES, examples, trainer, unchanged
 from test_kernels import TABLE, Draw
