@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from conftest import missing
 from emulator import cupy as emulator
 from optimizer_cases import UPDATES, rows_of
-from test_kernels import PRIMITIVES, TABLE, Draw, results, twins
+from primitive_cases import TABLE, Draw
+from twins import results, twins
 
 import bpcore as bp
 from bpcore import functional, kernels
-from bpcore.primitive import Twin, definition
+from bpcore.primitive import PRIMITIVES, Twin, definition
 
 TESTS = Path(__file__).parent
 EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == emulator.VERSION
@@ -128,7 +130,7 @@ def of_cuda(name: str) -> Twin:
     return PRIMITIVES[name].twins["kernels.cuda"]
 
 
-def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[Any]]:
+def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> Iterator[list[Any]]:
     """The rows of TABLE, in a dtype on the backend."""
 
     def move(x: Any) -> Any:
@@ -136,7 +138,8 @@ def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[
             return x
         return backend.asarray(np.asarray(x), dtype=of if x.dtype.kind == "f" else None)
 
-    return [[move(x) for x in row] for row in TABLE[name](draw)]
+    for row in TABLE[name](draw):
+        yield [move(x) for x in row]
 
 
 @pytest.mark.parametrize("shape", [(13, 7), (1, 1), (9, 1), (40, 70)])
