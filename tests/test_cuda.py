@@ -26,7 +26,7 @@ from bpcore.primitive import PRIMITIVES, Twin, definition
 TESTS = Path(__file__).parent
 EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == emulator.VERSION
 CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
-FILES = ("test_kernels.py", "test_cuda.py", "test_modules.py", "test_images.py", "test_sequences.py", "test_optimizers.py")
+FILES = ("test_kernels.py", "test_cuda.py", "test_modules.py", "test_image_networks.py", "test_sequence_networks.py", "test_optimizers.py")
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
 TOO_LARGE = ("squared_norm",)  # for float16, or of numbers that it does not have
 
