@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import missing
+from conftest import environment, missing
 
 import bpcore as bp
 from bpcore import primitive
@@ -56,10 +56,9 @@ def test_a_nan_in_the_gradient_reaches_theta(optimizer):
     assert np.isnan(theta).all()
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The code in a process of its own."""
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment}
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, "-c", code], env=environment(**variables), capture_output=True, text=True, timeout=100)
 
 
 STEP = """

@@ -6,7 +6,6 @@ The arguments of a primitive are in TABLE of primitive_cases.py, and one without
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import missing
+from conftest import environment, missing
 from primitive_cases import TABLE, Draw, family
 from twins import FLOAT32_ONLY, SHAPES, TOLERANCE, assert_close, cancelled, place, results, twins
 
@@ -87,8 +86,8 @@ print(json.dumps({"twins": chosen is not adam.definition, "losses": losses, "tes
 
 def run(code: str, setting: str) -> subprocess.CompletedProcess[str]:
     """The code in a process of its own."""
-    environment = {**os.environ, "BPCORE_KERNELS": setting, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    variables = environment(BPCORE_KERNELS=setting)
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60)
 
 
 def test_a_run_without_twins():
