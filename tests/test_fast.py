@@ -10,30 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import CASES
 from conftest import environment, missing
 
 import bpcore as bp
 from bpcore import primitive
+from bpcore.modules import activations
 
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted")
 if primitive.load("kernels.fast")[0] is None:
     missing("fast", f"kernels/fast cannot be imported: {primitive.load('kernels.fast')[1]}")
 
-MODULES = [
-    bp.GELU(),
-    bp.SiLU(),
-    bp.Softplus(),
-    bp.Tanh(),
-    bp.ReLU(),
-    bp.Softmax(),
-    bp.LogSoftmax(),
-    bp.LayerNorm(64),
-    bp.Linear(64, 64),
-]
+ACTIVATIONS = (one.make() for one in CASES if one.name in activations.__all__)
+MODULES = {repr(module): module for module in (*ACTIVATIONS, bp.LayerNorm(64), bp.Linear(64, 64)) if module.rows_independent}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf], ids=["nan", "inf"])
-@pytest.mark.parametrize("module", MODULES, ids=repr)
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
 def test_a_nan_is_not_lost(module, bad):
     """Else a run that has diverged goes on as if nothing were."""
     z = np.ones((50, 64), "float32")
