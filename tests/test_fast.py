@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cases import CASES
 from conftest import environment, missing
+from optimizer_cases import FULLEST
 
 import bpcore as bp
 from bpcore import primitive
@@ -40,9 +41,7 @@ def test_a_nan_is_not_lost(module, bad):
     assert np.isnan(B(v)[0][7]).any()
 
 
-@pytest.mark.parametrize(
-    "optimizer", [bp.SGD(0.1, momentum=0.9), bp.Adam(), bp.RMSProp(), bp.Adagrad(), bp.Lion()], ids=lambda o: type(o).__name__
-)
+@pytest.mark.parametrize("optimizer", FULLEST.values(), ids=FULLEST)
 def test_a_nan_in_the_gradient_reaches_theta(optimizer):
     theta, g = np.ones(100, "float32"), np.full(100, np.nan, "float32")
     optimizer.update(theta, g, optimizer.start(theta), 1, 0.1, 0)
