@@ -17,6 +17,15 @@ def named(name: str, of: Any) -> str:
     return name if of is None else f"{type(of).__name__}'s {name}"
 
 
+def plain(value: Any) -> Any:
+    """value with Python's numbers for NumPy's, and tuples for lists; what is no number stays."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(plain, value))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def whole(name: str, value: Any, of: Any = None, least: int = 1) -> int:
     """value as an int, or a ValueError unless it is a whole number from `least` up."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -50,6 +51,12 @@ def selected() -> list[str]:
         if name not in MATRIX:
             raise pytest.UsageError(f"there is no backend {name!r} in the matrix: choose of {', '.join(MATRIX)}")
     return wanted or [name for name in MATRIX if name not in TORCH_DEVICES or name in required or not why_missing(name)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a child process: this one's, which finds the modules that this process finds; pytest without plugins from elsewhere."""
+    path = os.pathsep.join([*filter(None, sys.path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **more}
 
 
 class BackendUnderTest:

@@ -1,7 +1,7 @@
-"""What modules of images and sequences compute, in PyTorch's words: `reference(torch, module, theta, *z)` in training mode.
+"""What modules compute, in PyTorch's words: `reference(F, module, theta, *z)` in training mode, which rows of cases.py name.
 
-theta: windows by path, `theta[path + "W"]`. PyTorch's own layers are asked wherever they can do it, called on θ's windows;
-dropout's masks are bpcore's.
+F: a PyTorch. theta: windows by path. PyTorch's own layers are asked wherever they can do it, called on θ's windows; dropout's
+masks are bpcore's.
 """
 
 from __future__ import annotations
@@ -10,10 +10,69 @@ import math
 from typing import Any
 
 import numpy as np
-from cases import MODE
+from harness import MODE
 
-import bpcore as bp
 from bpcore.philox import philox_mask
+
+
+class PyTorch:
+    """PyTorch's functions by their names: those of torch.nn.functional, else of torch."""
+
+    def __init__(self, torch: Any):
+        self.torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        functional = self.torch.nn.functional
+        return getattr(functional if hasattr(functional, name) else self.torch, name)
+
+
+def under(theta: dict[str, Any], path: str) -> dict[str, Any]:
+    """The windows of the module at a path."""
+    return {name.removeprefix(path): window for name, window in theta.items() if name.startswith(path)}
+
+
+# linear layers, norms of rows, dropout
+
+
+def affine(theta: dict[str, Any], path: str, z: Any) -> Any:
+    """The Linear at a path."""
+    return z @ theta[path + "W"] + theta[path + "b"]
+
+
+def normalized(F: Any, theta: dict[str, Any], path: str, z: Any) -> Any:
+    """The LayerNorm at a path."""
+    return F.layer_norm(z, z.shape[-1:], theta[path + "gamma"], theta[path + "beta"])
+
+
+def linear(F, m, theta, z):
+    return F.linear(z, theta["W"].T, theta.get("b"))
+
+
+def layer_norm(F, m, theta, z):
+    return F.layer_norm(z, z.shape[-1:], theta["gamma"], theta["beta"], m.eps)
+
+
+def rms_norm(F, m, theta, z):
+    return F.rms_norm(z, z.shape[-1:], theta["gamma"], m.eps)
+
+
+def dropped(F: Any, z: Any, p: float, use: int, shape: Any = None) -> Any:
+    """z under the mask of this use of dropout; uses count modules in the walk's order."""
+    if not p:
+        return z
+    keep = philox_mask(tuple(shape or z.shape), p, (MODE["seed"], MODE["step"], MODE["micro"], use))
+    return z * F.from_numpy(keep) / (1 - p)
+
+
+def dropout(F, m, theta, z):
+    return dropped(F, z, m.p, 0)
+
+
+def dropout2d(F, m, theta, z):
+    return dropped(F, z, m.p, 0, (z.shape[0], *(1 for _ in z.shape[1:-1]), z.shape[-1]))
+
+
+# images
 
 
 def first(z: Any) -> Any:
@@ -42,134 +101,123 @@ def around(m: Any, sizes: Any, kernel: Any, stride: Any, dilation: Any = 1) -> l
     return [(total // 2, math.ceil(total / 2)) for total in totals]
 
 
-def padded(torch: Any, m: Any, z: Any, value: float = 0.0) -> Any:
+def padded(F: Any, m: Any, z: Any, value: float = 0.0) -> Any:
     """z (n, c, ...) with m's padding around it."""
     pairs = around(m, z.shape[2:], m.kernel, m.stride, getattr(m, "dilation", 1))
-    return torch.nn.functional.pad(z, [n for pair in reversed(pairs) for n in pair], value=value)
+    return F.pad(z, [n for pair in reversed(pairs) for n in pair], value=value)
 
 
-def conv2d(torch, m, theta, path, z):
-    z = padded(torch, m, first(z))
-    W, b = theta[path + "W"].permute(3, 2, 0, 1).contiguous(), theta.get(path + "b")
-    return last(torch.nn.functional.conv2d(z, W, b, m.stride, 0, m.dilation, m.groups))
+def conv2d(F, m, theta, z):
+    z = padded(F, m, first(z))
+    W, b = theta["W"].permute(3, 2, 0, 1).contiguous(), theta.get("b")
+    return last(F.conv2d(z, W, b, m.stride, 0, m.dilation, m.groups))
 
 
-def conv1d(torch, m, theta, path, z):
-    z = padded(torch, m, first(z))
-    W, b = theta[path + "W"][0].permute(2, 1, 0), theta.get(path + "b")
-    return last(torch.nn.functional.conv1d(z, W, b, m.stride, 0, m.dilation, m.groups))
+def conv1d(F, m, theta, z):
+    z = padded(F, m, first(z))
+    W, b = theta["W"][0].permute(2, 1, 0), theta.get("b")
+    return last(F.conv1d(z, W, b, m.stride, 0, m.dilation, m.groups))
 
 
-def conv_transpose2d(torch, m, theta, path, z):
-    W, b = theta[path + "W"].permute(3, 2, 0, 1).contiguous(), theta.get(path + "b")
-    f = torch.nn.functional.conv_transpose2d
+def conv_transpose2d(F, m, theta, z):
+    W, b = theta["W"].permute(3, 2, 0, 1).contiguous(), theta.get("b")
+    f = F.conv_transpose2d
     return last(f(first(z), W, b, m.stride, m.padding, m.output_padding, 1, m.dilation))
 
 
-def max_pool2d(torch, m, theta, path, z):
-    return last(torch.nn.functional.max_pool2d(padded(torch, m, first(z), -math.inf), m._kernel, m._stride))
+def max_pool2d(F, m, theta, z):
+    return last(F.max_pool2d(padded(F, m, first(z), -math.inf), m._kernel, m._stride))
 
 
-def avg_pool2d(torch, m, theta, path, z):
-    return last(torch.nn.functional.avg_pool2d(padded(torch, m, first(z)), m._kernel, m._stride))
+def avg_pool2d(F, m, theta, z):
+    return last(F.avg_pool2d(padded(F, m, first(z)), m._kernel, m._stride))
 
 
-def global_avg_pool(torch, m, theta, path, z):
+def global_avg_pool(F, m, theta, z):
     return z.mean(tuple(range(1, z.ndim - 1)))
 
 
-def upsample(torch, m, theta, path, z):
-    return last(torch.nn.functional.interpolate(first(z), scale_factor=m.factor, mode="nearest"))
+def upsample(F, m, theta, z):
+    return last(F.interpolate(first(z), scale_factor=m.factor, mode="nearest"))
 
 
-def batch_norm(torch, m, theta, path, z):
-    return last(
-        torch.nn.functional.batch_norm(first(z), None, None, theta[path + "gamma"], theta[path + "beta"], True, 0.1, m.eps)
-    )
+def batch_norm(F, m, theta, z):
+    return last(F.batch_norm(first(z), None, None, theta["gamma"], theta["beta"], True, 0.1, m.eps))
 
 
-def group_norm(torch, m, theta, path, z):
-    return last(torch.nn.functional.group_norm(first(z), m.groups, theta[path + "gamma"], theta[path + "beta"], m.eps))
+def group_norm(F, m, theta, z):
+    return last(F.group_norm(first(z), m.groups, theta["gamma"], theta["beta"], m.eps))
 
 
-def dropped(torch: Any, z: Any, p: float, use: int, shape: Any = None) -> Any:
-    """z under the mask of this use of dropout; uses count modules in the walk's order."""
-    if not p:
-        return z
-    keep = philox_mask(tuple(shape or z.shape), p, (MODE["seed"], MODE["step"], MODE["micro"], use))
-    return z * torch.from_numpy(keep) / (1 - p)
+# sequences
 
 
-def dropout2d(torch, m, theta, path, z):
-    return dropped(torch, z, m.p, 0, (z.shape[0], *(1 for _ in z.shape[1:-1]), z.shape[-1]))
+def embedding(F, m, theta, ids):
+    return F.embedding(ids.long(), theta["W"])
 
 
-def embedding(torch, m, theta, path, ids):
-    return torch.nn.functional.embedding(ids.long(), theta[path + "W"])
+def unembed(F, m, theta, z):
+    return F.linear(z, theta["W"])
 
 
-def unembed(torch, m, theta, path, z):
-    return torch.nn.functional.linear(z, theta[path + "W"])
+def positional_embedding(F, m, theta, z):
+    return z + F.embedding(F.arange(z.shape[-2]), theta["W"])
 
 
-def positional_embedding(torch, m, theta, path, z):
-    return z + torch.nn.functional.embedding(torch.arange(z.shape[-2]), theta[path + "W"])
-
-
-def sinusoidal_positions(torch, m, theta, path, z):
+def sinusoidal_positions(F, m, theta, z):
     """Vaswani et al., 2017, section 3.5, entry by entry."""
     table = np.empty(tuple(z.shape[-2:]))
     for t in range(z.shape[-2]):
         for i in range(0, m.d, 2):
             angle = t / 10000 ** (i / m.d)
             table[t, i], table[t, i + 1] = math.sin(angle), math.cos(angle)
-    return z + torch.from_numpy(table)
+    return z + F.from_numpy(table)
 
 
-def turned(torch: Any, z: Any) -> Any:
+def turned(F: Any, z: Any) -> Any:
     """Su et al., 2021, section 3.4.2: pairs are complex numbers, times e^(i t θ_j)."""
     tokens, d = z.shape[-2:]
-    rate = torch.tensor([10000.0 ** (-2 * j / d) for j in range(d // 2)], dtype=torch.float64)
-    angle = torch.outer(torch.arange(tokens, dtype=torch.float64), rate)
-    pairs = torch.complex(z[..., 0::2], z[..., 1::2]) * torch.exp(1j * angle)
-    return torch.view_as_real(pairs).flatten(-2)
+    rate = F.tensor([10000.0 ** (-2 * j / d) for j in range(d // 2)], dtype=F.float64)
+    angle = F.outer(F.arange(tokens, dtype=F.float64), rate)
+    pairs = F.complex(z[..., 0::2], z[..., 1::2]) * F.exp(1j * angle)
+    return F.view_as_real(pairs).flatten(-2)
 
 
-def rotary_positions(torch, m, theta, path, z):
-    return turned(torch, z)
+def rotary_positions(F, m, theta, z):
+    return turned(F, z)
 
 
-def attention(torch, m, theta, path, z, keep=None, use=0):
+def attention(F, m, theta, z, keep=None, use=0):
     """nn.MultiheadAttention, or by hand what it has not: rotary positions, bpcore's masks of dropout, no key at all."""
-    W, b, W_o, b_o = (theta[path + name] for name in ("W", "b", "W_o", "b_o"))
+    W, b, W_o, b_o = (theta[name] for name in ("W", "b", "W_o", "b_o"))
     n, tokens, d = z.shape
-    later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-    hidden = torch.zeros(n, tokens, tokens, dtype=torch.bool) if keep is None else ~keep[:, None, :].expand(n, tokens, tokens)
+    later = F.ones(tokens, tokens, dtype=F.bool).triu(1)
+    hidden = F.zeros(n, tokens, tokens, dtype=F.bool) if keep is None else ~keep[:, None, :].expand(n, tokens, tokens)
     hidden = hidden | later if m.causal else hidden
     if not (m.dropout or m.rotary or hidden.all(-1).any()):
-        layer = torch.nn.MultiheadAttention(d, m.heads, batch_first=True, dtype=torch.float64)
+        layer = F.nn.MultiheadAttention(d, m.heads, batch_first=True, dtype=F.float64)
         mapped = {"in_proj_weight": W.T, "in_proj_bias": b, "out_proj.weight": W_o.T, "out_proj.bias": b_o}
         masks = {
             "key_padding_mask": None if keep is None else ~keep,
             "attn_mask": later if m.causal else None,
             "need_weights": False,
         }
-        return torch.func.functional_call(layer, mapped, (z, z, z), masks)[0]
+        return F.func.functional_call(layer, mapped, (z, z, z), masks)[0]
     q, k, v = ((z @ W + b)[..., i * d : (i + 1) * d].unflatten(-1, (m.heads, -1)).transpose(1, 2) for i in range(3))
     if m.rotary:
-        q, k = turned(torch, q), turned(torch, k)
+        q, k = turned(F, q), turned(F, k)
     scores = (q @ k.mT / math.sqrt(d // m.heads)).masked_fill(hidden[:, None], -math.inf)
-    A = torch.softmax(scores.masked_fill(hidden.all(-1)[:, None, :, None], 0.0), -1)
-    A = dropped(torch, A * ~hidden[:, None], m.dropout, use)
+    A = F.softmax(scores.masked_fill(hidden.all(-1)[:, None, :, None], 0.0), -1)
+    A = dropped(F, A * ~hidden[:, None], m.dropout, use)
     return (A @ v).transpose(1, 2).flatten(-2) @ W_o + b_o
 
 
-def transformer_block(torch, m, theta, path, z, keep=None, use=0):
+def transformer_block(F, m, theta, z, keep=None, use=0):
     """nn.TransformerEncoderLayer, or by hand with dropout and rotary positions."""
     if not (m.dropout or m.rotary):
         width = m.hidden or 4 * m.d
-        options = {"batch_first": True, "norm_first": True, "dtype": torch.float64}
-        layer = torch.nn.TransformerEncoderLayer(m.d, m.heads, width, 0.0, "gelu", **options)
+        options = {"batch_first": True, "norm_first": True, "dtype": F.float64}
+        layer = F.nn.TransformerEncoderLayer(m.d, m.heads, width, 0.0, "gelu", **options)
         names = {
             "self_attn.in_proj_weight": "attention.W",
             "self_attn.in_proj_bias": "attention.b",
@@ -185,61 +233,56 @@ def transformer_block(torch, m, theta, path, z, keep=None, use=0):
             "norm2.bias": "feed.body.0.beta",
         }
         mapped = {
-            theirs: theta[path + ours].T if ours[-1] in "Wo" and theta[path + ours].ndim == 2 else theta[path + ours]
-            for theirs, ours in names.items()
+            theirs: theta[ours].T if ours[-1] in "Wo" and theta[ours].ndim == 2 else theta[ours] for theirs, ours in names.items()
         }
-        later = torch.ones(z.shape[1], z.shape[1], dtype=torch.bool).triu(1) if m.causal else None
+        later = F.ones(z.shape[1], z.shape[1], dtype=F.bool).triu(1) if m.causal else None
         masks = {"src_mask": later, "src_key_padding_mask": None if keep is None else ~keep}
-        return torch.func.functional_call(layer, mapped, (z,), masks)
+        return F.func.functional_call(layer, mapped, (z,), masks)
 
-    def norm(z, at):
-        return torch.nn.functional.layer_norm(z, z.shape[-1:], theta[path + at + "gamma"], theta[path + at + "beta"])
-
-    def linear(z, at):
-        return z @ theta[path + at + "W"] + theta[path + at + "b"]
-
-    h = attention(torch, m.children["attention"], theta, path + "attention.", norm(z, "norm."), keep, use + 2)
-    z = z + dropped(torch, h, m.dropout, use + 3)
-    h = linear(torch.nn.functional.gelu(linear(norm(z, "feed.body.0."), "feed.body.1.")), "feed.body.3.")
-    return z + dropped(torch, h, m.dropout, use + 10)
+    h = attention(F, m.children["attention"], under(theta, "attention."), normalized(F, theta, "norm.", z), keep, use + 2)
+    z = z + dropped(F, h, m.dropout, use + 3)
+    h = F.gelu(affine(theta, "feed.body.1.", normalized(F, theta, "feed.body.0.", z)))
+    return z + dropped(F, affine(theta, "feed.body.3.", h), m.dropout, use + 10)
 
 
-def lstm(torch, m, theta, path, z):
+def lstm(F, m, theta, z):
     """nn.LSTM has two biases, of which the second is zero here."""
-    W, U, b = (theta[path + name] for name in "WUb")
-    state = (torch.zeros(1, z.shape[0], m.n_out, dtype=torch.float64),) * 2
-    return torch._VF.lstm(z, state, (W.T, U.T, b, torch.zeros_like(b)), True, 1, 0.0, True, False, True)[0]
+    W, U, b = (theta[name] for name in "WUb")
+    state = (F.zeros(1, z.shape[0], m.n_out, dtype=F.float64),) * 2
+    return F._VF.lstm(z, state, (W.T, U.T, b, F.zeros_like(b)), True, 1, 0.0, True, False, True)[0]
 
 
-def gru(torch, m, theta, path, z):
-    W, U, b, d = (theta[path + name] for name in "WUbd")
-    state = torch.zeros(1, z.shape[0], m.n_out, dtype=torch.float64)
-    return torch._VF.gru(z, state, (W.T, U.T, b, d), True, 1, 0.0, True, False, True)[0]
+def gru(F, m, theta, z):
+    W, U, b, d = (theta[name] for name in "WUbd")
+    state = F.zeros(1, z.shape[0], m.n_out, dtype=F.float64)
+    return F._VF.gru(z, state, (W.T, U.T, b, d), True, 1, 0.0, True, False, True)[0]
 
 
-REFERENCES = {
-    bp.Conv2d: conv2d,
-    bp.Conv1d: conv1d,
-    bp.ConvTranspose2d: conv_transpose2d,
-    bp.MaxPool2d: max_pool2d,
-    bp.AvgPool2d: avg_pool2d,
-    bp.GlobalAvgPool: global_avg_pool,
-    bp.Upsample: upsample,
-    bp.BatchNorm: batch_norm,
-    bp.GroupNorm: group_norm,
-    bp.Dropout2d: dropout2d,
-    bp.Embedding: embedding,
-    bp.Unembed: unembed,
-    bp.PositionalEmbedding: positional_embedding,
-    bp.SinusoidalPositions: sinusoidal_positions,
-    bp.RotaryPositions: rotary_positions,
-    bp.MultiHeadAttention: attention,
-    bp.TransformerBlock: transformer_block,
-    bp.LSTM: lstm,
-    bp.GRU: gru,
-}
+# losses, means of what each example loses
 
 
-def reference(torch: Any, module: bp.Module, theta: dict[str, Any], *z: Any) -> Any:
-    """u, as PyTorch computes it."""
-    return REFERENCES[type(module)](torch, module, theta, "", *z)
+def mean(F: Any, ell: Any, weights: Any = None) -> Any:
+    return F.mean(ell) if weights is None else F.sum(weights * ell) / F.sum(weights)
+
+
+def of_examples(ell: Any) -> Any:
+    """Summed over an example's outputs, where it has several."""
+    return ell if ell.ndim == 1 else ell.sum(-1)
+
+
+def squared_error(F, m, theta, z, y, weights=None):
+    return 0.5 * mean(F, of_examples(F.mse_loss(z, y, reduction="none")), weights)
+
+
+def huber(F, m, theta, z, y, weights=None):
+    return mean(F, of_examples(F.huber_loss(z, y, reduction="none", delta=m.delta)), weights)
+
+
+def logistic_loss(F, m, theta, t, y, weights=None):
+    return mean(F, of_examples(F.binary_cross_entropy_with_logits(t, y.to(t.dtype), reduction="none")), weights)
+
+
+def cross_entropy(F, m, theta, t, y, weights=None):
+    k, flat = t.shape[-1], y.reshape(-1, t.shape[-1]) if y.is_floating_point() else y.reshape(-1).long()
+    ell = F.cross_entropy(t.reshape(-1, k), flat, reduction="none", label_smoothing=m.smoothing)
+    return mean(F, ell.reshape(t.shape[:-1]), weights)

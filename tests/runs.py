@@ -97,3 +97,17 @@ class Call(bp.Callback):
 
     def on_step(self, trainer: Any, J: Any) -> None:
         self.what(trainer, J)
+
+
+class Shift(bp.Module):
+    """u = z + b, b a number that is 0 to begin with."""
+
+    def __init__(self):
+        self.parameters = {"b": bp.Parameter((1,), bp.initializers.Zeros())}
+
+    def forward(self, theta, z, mode):
+        return z + theta.b, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.b[...] = bp.backend_of(v).xp.sum(v)
+        return v if need_dz else None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import environment
 
 import bpcore as bp
 from bpcore.primitive import PRIMITIVES
@@ -223,7 +224,7 @@ def test_no_public_function_has_the_name_of_a_file_beside_it():
 def test_importing_pulls_in_nothing_that_is_not_used_yet():
     lazy = LIBRARIES - {"numpy"} | {"safetensors", "tqdm", "matplotlib", "scipy", "sklearn", "pandas"}
     code = f"import sys, bpcore; print([name for name in {sorted(lazy)} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import environment
 
 import bpcore as bp
 
@@ -31,8 +32,9 @@ TWO = ("--quick", "--measures", "cells", "--engines", "mygrad", "gemms-plain")
 def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0) -> tuple[str, str]:
     """What the command prints, and complains of; path: where it looks for modules first."""
     command = [sys.executable, str(BENCHMARKS / "run.py"), *arguments]
-    environment = os.environ | {"PYTHONPATH": str(path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    variables = environment()
+    variables["PYTHONPATH"] = os.pathsep.join([str(path), variables["PYTHONPATH"]])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout, done.stderr
 
@@ -173,9 +175,9 @@ def test_engines_do_the_same_job(name, kind):
     root = engines.ENGINES[name].library.partition(".")[0]
     if find_spec(root) is None:
         pytest.skip(f"{root} is not installed")
-    environment = os.environ | engines.ENGINES[name].environment | {"PYTHONPATH": str(Path(__file__).parent)}
+    variables = environment(**engines.ENGINES[name].environment)
     command = [sys.executable, "-c", STEPS, name, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
     assert done.returncode == 0, done.stderr
     got, expected = json.loads(done.stdout), losses("bpcore-plain", kind)
     probabilities = name in ("sklearn", "thinc")  # they have no logits

@@ -13,6 +13,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from conftest import environment
 from safetensors.numpy import save
 
 import bpcore as bp
@@ -284,7 +285,7 @@ def test_a_process_killed_before_the_rename_leaves_the_old_file(path):
     )
     if os.name != "posix":
         pytest.skip("there is no SIGKILL here")
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env=environment(), check=False, timeout=60)
     assert done.returncode < 0
     assert path.read_bytes() == before
     assert np.array_equal(bp.Network.load(path).theta, NET.theta)

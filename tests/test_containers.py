@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import SideBySide, keys, labels, masked_stack, side_by_side
+from cases import keys, labels
+from compositions import SideBySide, masked_stack, side_by_side
 
 import bpcore as bp
 from bpcore.array import namespace

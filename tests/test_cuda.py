@@ -7,24 +7,31 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import missing
+from conftest import environment, missing
 from emulator import cupy as emulator
 from optimizer_cases import UPDATES, rows_of
-from test_kernels import PRIMITIVES, TABLE, Draw, results, twins
+from primitive_cases import TABLE, Draw
+from twins import results, twins
 
 import bpcore as bp
 from bpcore import functional, kernels
-from bpcore.primitive import Twin, definition
+from bpcore.primitive import PRIMITIVES, Twin, definition
 
 TESTS = Path(__file__).parent
 EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == emulator.VERSION
 CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
-FILES = ("test_kernels.py", "test_cuda.py", "test_modules.py", "test_images.py", "test_sequences.py", "test_optimizers.py")
+FILES = [
+    f"test_{name}.py"
+    for name in (
+        "kernels", "cuda", "modules", "optimizers", "pooling", "embedding", "attention", "image_networks", "sequence_networks",
+    )
+]  # fmt: skip
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
 TOO_LARGE = ("squared_norm",)  # for float16, or of numbers that it does not have
 
@@ -52,12 +59,11 @@ def test_on_an_emulated_gpu():
     """What is tested on a GPU, in a process where emulator.cupy stands in for CuPy."""
     if emulator.COMPILER is None:
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
-    environment = {**os.environ, "BPCORE_TEST_BACKENDS": "cupy", "BPCORE_REQUIRE": "cupy", emulator.SWITCH: "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
+    variables = environment(BPCORE_TEST_BACKENDS="cupy", BPCORE_REQUIRE="cupy", **{emulator.SWITCH: "1"})
     slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
     chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "emulator.cupy", "-p", "no:cacheprovider", *chosen]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 1000
 
@@ -128,7 +134,7 @@ def of_cuda(name: str) -> Twin:
     return PRIMITIVES[name].twins["kernels.cuda"]
 
 
-def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[Any]]:
+def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> Iterator[list[Any]]:
     """The rows of TABLE, in a dtype on the backend."""
 
     def move(x: Any) -> Any:
@@ -136,7 +142,8 @@ def arguments(name: str, draw: Draw, backend: bp.Backend, of: str) -> list[list[
             return x
         return backend.asarray(np.asarray(x), dtype=of if x.dtype.kind == "f" else None)
 
-    return [[move(x) for x in row] for row in TABLE[name](draw)]
+    for row in TABLE[name](draw):
+        yield [move(x) for x in row]
 
 
 @pytest.mark.parametrize("shape", [(13, 7), (1, 1), (9, 1), (40, 70)])

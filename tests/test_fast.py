@@ -10,30 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import missing
+from cases import CASES
+from conftest import environment, missing
+from optimizer_cases import FULLEST
 
 import bpcore as bp
 from bpcore import primitive
+from bpcore.modules import activations
 
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted")
 if primitive.load("kernels.fast")[0] is None:
     missing("fast", f"kernels/fast cannot be imported: {primitive.load('kernels.fast')[1]}")
 
-MODULES = [
-    bp.GELU(),
-    bp.SiLU(),
-    bp.Softplus(),
-    bp.Tanh(),
-    bp.ReLU(),
-    bp.Softmax(),
-    bp.LogSoftmax(),
-    bp.LayerNorm(64),
-    bp.Linear(64, 64),
-]
+ACTIVATIONS = (one.make() for one in CASES if one.name in activations.__all__)
+MODULES = {repr(module): module for module in (*ACTIVATIONS, bp.LayerNorm(64), bp.Linear(64, 64)) if module.rows_independent}
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf], ids=["nan", "inf"])
-@pytest.mark.parametrize("module", MODULES, ids=repr)
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
 def test_a_nan_is_not_lost(module, bad):
     """Else a run that has diverged goes on as if nothing were."""
     z = np.ones((50, 64), "float32")
@@ -47,19 +41,16 @@ def test_a_nan_is_not_lost(module, bad):
     assert np.isnan(B(v)[0][7]).any()
 
 
-@pytest.mark.parametrize(
-    "optimizer", [bp.SGD(0.1, momentum=0.9), bp.Adam(), bp.RMSProp(), bp.Adagrad(), bp.Lion()], ids=lambda o: type(o).__name__
-)
+@pytest.mark.parametrize("optimizer", FULLEST.values(), ids=FULLEST)
 def test_a_nan_in_the_gradient_reaches_theta(optimizer):
     theta, g = np.ones(100, "float32"), np.full(100, np.nan, "float32")
     optimizer.update(theta, g, optimizer.start(theta), 1, 0.1, 0)
     assert np.isnan(theta).all()
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The code in a process of its own."""
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment}
-    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=100)
+    return subprocess.run([sys.executable, "-c", code], env=environment(**variables), capture_output=True, text=True, timeout=100)
 
 
 STEP = """

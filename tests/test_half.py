@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from cases import CASES, MODE, inputs_of, theta_of, upstream
+from cases import CASES
 from conftest import missing
-from optimizer_cases import UPDATES
+from harness import MODE, inputs_of, theta_of, upstream
+from primitive_cases import TABLE, Draw, family
 from runs import CLASSES, FEATURES, examples, trainer, unchanged
-from test_kernels import TABLE, Draw
 
 import bpcore as bp
 from bpcore.array import is_half
@@ -23,15 +23,6 @@ from bpcore.training.guard import NonFiniteLoss
 from bpcore.training.scaling import LEAST, MOST, START, Scaling
 
 ROUNDING = 5e-3  # ten units in the last place of the largest entry
-IN_FLOAT32 = (
-    "squared_error",
-    "huber",
-    "logistic",
-    "cross_entropy",
-    *UPDATES.values(),
-    "squared_norm",
-    "clip",
-)
 
 
 @pytest.fixture(params=["numpy", "cupy"])
@@ -53,7 +44,7 @@ def cast(x, dtype):
     return np.array(x, dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if not name.startswith(IN_FLOAT32)])
+@pytest.mark.parametrize("name", [name for name in TABLE if family(name) not in ("losses", "updates")])
 def test_primitives_agree_with_float64(name, backend):
     """On the same float16 numbers, with twins and without; sums of 5000 terms too, which float16 itself could not add up."""
     for shape in ((13, 7), (5000, 5), (3, 3000)):
@@ -73,7 +64,7 @@ def test_primitives_agree_with_float64(name, backend):
                         assert apart(backend.to_host(one), other) < ROUNDING
 
 
-MODULES = [one for one in CASES if not isinstance(one.make(), bp.Loss) and not one.id.startswith("with_loss")]
+MODULES = [one for one in CASES if not isinstance(one.make(), bp.Loss)]
 
 
 @pytest.mark.parametrize("one", MODULES, ids=repr)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import numpy as np
+from conftest import environment
 
 import bpcore as bp
 
@@ -25,8 +25,8 @@ def test_it_tells_versions_backends_devices_and_twins():
 def test_it_says_why_twins_are_not_in_use():
     """Beside what is in use: here Numba cannot be imported."""
     code = "import sys; sys.modules['numba'] = None; import bpcore as bp; print(dict(bp.backend_info()))"
-    on = {**os.environ, "BPCORE_KERNELS": "on"}
-    done = subprocess.run([sys.executable, "-c", code], env=on, capture_output=True, text=True, timeout=60, check=True)
+    run = {"env": environment(BPCORE_KERNELS="on"), "capture_output": True, "text": True, "timeout": 60, "check": True}
+    done = subprocess.run([sys.executable, "-c", code], **run)
     info = eval(done.stdout, {})
     if "No module named 'bpcore.kernels'" not in info["twins"]["fast"]:  # kernels/ may have been deleted
         assert info["twins"]["fast"].startswith("not in use: Numba cannot be imported (")
@@ -41,7 +41,7 @@ def test_the_command_prints_it():
         text=True,
         timeout=60,
         check=True,
-        env={**os.environ, "BPCORE_KERNELS": "off"},
+        env=environment(BPCORE_KERNELS="off"),
     )
     assert f"numpy             {np.__version__}" in done.stdout
     assert "not in use: BPCORE_KERNELS=off" in done.stdout or "No module named 'bpcore.kernels'" in done.stdout

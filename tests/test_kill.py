@@ -10,6 +10,7 @@ from pathlib import Path
 import kill
 import numpy as np
 import pytest
+from conftest import environment
 from runs import trainer
 
 SCRIPT = Path(kill.__file__)
@@ -17,9 +18,8 @@ SCRIPT = Path(kill.__file__)
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_a_killed_run_ends_as_the_unbroken_one():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, str(SCRIPT), "--kills", "3", "--seed", "1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\n3 kills, " in done.stdout
     assert done.stdout.count("the checkpoint loads, at step") == 3

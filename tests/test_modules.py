@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, MODE, Case, Result, assert_close, inputs_of, positive, run, theta_of, upstream
+from cases import CASES
 from conftest import BackendUnderTest, missing
+from harness import MODE, Case, Result, assert_close, inputs_of, run, theta_of, upstream
 
 import bpcore as bp
 from bpcore import modules
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.layout import Layout
+from bpcore.modules import activations
+from bpcore.structure import describe, rebuild
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4}
 ids = [one.id for one in CASES]
@@ -73,47 +79,44 @@ def test_rows_alone_add_up(one):
         assert not np.any(dtheta(B_none, u_none))
 
 
-# name: (a module from a real number s, or from a whole one n, inputs)
-REALS = {
-    "Dropout": (lambda s: bp.Dropout(s(0.25)), (4, 3)),
-    "LeakyReLU": (lambda s: bp.LeakyReLU(s(0.25)), (4, 3)),
-    "ELU": (lambda s: bp.ELU(s(1.5)), (4, 3)),
-    "LayerNorm": (lambda s: bp.LayerNorm(3, s(0.125)), (4, 3)),
-    "RMSNorm": (lambda s: bp.RMSNorm(3, s(0.125)), (4, 3)),
-    "Power": (lambda s: bp.Power(s(2.5)), positive(4, 3)),
-    "MLP": (lambda s: bp.MLP([3, 8, 2], dropout=s(0.25)), (4, 3)),
-    "Huber": (lambda s: bp.Huber(s(0.5)), (4, 3), positive(4, 3)),
-    "CrossEntropy": (lambda s: bp.CrossEntropy(s(0.25)), (4, 3), np.asarray([0, 1, 2, 0])),
-}
-WHOLES = {
-    "ELU": (lambda n: bp.ELU(n(2)), (4, 3)),
-    "Power": (lambda n: bp.Power(n(3)), (4, 3)),
-    "Power, -1": (lambda n: bp.Power(n(-1)), positive(4, 3)),
-    "Softmax": (lambda n: bp.Softmax(n(0)), (4, 3)),
-    "LogSoftmax": (lambda n: bp.LogSoftmax(n(-1)), (4, 3)),
-    "Sum": (lambda n: bp.Sum(n(1)), (4, 3)),
-    "Mean": (lambda n: bp.Mean((n(0), n(-1)), keepdims=True), (4, 3)),
-    "Concatenate": (lambda n: bp.Concatenate(n(0)), (4, 3), (2, 3)),
-    "Reshape": (lambda n: bp.Reshape((n(3), n(-1))), (4, 6)),
-    "Linear": (lambda n: bp.Linear(n(3), n(2)), (4, 3)),
-    "Weight": (lambda n: bp.Weight((n(3), n(2))),),
-    "LayerNorm": (lambda n: bp.LayerNorm(n(3)), (4, 3)),
-    "MLP": (lambda n: bp.MLP([n(3), n(8), n(2)]), (4, 3)),
-}
-SCALARS = [
-    *((name, s, float, row) for name, row in REALS.items() for s in (np.float64, np.float32)),
-    *((name, n, int, row) for name, row in WHOLES.items() for n in (np.int64, np.int8)),
-]
+def with_numbers(value: Any, number: Callable[[Any], Any]) -> Any:
+    """Arguments as `describe` gives them, each number in them as `number` gives it."""
+    if isinstance(value, list):
+        return [with_numbers(v, number) for v in value]
+    if isinstance(value, dict):
+        return {k: with_numbers(v, number) for k, v in value.items()} if "mapping" in value else value
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-@pytest.mark.parametrize(("name", "scalar", "plain", "row"), SCALARS, ids=[f"{name}-{s.__name__}" for name, s, _, _ in SCALARS])
-def test_numpy_scalars_are_numbers(name, scalar, plain, row, backend, tmp_path):
+def rebuilt(one: Case, number: Callable[[Any], Any]) -> bp.Module:
+    """The module of a case, from other numbers for its constructors' arguments."""
+    entries = describe(one.make())
+    return rebuild([{**e, **{k: with_numbers(e[k], number) for k in ("positional", "named")}} for e in entries], "a test")
+
+
+def has_numbers(one: Case) -> bool:
+    """Whether a constructor was given a number, and all of them are the library's own."""
+    entries = describe(one.make())
+    seen: list[Any] = []
+    with_numbers([[e["positional"], e["named"]] for e in entries], seen.append)
+    return bool(seen) and all(e["class"] in modules.__all__ for e in entries)
+
+
+@pytest.mark.parametrize(("real", "whole"), [(np.float64, np.int64), (np.float32, np.int8)], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("one", [one for one in CASES if has_numbers(one)], ids=str)
+def test_numpy_scalars_are_numbers(one, real, whole, backend, tmp_path):
     """A NumPy scalar for a number: the same results, of float32 from float32, and the same in a file."""
-    make, *inputs = row
-    got, expected = (run(Case(name, lambda kind=kind: make(kind), tuple(inputs)), backend, "float32") for kind in (scalar, plain))
+
+    def plain(x: Any) -> Any:
+        return x if isinstance(x, int) else float(np.float32(x))
+
+    def scalar(x: Any) -> Any:
+        return real(plain(x)) if isinstance(x, float) else whole(x) if abs(x) < 100 else np.int64(x)
+
+    got, expected = (run(replace(one, make=lambda n=n: rebuilt(one, n)), backend, "float32") for n in (scalar, plain))
     assert_close(got, expected, 0.0, "float32")
-    module = make(scalar)
-    assert repr(module) == repr(make(plain))
+    module = rebuilt(one, scalar)
+    assert repr(module) == repr(rebuilt(one, plain))
     bp.Network(module, backend.backend).save(tmp_path / "net")
     assert repr(bp.Network.load(tmp_path / "net").module) == repr(module)
 
@@ -131,17 +134,8 @@ def test_vectorisation_in_both_conventions():
         np.testing.assert_allclose(rows, columns.T, rtol=1e-12)
 
 
-SATURATING = (
-    bp.Sigmoid(),
-    bp.Tanh(),
-    bp.Softplus(),
-    bp.SiLU(),
-    bp.GELU(),
-    bp.GELU("tanh"),
-    bp.ELU(),
-    bp.Softmax(),
-    bp.LogSoftmax(),
-)
+ACTIVATIONS = [one.make() for one in CASES if one.flushes and one.name in activations.__all__]
+SATURATING = list({repr(module): module for module in ACTIVATIONS}.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

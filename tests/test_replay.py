@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import environment
 
 import bpcore as bp
 from bpcore.array import namespace
@@ -38,10 +39,8 @@ def cupy():
 def test_on_an_emulated_gpu():
     if shutil.which("g++") is None:
         pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, SWITCH: "1"}
     command = [sys.executable, "-m", "pytest", "-p", "emulator.graphs", "-q", "-rs", str(TESTS / "test_replay.py")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=TESTS.parent)
+    done = subprocess.run(command, env=environment(**{SWITCH: "1"}), capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 

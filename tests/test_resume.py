@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import old_run
 import pytest
+from conftest import environment
 from optimizer_cases import FULLEST
 from runs import CLASSES, FEATURES, Call, assert_same, become, examples, trainer
 
@@ -204,8 +204,8 @@ def test_a_file_of_an_earlier_version(tmp_path):
         np.testing.assert_array_equal(again[name], array)
         assert again[name].dtype == array.dtype
 
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "BPCORE_KERNELS": "off"}
-    subprocess.run([sys.executable, old_run.__file__, "resume", str(tmp_path)], env=env, check=True, timeout=120)
+    variables = environment(BPCORE_KERNELS="off")
+    subprocess.run([sys.executable, old_run.__file__, "resume", str(tmp_path)], env=variables, check=True, timeout=120)
     end, expected = (np.load(file) for file in (tmp_path / "end.npy", old_run.DATA / "old_end.npy"))
     np.testing.assert_allclose(end, expected, rtol=1e-12, atol=1e-12)
     decided, expected = (json.loads(file.read_text()) for file in (tmp_path / "end.json", old_run.DATA / "old_end.json"))

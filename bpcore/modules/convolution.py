@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import plain, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
@@ -140,11 +140,11 @@ class Conv2d(Convolution):
         bias: bool = True,
         initializer: Initializer | None = None,
     ):
-        self.kernel = kernel
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.place(kernel, stride, padding, dilation)
+        self.kernel = plain(kernel)
+        self.stride = plain(stride)
+        self.padding = plain(padding)
+        self.dilation = plain(dilation)
+        self.place(self.kernel, self.stride, self.padding, self.dilation)
         self.declare(c_in, c_out, groups, bias, initializer)
 
 
@@ -163,13 +163,13 @@ class Conv1d(Convolution):
         bias: bool = True,
         initializer: Initializer | None = None,
     ):
-        self.kernel = kernel
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
+        self.kernel = plain(kernel)
+        self.stride = plain(stride)
+        self.padding = plain(padding)
+        self.dilation = plain(dilation)
         # a sequence is an image of height one
-        around = padding if padding in ("same", "valid") else (0, padding)
-        self.place((1, kernel), (1, stride), around, (1, dilation))
+        around = padding if padding in ("same", "valid") else (0, self.padding)
+        self.place((1, self.kernel), (1, self.stride), around, (1, self.dilation))
         self.declare(c_in, c_out, groups, bias, initializer)
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
@@ -208,17 +208,21 @@ class ConvTranspose2d(Windowed):
     ):
         self.c_in = whole("c_in", c_in, of=self)
         self.c_out = whole("c_out", c_out, of=self)
-        self.kernel = kernel
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.output_padding = output_padding
+        self.kernel = plain(kernel)
+        self.stride = plain(stride)
+        self.padding = plain(padding)
+        self.dilation = plain(dilation)
+        self.output_padding = plain(output_padding)
         self.bias = bias
         self.initializer = initializer
-        self.place(kernel, stride, padding, dilation)
+        self.place(self.kernel, self.stride, self.padding, self.dilation)
         if padding in ("same", "valid"):
             raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {padding!r}")
-        if isinstance(output_padding, bool) or not isinstance(output_padding, int) or not 0 <= output_padding < min(self._stride):
+        if (
+            isinstance(output_padding, bool)
+            or not isinstance(output_padding, Integral)
+            or not 0 <= output_padding < min(self._stride)
+        ):
             raise ValueError(f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {output_padding!r}")
         self.parameters = {
             "W": Parameter((*self._kernel, self.c_out, self.c_in), initializer or HeNormal()),

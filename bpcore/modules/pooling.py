@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import plain, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_floats
 from bpcore.functional.arithmetic import mean, mean_backward
@@ -21,10 +21,10 @@ class Pool(Windowed):
     """Base of MaxPool2d and AvgPool2d. stride: by default the kernel's size. padding: see Conv2d."""
 
     def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
-        self.kernel = kernel
-        self.stride = kernel if stride is None else stride
-        self.padding = padding
-        self.place(kernel, self.stride, padding)
+        self.kernel = plain(kernel)
+        self.stride = self.kernel if stride is None else plain(stride)
+        self.padding = plain(padding)
+        self.place(self.kernel, self.stride, self.padding)
 
 
 class MaxPool2d(Pool):

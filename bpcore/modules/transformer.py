@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bpcore.arguments import plain
 from bpcore.array import Array
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.activations import GELU
@@ -36,10 +37,14 @@ class TransformerBlock(Module):
         hidden: int | None = None,
         rotary: bool = False,
     ):
-        self.d, self.heads, self.hidden = d, heads, hidden
-        self.causal, self.dropout, self.rotary = causal, dropout, rotary
+        self.d = plain(d)
+        self.heads = plain(heads)
+        self.hidden = plain(hidden)
+        self.dropout = plain(dropout)
+        self.causal = causal
+        self.rotary = rotary
         self.rows_independent = not dropout
-        width = 4 * d if hidden is None else hidden
+        width = 4 * self.d if hidden is None else self.hidden
         feed = Sequential(LayerNorm(d), Linear(d, width), GELU(), Linear(width, d), Dropout(dropout))
         self.children = {
             "norm": LayerNorm(d),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import CASES
 
 import bpcore as bp
 from bpcore import modules
@@ -17,120 +18,20 @@ from bpcore import modules
 CONSTANT = 7  # of Theorem 7.4.1: operations backward / forward, of every module at every size
 
 
-def circuit(n: int) -> bp.Module:
-    """Fan-out, two inputs, two outputs, an operand."""
-    nodes = {
-        "W": (bp.Weight((n, n)),),
-        "h": (bp.MatMul(), "x", "W"),
-        "s": (bp.Sigmoid(), "h"),
-        "p": (bp.Multiply(), "s", "y"),
-        "u": (bp.Add(), "p", "h"),
-    }
-    return bp.Circuit(["x", "y"], nodes, ["u", "s"])
-
-
-def mask(*shape: int) -> np.ndarray:
-    return np.ones(shape, bool)
-
-
-def weights(n: int) -> np.ndarray:
-    return np.ones(n, "float32")
-
-
-# id: module of size n, and its input shapes; together they grow a hundredfold and more as n does
-SIZED = {
-    "Linear": lambda n: (bp.Linear(n, n), (n, n)),
-    "Linear, no bias": lambda n: (bp.Linear(n, 1, bias=False), (1, n)),
-    "Linear, one in": lambda n: (bp.Linear(1, n), (n, n, 1)),
-    "Weight": lambda n: (bp.Weight((n, n)),),
-    "ReLU": lambda n: (bp.ReLU(), (n, n)),
-    "LeakyReLU": lambda n: (bp.LeakyReLU(), (n, n)),
-    "ELU": lambda n: (bp.ELU(), (n, n)),
-    "GELU": lambda n: (bp.GELU(), (n, n)),
-    "GELU, tanh": lambda n: (bp.GELU("tanh"), (n, n)),
-    "SiLU": lambda n: (bp.SiLU(), (n, n)),
-    "Sigmoid": lambda n: (bp.Sigmoid(), (n, n)),
-    "Tanh": lambda n: (bp.Tanh(), (n, n)),
-    "Softplus": lambda n: (bp.Softplus(), (n, n)),
-    "Softmax": lambda n: (bp.Softmax(), (n, n)),
-    "Softmax, axis 0": lambda n: (bp.Softmax(0), (n, n)),
-    "LogSoftmax": lambda n: (bp.LogSoftmax(), (n, n)),
-    "Identity": lambda n: (bp.Identity(), (n, n)),
-    "Add": lambda n: (bp.Add(), (n, n), (n, n)),
-    "Add, broadcast": lambda n: (bp.Add(), (n, 1), (1, n)),
-    "Subtract": lambda n: (bp.Subtract(), (n, n), (n,)),
-    "Multiply": lambda n: (bp.Multiply(), (n, n), (n, n)),
-    "Multiply, broadcast": lambda n: (bp.Multiply(), (n, 1), (1, n)),
-    "Divide": lambda n: (bp.Divide(), (n, n), (n,)),
-    "MatMul": lambda n: (bp.MatMul(), (n, n), (n, n)),
-    "MatMul, leading axes": lambda n: (bp.MatMul(), (n, 2, 3), (3, n)),
-    "Exp": lambda n: (bp.Exp(), (n, n)),
-    "Log": lambda n: (bp.Log(), (n, n)),
-    "Power": lambda n: (bp.Power(3), (n, n)),
-    "Power, two inputs": lambda n: (bp.Power(), (n, n), (n, n)),
-    "Sum": lambda n: (bp.Sum(), (n, n)),
-    "Sum, an axis": lambda n: (bp.Sum(0), (n, n)),
-    "Mean": lambda n: (bp.Mean(-1), (n, n)),
-    "Concatenate": lambda n: (bp.Concatenate(), (n, n), (n, n)),
-    "Reshape": lambda n: (bp.Reshape((n, 2)), (n, 2 * n)),
-    "Flatten": lambda n: (bp.Flatten(), (n, n, 2)),
-    "LayerNorm": lambda n: (bp.LayerNorm(n), (n, n)),
-    "RMSNorm": lambda n: (bp.RMSNorm(n), (n, n)),
-    "Dropout": lambda n: (bp.Dropout(0.5), (n, n)),
-    "Sequential": lambda n: (bp.Sequential(bp.Linear(n, n), bp.Tanh(), bp.Linear(n, 1)), (n, n)),
-    "Residual": lambda n: (bp.Residual(bp.Linear(n, n)), (n, n)),
-    "Circuit": lambda n: (circuit(n), (n, n), (n, n)),
-    "MLP": lambda n: (bp.MLP([n, n, n], "gelu", 0.1, "layer_norm"), (n, n)),
-    "MLP, deep": lambda n: (bp.MLP([4] * n), (n, 4)),
-    "Conv2d": lambda n: (bp.Conv2d(3, 5, 3, padding=1), (2, n, n, 3)),
-    "Conv2d, channels": lambda n: (bp.Conv2d(n, n, (3, 2), 2, "same"), (2, 6, 6, n)),
-    "Conv2d, depthwise": lambda n: (bp.Conv2d(n, n, 3, dilation=2, groups=n), (n, 8, 8, n)),
-    "Conv1d": lambda n: (bp.Conv1d(n, 3, 5, padding="same"), (2, n, n)),
-    "ConvTranspose2d": lambda n: (bp.ConvTranspose2d(3, 4, 3, 2), (2, n, n, 3)),
-    "ConvTranspose2d, channels": lambda n: (bp.ConvTranspose2d(n, n, 2, 2), (2, 3, 3, n)),
-    "MaxPool2d": lambda n: (bp.MaxPool2d(2), (2, n, n, 3)),
-    "MaxPool2d, overlapping": lambda n: (bp.MaxPool2d(3, 2, 1), (2, n, n, 3)),
-    "AvgPool2d": lambda n: (bp.AvgPool2d(2), (2, n, n, 3)),
-    "GlobalAvgPool": lambda n: (bp.GlobalAvgPool(), (2, n, n, 3)),
-    "Upsample": lambda n: (bp.Upsample(2), (2, n, n, 3)),
-    "BatchNorm": lambda n: (bp.BatchNorm(n), (4, n, n)),
-    "GroupNorm": lambda n: (bp.GroupNorm(n // 2, n), (4, n, n)),
-    "Dropout2d": lambda n: (bp.Dropout2d(0.5), (2, n, n, 3)),
-    "Embedding": lambda n: (bp.Embedding(100, n), np.zeros((2, n), "int64")),
-    "Unembed": lambda n: (bp.Unembed(bp.Embedding(n, n)), (2, 3, n)),
-    "PositionalEmbedding": lambda n: (bp.PositionalEmbedding(n, n), (2, n, n)),
-    "SinusoidalPositions": lambda n: (bp.SinusoidalPositions(n), (2, n, n)),
-    "RotaryPositions": lambda n: (bp.RotaryPositions(n), (2, n, n)),
-    "MultiHeadAttention": lambda n: (bp.MultiHeadAttention(n, 4), (2, 6, n)),
-    "MultiHeadAttention, tokens": lambda n: (bp.MultiHeadAttention(8, 4, True, 0.1, True), (2, 4 * n, 8), mask(2, 4 * n)),
-    "TransformerBlock": lambda n: (bp.TransformerBlock(n, 2, True, 0.1), (2, n, n)),
-    "TransformerBlock, mask": lambda n: (bp.TransformerBlock(8, 2), (2, 4 * n, 8), mask(2, 4 * n)),
-    "LSTM": lambda n: (bp.LSTM(n, n), (2, 5, n)),
-    "LSTM, tokens": lambda n: (bp.LSTM(3, 4), (n, n, 3)),
-    "GRU": lambda n: (bp.GRU(n, n), (2, 5, n)),
-    "GRU, tokens": lambda n: (bp.GRU(3, 4), (n, n, 3)),
-    "Recompute": lambda n: (bp.Recompute(bp.TransformerBlock(n, 2)), (2, n, n)),
-    "SquaredError": lambda n: (bp.SquaredError(), (n, n), (n, n)),
-    "Huber": lambda n: (bp.Huber(), (n, n), (n, n), weights(n)),
-    "LogisticLoss": lambda n: (bp.LogisticLoss(), (n, n), (n, n)),
-    "CrossEntropy": lambda n: (bp.CrossEntropy(), (n, n), np.zeros(n, "int64")),
-    "CrossEntropy, rows": lambda n: (bp.CrossEntropy(0.1), (n, n), (n, n), weights(n)),
-}
-COPIES = {"Embedding", "Upsample"}  # a copy forward is no operation; backward, what was copied to adds up
-NOTHING = {"Weight", "Identity", "Reshape", "Flatten", "Concatenate"}  # they move data and compute nothing
+SIZED = [one for one in CASES if one.sized]  # what is counted grows a hundredfold and more as n does
 
 
 def test_every_module_is_counted():
-    assert {id.partition(",")[0] for id in SIZED} == set(modules.__all__) - {"Loss"}
+    assert {one.name for one in SIZED} == set(modules.__all__) - {"Loss"}
 
 
-@pytest.mark.parametrize("id", SIZED)
-def test_theorem_7_4_1(id):
-    costs = {n: bp.cost(*SIZED[id](n)) for n in (4, 40, 400)}
+@pytest.mark.parametrize("one", SIZED, ids=str)
+def test_theorem_7_4_1(one):
+    costs = {n: bp.cost(*one.sized(n)) for n in (4, 40, 400)}
     told = {n: f"{c.forward:,} forward, {c.backward:,} backward, ratio {c.ratio:.2f}" for n, c in costs.items()}
-    if id in NOTHING:
+    if one.free == ("forward", "backward"):
         assert all(c.forward == c.backward == 0 for c in costs.values()), told
-    elif id in COPIES:
+    elif one.free:  # a copy forward is no operation; backward, what was copied to adds up
         assert all(c.forward == 0 < c.backward <= math.prod(c.rows[0].shape) for c in costs.values()), told
     else:
         assert costs[400].forward >= 90 * costs[4].forward > 0, told

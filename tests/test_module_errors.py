@@ -1,6 +1,6 @@
 """What modules, losses and networks say of wrong input: the module by its path, what it expected, what it got, the repair.
 
-And nothing changes. (test_errors.py has what a trainer refuses.)
+And nothing changes. (test_trainer_errors.py has what a trainer refuses.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,201 @@
+"""Metrics against scikit-learn, far from zero, and where they do not fit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from runs import CLASSES, ROWS, Shift, trainer
+
+import bpcore as bp
+from bpcore.training.metrics import METRICS
+
+
+def regression_outputs(columns: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(3)
+    y = generator.standard_normal((ROWS, columns)) + 5
+    return y + 0.5 * generator.standard_normal((ROWS, columns)), y
+
+
+def logits(k: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(4)
+    return generator.standard_normal((ROWS, k)), generator.integers(0, k, ROWS)
+
+
+def probabilities(t: np.ndarray) -> np.ndarray:
+    e = np.exp(t)
+    return e / np.sum(e, axis=1, keepdims=True)
+
+
+def one_logit() -> tuple[np.ndarray, np.ndarray]:
+    t, y = logits(2)
+    return t[:, :1], y[:, None]
+
+
+def several_labels(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """k outputs, and a label 0 or 1 for each of them."""
+    generator = np.random.default_rng(5)
+    return 2 * generator.standard_normal((ROWS, k)), generator.integers(0, 2, (ROWS, k))
+
+
+def of_each(w: np.ndarray | None, k: int) -> np.ndarray | None:
+    """Weights of examples as those of their k outputs."""
+    return None if w is None else np.repeat(w, k)
+
+
+def sigmoid(t: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-t[:, 0]))
+
+
+# metric, outputs and labels, what scikit-learn gives for them
+SKLEARN = {
+    "accuracy": ("accuracy", logits(), lambda m, t, y, w: m.accuracy_score(y, np.argmax(t, 1), sample_weight=w)),
+    "accuracy, rows": (
+        "accuracy",
+        (logits()[0], np.eye(CLASSES)[logits()[1]]),
+        lambda m, t, y, w: m.accuracy_score(np.argmax(y, 1), np.argmax(t, 1), sample_weight=w),
+    ),
+    "accuracy, one logit": (
+        "accuracy",
+        one_logit(),
+        lambda m, t, y, w: m.accuracy_score(y[:, 0], t[:, 0] > 0, sample_weight=w),
+    ),
+    "accuracy, one axis": (
+        "accuracy",
+        (one_logit()[0][:, 0], one_logit()[1][:, 0].astype(float)),
+        lambda m, t, y, w: m.accuracy_score(y, t > 0, sample_weight=w),
+    ),
+    **{
+        f"top {k}": (
+            bp.TopK(k),
+            logits(7),
+            lambda m, t, y, w, k=k: m.top_k_accuracy_score(y, t, k=k, labels=range(7), sample_weight=w),
+        )
+        for k in (1, 3, 6)
+    },
+    **{
+        f"accuracy, {k} labels an example": (
+            "accuracy",
+            several_labels(k),
+            lambda m, t, y, w, k=k: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, k)),
+        )
+        for k in (1, 3, ROWS)
+    },
+    "accuracy, true or false": (
+        "accuracy",
+        (several_labels(3)[0], several_labels(3)[1] > 0),
+        lambda m, t, y, w: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, 3)),
+    ),
+    "accuracy, as many classes as examples": (
+        "accuracy",
+        logits(ROWS),
+        lambda m, t, y, w: m.accuracy_score(y, np.argmax(t, 1), sample_weight=w),
+    ),
+    **{
+        f"log loss, {k} labels an example": (
+            "log_loss",
+            several_labels(k),  # summed over them, as the loss is
+            lambda m, t, y, w, k=k: k * m.log_loss(y.ravel(), 1 / (1 + np.exp(-t.ravel())), sample_weight=of_each(w, k)),
+        )
+        for k in (1, 3, ROWS)
+    },
+    "log loss, as many classes as examples": (
+        "log_loss",
+        logits(ROWS),
+        lambda m, t, y, w: m.log_loss(y, probabilities(t), labels=range(ROWS), sample_weight=w),
+    ),
+    "log loss": ("log_loss", logits(), lambda m, t, y, w: m.log_loss(y, probabilities(t), sample_weight=w)),
+    "log loss, one logit": ("log_loss", one_logit(), lambda m, t, y, w: m.log_loss(y[:, 0], sigmoid(t), sample_weight=w)),
+    **{
+        f"{name}, {columns} outputs": (
+            name,
+            regression_outputs(columns),
+            lambda m, t, y, w, score=score: getattr(m, score)(y, t, sample_weight=w),
+        )
+        for name, score in (
+            ("mse", "mean_squared_error"),
+            ("mae", "mean_absolute_error"),
+            ("rmse", "root_mean_squared_error"),
+            ("r2", "r2_score"),
+        )
+        for columns in (1, 3)
+        if columns == 1 or name in ("mse", "mae")
+    },
+    "rmse, 3 outputs": ("rmse", regression_outputs(3), lambda m, t, y, w: np.sqrt(m.mean_squared_error(y, t, sample_weight=w))),
+    "r2, 3 outputs": (
+        "r2",
+        regression_outputs(3),
+        lambda m, t, y, w: m.r2_score(y.ravel(), t.ravel(), sample_weight=None if w is None else np.repeat(w, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", SKLEARN)
+def test_metrics_equal_sklearn(name, weighted, backend):
+    """Over batches that do not divide the examples; the network passes its input through."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    metric, (t, y), expected = SKLEARN[name]
+    w = np.random.default_rng(8).uniform(0, 2, ROWS) if weighted else None
+    loss = bp.SquaredError() if y.dtype.kind == "f" else bp.CrossEntropy()
+    if t.shape == y.shape and (y.dtype.kind != "f" or t.ndim == 1):
+        loss = bp.LogisticLoss()
+    run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=[metric])
+    given = tuple(backend.asarray(x) for x in ((t, y) if w is None else (t, y, w)))
+    figures = run.evaluate(given, batch_size=7)
+    assert list(figures) == ["loss", run.metrics[0].name]
+    assert figures[run.metrics[0].name] == pytest.approx(expected(metrics, t, y, w), rel=1e-10)
+
+
+def test_every_metric_is_held_against_sklearn():
+    assert set(METRICS) < {name.partition(",")[0].replace(" ", "_") for name in SKLEARN}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [7, 8, ROWS])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_r2_of_labels_far_from_zero(weighted, size, seed, backend):
+    """y = 1e8 + N(0, 1): Σ y² - n ȳ² would have no digit left. A batch of weight zero counts for nothing."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(seed)
+    y = 1e8 + generator.standard_normal((ROWS, 1))
+    t, w = y + 0.5 * generator.standard_normal((ROWS, 1)), generator.uniform(0, 2, ROWS)
+    w[:8], w[24:32] = 0.0, 0.0
+    run = trainer(Shift(), backend=backend.backend, loss=bp.SquaredError(), metrics="r2")
+    given = (t, y, w) if weighted else (t, y)
+    expected = metrics.r2_score(y, t, sample_weight=w if weighted else None)
+    assert 0.3 < expected < 0.95
+    assert run.evaluate(given, batch_size=size)["r2"] == pytest.approx(expected, rel=1e-6)
+    batches = [tuple(backend.asarray(x[i : i + size]) for x in given) for i in range(0, ROWS, size)]
+    assert run.evaluate(batches)["r2"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "t", "y", "loss"),
+    [
+        *((name, (CLASSES, CLASSES), np.arange(CLASSES), bp.CrossEntropy()) for name in ("mse", "rmse", "mae", "r2")),
+        *((name, (4, CLASSES), np.arange(4) % CLASSES, bp.CrossEntropy()) for name in ("mse", "rmse", "mae", "r2")),
+    ],
+)
+def test_a_metric_that_does_not_fit(metric, t, y, loss, backend):
+    """Class indices (n,) against outputs (n, n) would broadcast to a number that means nothing."""
+    run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=metric)
+    got = rf"outputs \({t[0]}, {t[1]}\) and labels \({t[0]},\) of \S*int64"
+    with pytest.raises(ValueError, match=f"metric {metric} does not fit {got}; choose another metric or reshape the labels"):
+        run.evaluate((np.ones(t), y))
+
+
+def test_metrics_at_their_edges():
+    """A constant has no R²; a tie counts for the example; one class is all."""
+    run = trainer(Shift(), loss=bp.SquaredError(), metrics=["r2"])
+    assert math.isnan(run.evaluate((np.zeros((4, 1)), np.ones((4, 1))))["r2"])
+    run = trainer(Shift(), metrics=[bp.TopK(1), bp.TopK(99)])
+    assert run.evaluate((np.zeros((4, 3)), np.asarray([0, 1, 2, 2])))["top_1"] == 1
+    assert run.evaluate((np.zeros((4, 1)), np.zeros(4, "int64")), 3) == pytest.approx({"loss": 0, "top_1": 1, "top_99": 1})
+
+
+@pytest.mark.parametrize("given", ["speed", "top_5", None, 3])
+def test_an_unknown_metric(given):
+    with pytest.raises(ValueError, match=r"a metric must be one of accuracy, mse, .*bp.TopK\(5\); got"):
+        trainer(metrics=[given])
