@@ -16,7 +16,7 @@ from bpcore.arguments import bounded, number
 from bpcore.array import Array, namespace
 from bpcore.functional import updates
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "Optimizer", "RMSProp"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSProp"]
 
 State = dict[str, Array]
 Value = TypeVar("Value", float, tuple[float, float])
@@ -203,6 +203,29 @@ class AdamW(Adam):
 
     weight_decay: float = 0.01
     decoupled = True
+
+
+@dataclass(frozen=True)
+class NAdam(Optimizer):
+    """Adam with Nesterov's momentum, whose factor rises to β₁: μ_t = β₁ (1 - ½ 0.96^(t ψ)). See `functional.updates.nadam`.
+
+    betas: (β₁, β₂). weight_decay: λ; g is ∇J + λ θ. momentum_decay: ψ.
+
+    Dozat, 2016
+    """
+
+    lr: float = 2e-3
+    betas: tuple[float, float] = hyperparameter((0.9, 0.999), below=1.0)
+    eps: float = hyperparameter(1e-8)
+    weight_decay: float = hyperparameter(0.0)
+    momentum_decay: float = hyperparameter(4e-3)
+    moments = ("m", "v", "c")
+
+    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+        beta1, beta2 = self.betas
+        vectors = gradient, theta, *(state[name] for name in self.moments)
+        for decay, g, *written in pieces(self.weight_decay, decayed, *vectors):
+            updates.nadam(g, step, lr, beta1, beta2, self.eps, decay, self.momentum_decay, *written)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ ROWS = [  # a line or two each
     case("GELU, far from zero", bp.GELU, 4 * floats(*SHAPE)),
     case("GELU, tanh", lambda: bp.GELU("tanh"), SHAPE),
     case("SiLU", bp.SiLU, SHAPE),
+    case("Mish", bp.Mish, SHAPE),
     case("Sigmoid", bp.Sigmoid, SHAPE),
     case("Sigmoid, far from zero", bp.Sigmoid, 10 * floats(*SHAPE)),
     case("Tanh", bp.Tanh, SHAPE),

@@ -64,6 +64,14 @@ ROWS = (
     Row(bp.Adagrad, 0.1, ({}, {"eps": 1e-3, "weight_decay": 0.1}), torch="Adagrad", lasting=("v",)),
     Row(bp.Adam, 0.01, ({}, {"betas": (0.5, 0.9), "eps": 1e-2}, {"weight_decay": 0.1}), torch="Adam"),
     Row(bp.AdamW, 0.01, ({}, {"weight_decay": 0.3}), torch="AdamW"),
+    Row(
+        bp.NAdam,
+        0.01,
+        ({}, {"betas": (0.5, 0.9), "momentum_decay": 0.1}, {"eps": 1e-3, "weight_decay": 0.1}),
+        torch="NAdam",
+        lasting=("c",),
+        by_definition=True,
+    ),
     Row(bp.Lion, 0.01, ({}, {"betas": (0.8, 0.95), "weight_decay": 0.3}), reference=lion),
 )
 

@@ -25,6 +25,8 @@ __all__ = [
     "leaky_relu_backward",
     "log_softmax",
     "log_softmax_backward",
+    "mish",
+    "mish_backward",
     "relu",
     "relu_backward",
     "sigmoid",
@@ -162,6 +164,22 @@ def silu_backward(z: Array, v: Array) -> Array:
     """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
     s = sigmoid(z)
     return flush(v * s * (1 + z * (1 - s)))
+
+
+@primitive(float32=True)
+def mish(z: Array) -> Array:
+    """z tanh(log(1 + eᶻ)).
+
+    Misra, 2020
+    """
+    return flush(z * tanh(softplus(z)))
+
+
+@primitive(float32=True)
+def mish_backward(z: Array, v: Array) -> Array:
+    """B[Mish, z](v) = (t + z s (1 - t²)) v with t = tanh(log(1 + eᶻ)) and s = sigmoid(z)."""
+    t = tanh(softplus(z))
+    return flush(v * (t + z * sigmoid(z) * (1 - t * t)))
 
 
 @primitive(float32=True)

@@ -6,13 +6,15 @@ root of the smallest normal number of the dtype. Second moments, whose root divi
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array, device, namespace
 from bpcore.functional.numerics import flush, smallest_normal
+from bpcore.library import is_array
 from bpcore.primitive import primitive
 
-__all__ = ["adagrad", "adam", "clip_norm", "lion", "rmsprop", "sgd", "squared_norm"]
+__all__ = ["adagrad", "adam", "clip_norm", "lion", "nadam", "rmsprop", "sgd", "squared_norm"]
 
 Scalar = Any  # a Python number, or a scalar array on the device
 
@@ -88,6 +90,50 @@ def adam(
     v[...] = flush_square(beta2 * v + (1 - beta2) * (g * g))
     corrected = namespace(g).sqrt(v) / (1 - beta2**step) ** 0.5 + eps
     theta[...] = theta - (lr / (1 - beta1**step)) * m / corrected
+
+
+def scalar_like(number: Scalar, vector: Array) -> Array:
+    """A number of the host or of the device as an array without axes, of the dtype and on the device of `vector`."""
+    xp = namespace(vector)
+    if is_array(number):
+        return xp.astype(number, vector.dtype)
+    return xp.full((), number, dtype=vector.dtype, device=device(vector))
+
+
+@primitive(writes=("theta", "m", "v", "c"))
+def nadam(
+    g: Array,
+    step: Scalar,
+    lr: Scalar,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    decay: float,
+    momentum_decay: float,
+    theta: Array,
+    m: Array,
+    v: Array,
+    c: Array,
+) -> None:
+    """Adam with Nesterov's momentum, at step t = 1, 2, ...: its factors are μ_t = β₁ (1 - ½ 0.96^(t ψ)), ψ = momentum_decay.
+
+    θ -= lr m̂ / (√v̂ + ε), where m̂ = μ_{t+1} m / (1 - μ_1 ⋯ μ_{t+1}) + (1 - μ_t) g / (1 - μ_1 ⋯ μ_t), with g + λ θ for g.
+    c is 1 - μ_1 ⋯ μ_t, the same number in each entry: the product has no formula in t. Before the first step it is zero.
+
+    Dozat, 2016
+    """
+    xp = namespace(g)
+    if decay:
+        g = g + decay * theta
+    # On the device whether or not the step is recorded for replay: the same arithmetic gives the same bits.
+    t, rate = scalar_like(step, g), scalar_like(lr, g)
+    mu, mu_next = (beta1 * (1 - 0.5 * xp.exp(momentum_decay * math.log(0.96) * i)) for i in (t, t + 1))
+    m[...] = flush(beta1 * m + (1 - beta1) * g)
+    v[...] = flush_square(beta2 * v + (1 - beta2) * (g * g))
+    c[...] = mu * c + (1 - mu)
+    corrected = mu_next * m / (mu_next * c + (1 - mu_next)) + (1 - mu) * g / c
+    correction = -xp.expm1(math.log(beta2) * t) if beta2 else 1.0  # 1 - β₂ᵗ, which float32 would round
+    theta[...] = theta - rate * corrected / (xp.sqrt(v) / correction**0.5 + eps)
 
 
 @primitive(writes=("theta", "m"))

@@ -21,6 +21,7 @@ __all__ = [
     "Identity",
     "LeakyReLU",
     "LogSoftmax",
+    "Mish",
     "ReLU",
     "SiLU",
     "Sigmoid",
@@ -108,6 +109,19 @@ class SiLU(Elementwise):
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.silu_backward(saved, v)
+
+
+class Mish(Elementwise):
+    """u = z tanh(log(1 + eᶻ)).
+
+    Misra, 2020
+    """
+
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+        return f.mish(expect_floats(self, theta, z)), z
+
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
+        return f.mish_backward(saved, v)
 
 
 class Sigmoid(Elementwise):

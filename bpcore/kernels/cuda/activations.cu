@@ -37,6 +37,12 @@ __device__ inline A gate(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE 
 
 __device__ inline A gate_slope(A z, A s) { return s + 2 * z * s * (1 - s) * (TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))); }
 
+// log(1 + e^z)
+__device__ inline A soft_positive(A z) { return positive(z) + log1p(exp(-fabs(z))); }
+
+// The derivative of mish(z) = z t, t = tanh(log(1 + e^z)).
+__device__ inline A mish_slope(A z, A t) { return t + z * logistic(z) * (1 - t * t); }
+
 UNARY(relu, positive(z))
 BINARY(relu_backward, u, v * (u > 0 ? A(1) : A(0)))
 UNARY_WITH(leaky_relu, slope, z > 0 ? z : slope * z)
@@ -47,10 +53,12 @@ UNARY(sigmoid, logistic(z))
 BINARY(sigmoid_backward, u, flush(v * u * (1 - u)))
 UNARY(tanh_, flush(tanh(z)))
 BINARY(tanh_backward, u, flush(v * (1 - u * u)))
-UNARY(softplus, flush(positive(z) + log1p(exp(-fabs(z)))))
+UNARY(softplus, flush(soft_positive(z)))
 BINARY(softplus_backward, z, flush(logistic(z) * v))
 UNARY(silu, flush(z * logistic(z)))
 BINARY(silu_backward, z, flush(v * logistic(z) * (1 + z * (1 - logistic(z)))))
+UNARY(mish, flush(z * tanh(soft_positive(z))))
+BINARY(mish_backward, z, flush(v * mish_slope(z, tanh(soft_positive(z)))))
 UNARY(gelu, flush(positive(z) - bounded_abs(z) * tail(bounded_abs(z))))
 BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(bounded_abs(z)) : 1 - tail_slope(bounded_abs(z)))))
 UNARY(gelu_tanh, flush(z * gate(z)))

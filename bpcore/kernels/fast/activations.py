@@ -20,6 +20,8 @@ from bpcore.functional.activations import (
     gelu_tanh_backward,
     leaky_relu,
     leaky_relu_backward,
+    mish,
+    mish_backward,
     relu,
     relu_backward,
     sigmoid,
@@ -225,6 +227,15 @@ def _silu_backward(z, v, c):
     return v * s * (one + z * (one - s))
 
 
+def _mish(z, v, c):
+    return z * tanh_of(_softplus(z, v, c))
+
+
+def _mish_backward(z, v, c):
+    t, one = tanh_of(_softplus(z, v, c)), type(z)(1)
+    return v * (t + z * sigmoid_of(z) * (one - t * t))
+
+
 def _gelu(z, v, c):
     a, _, tail = gaussian_tail(z)
     return (z if z > 0 else np.float32(0)) - a * tail
@@ -260,6 +271,8 @@ register(softplus, _softplus)
 register_backward(softplus_backward, _softplus_backward)
 register(silu, _silu)
 register_backward(silu_backward, _silu_backward)
+register(mish, _mish)
+register_backward(mish_backward, _mish_backward)
 register(gelu, _gelu, dtypes="f")  # float32 only: gaussian_tail is accurate to float32
 register_backward(gelu_backward, _gelu_backward, dtypes="f")
 register(gelu_tanh, _gelu_tanh)
