@@ -20,9 +20,10 @@ from primitive_cases import TABLE, Draw
 from twins import results, twins
 
 import bpcore as bp
-from bpcore import functional, kernels
+from bpcore import functional
 from bpcore.primitive import PRIMITIVES, Twin, definition
 
+kernels = pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted")
 TESTS = Path(__file__).parent
 EMULATED = sys.modules.get("cupy") is not None and sys.modules["cupy"].__version__ == emulator.VERSION
 CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
