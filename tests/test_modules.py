@@ -114,8 +114,9 @@ def test_numpy_scalars_are_numbers(one, real, whole, backend, tmp_path):
         return real(plain(x)) if isinstance(x, float) else whole(x) if abs(x) < 100 else np.int64(x)
 
     got, expected = (run(replace(one, make=lambda n=n: rebuilt(one, n)), backend, "float32") for n in (scalar, plain))
-    assert_close(got, expected, 0.0, "float32")
     module = rebuilt(one, scalar)
+    products = any(len(use.parameter.shape) > 1 for use in Layout(module).uses)  # a BLAS rounds by where arrays lie in memory
+    assert_close(got, expected, 1e-6 if products else 0.0, "float32")
     assert repr(module) == repr(rebuilt(one, plain))
     bp.Network(module, backend.backend).save(tmp_path / "net")
     assert repr(bp.Network.load(tmp_path / "net").module) == repr(module)

@@ -484,7 +484,7 @@ class Own(bp.Adam):
 
 
 UNFIT = {
-    "looks": (Looks, bp.Adam(1e-2), "a value of the device is looked at"),
+    "looks": (Looks, bp.Adam(1e-2), "each step looks at a value on the device"),
     "draws": (Draws, bp.Adam(1e-2), "each step moves data of the host to the device"),
     "own update": (bp.Identity, Own(1e-2), "Own has an update of its own"),
 }
