@@ -236,6 +236,8 @@ def test_what_is_written_must_be_a_parameter():
 
 def test_labels_out_of_range_are_an_error_in_compiled_code():
     """They would be read and written outside of the arrays."""
+    if primitive.load("kernels.fast")[0] is None or not primitive.in_use("kernels.fast"):
+        pytest.skip("compiled code is not in use here")
     t = np.full((3, 4), 0.25, "float32")
     for y in ([0, 1, 4], [0, -1, 2]):
         with pytest.raises(IndexError):
