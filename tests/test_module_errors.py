@@ -42,7 +42,7 @@ EVALUATED = [  # module, input, exception, text
     (bp.Power(), (X4, np.zeros((3, 4))), ValueError, r"Power expected shapes that broadcast together, got \(2, 4\) and \(3, 4\)"),
     (bp.Power(2), (X4, X4), ValueError, r"Power expected one input, got 2; pass an exponent for one input, None for two"),
     (bp.Power(), X4, ValueError, r"Power expected two inputs, got 1; pass an exponent for one input, None for two"),
-    (bp.Power(), (X4, X4, X4), ValueError, r"Power expected two inputs, got 3; an exponent"),
+    (bp.Power(), (X4, X4, X4), ValueError, r"Power expected two inputs, got 3; pass an exponent"),
     (bp.Power(2), INTS, TypeError, r"Power expected floating numbers, got \S*int64; convert"),
     (bp.Power(), (X4, INTS), TypeError, r"Power expected floating numbers, got \S*int64; convert"),
     (bp.MatMul(), (X4, INTS.T), TypeError, r"MatMul expected floating numbers, got \S*int64; convert"),
