@@ -5,7 +5,7 @@ definitions. Every variant runs in its own process, rounds alternate, and ratios
 that the family's twins save a third of the time; twins that stay at 1.0 everywhere are not worth their lines.
 
     python benchmarks/twins.py                                # both sets, all modules and the steps; a quarter of an hour
-    python benchmarks/twins.py --sets kernels.numpy --only Softmax transformer
+    python benchmarks/twins.py --sets kernels.numpy --only LayerNorm transformer
 """
 
 from __future__ import annotations
