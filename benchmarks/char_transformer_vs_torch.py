@@ -1,9 +1,8 @@
-"""A character transformer on tiny-shakespeare, float32: bpcore against PyTorch eager from one θ, on the same batches.
+"""A character transformer on tiny-shakespeare, float32: bpcore and PyTorch eager from the same θ, on the same batches.
 
-Both take the same steps of AdamW (warm-up, cosine, gradients clipped at norm 1). Each engine runs in a process of its own,
-and they take turns, 50 steps a time; after each turn a line gives both training losses (the mean J of these steps), both
-validation losses, and the median time of a step. Ends with exit status 1 where the last validation losses are further
-apart than LIMIT.
+Both take the same steps of AdamW (warm-up, cosine, gradients clipped at norm 1). Each engine runs in its own process, and they
+take turns of 50 steps. After each turn a line shows both training losses (the mean J of these steps), both validation losses,
+and the median time of a step. The exit status is 1 if the last validation losses differ by more than LIMIT.
 
     BPCORE_DATA=path/to/data python benchmarks/char_transformer_vs_torch.py         # needs torch beside bpcore
     python benchmarks/char_transformer_vs_torch.py --steps 100 --json out.json
@@ -31,7 +30,7 @@ import bpcore as bp
 
 CELL, ENGINES = CELLS["transformer"], ("bpcore", "torch")
 WARM, TURN = 100, 50  # steps
-LIMIT = 0.02  # between the validation losses at the end
+LIMIT = 0.02  # on the difference of the last validation losses
 
 
 def engine_of(name: str, steps: int, seed: int) -> Engine:
@@ -52,27 +51,27 @@ def validation_loss(engine: Engine, X: Any, y: Any) -> float:
     return total / len(X)
 
 
-def windows(ids: Any, starts: Any) -> tuple[Any, Any]:
-    """TOKENS ids from each start, and the ids that follow them."""
-    at = starts[:, None] + np.arange(TOKENS)
-    return ids[at], ids[at + 1]
+def excerpts(ids: Any, starts: Any) -> tuple[Any, Any]:
+    """(X, y): TOKENS ids from each start, and for each of them the next id."""
+    index = starts[:, None] + np.arange(TOKENS)
+    return ids[index], ids[index + 1]
 
 
 def work(name: str, steps: int, seed: int) -> None:
-    """A worker: at each line on its input, TURN steps and an evaluation, reported as a line of JSON."""
+    """The worker's process: for each line on its input, TURN steps and an evaluation, reported as a line of JSON."""
     text = bp.datasets.tiny_shakespeare()
     ids = np.unique(np.array(list(text)), return_inverse=True)[1]
     cut = len(ids) * 9 // 10
     starts = np.random.default_rng(seed).integers(0, cut - TOKENS, (steps, CELL.batch))
-    held_out = windows(ids[cut:], np.arange(0, len(ids) - cut - TOKENS, TOKENS))
+    held_out = excerpts(ids[cut:], np.arange(0, len(ids) - cut - TOKENS, TOKENS))
     engine = engine_of(name, steps, seed)
     for turn, _ in enumerate(sys.stdin):
         losses, times = [], []
         for batch in starts[turn * TURN : (turn + 1) * TURN]:
-            X, y = (engine.place(x) for x in windows(ids, batch))
-            began = time.perf_counter()
+            X, y = (engine.place(x) for x in excerpts(ids, batch))
+            started = time.perf_counter()
             losses.append(float(engine.host(engine.step(X, y))))
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - started)
         report = {"steps": turn * TURN + len(times), "training": statistics.mean(losses)}
         report |= {"validation": validation_loss(engine, *held_out), "seconds": statistics.median(times)}
         print(json.dumps(report), flush=True)
@@ -83,7 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of θ and of the batches")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -92,8 +91,8 @@ def main() -> None:
     workers = {}
     for engine in ENGINES:
         command = [sys.executable, __file__, "--worker", engine, "--steps", str(arguments.steps), "--seed", str(arguments.seed)]
-        pipe, its = subprocess.PIPE, environment(arguments.threads, tf32=False)
-        workers[engine] = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=its)
+        variables = environment(arguments.threads, tf32=False)
+        workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
     print(f"{'':5}  {'training loss':^17}  {'validation loss':^17}  {'ms a step':^15}")
     print(f"steps  {'bpcore':>8} {'torch':>8}  {'bpcore':>8} {'torch':>8}  {'bpcore':>7} {'torch':>7}  ratio")
     curves: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}

@@ -1,6 +1,6 @@
-"""Who is measured: each engine builds a cell's network at a given θ and hands out its step and its evaluation.
+"""The engines that are measured. Each builds a cell's network from an initial θ, and returns its step and its evaluation.
 
-PyTorch's and JAX's are in torch_engine.py and jax_engine.py; a worker imports what its engine needs, and nothing else.
+PyTorch's and JAX's engines are in torch_engine.py and jax_engine.py. A worker imports what its engine needs, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from cells import CHARACTERS, Cell, Product, Theta, batches, in_turn, products, 
 
 
 class Unable(Exception):
-    """An engine cannot do a cell, and why."""
+    """The reason why an engine cannot do a cell."""
 
 
 @dataclass
 class Engine:
-    """What a worker calls. Results may lie on a device, and may not be ready yet: `wait` sees to that."""
+    """The functions that a worker calls. Results may lie on a device, and be unfinished: `wait` waits for them."""
 
     step: Callable[[Any, Any], Any]  # a batch -> J
     predict: Callable[[Any], Any]  # X -> logits, or probabilities
-    place: Callable[[Any], Any] = lambda x: x  # a host array -> the engine's, not timed
+    place: Callable[[Any], Any] = lambda x: x  # a host array -> an array of the engine, not timed
     wait: Callable[[Any], Any] = lambda result: None
     host: Callable[[Any], Any] = np.asarray
     training: Callable[[bool], Any] = lambda on: None  # called between training and evaluation, not timed
-    block: int = 1  # steps between two waits: on a GPU the host runs ahead
+    block: int = 1  # calls between two waits: on a GPU the host runs ahead
 
     def ring(self, cell: Cell) -> Iterator[tuple[Any, Any]]:
-        """The cell's batches, placed, over and over."""
+        """The cell's batches, placed, without end."""
         return in_turn([(self.place(X), [self.place(y) for y in labels]) for X, labels in batches(cell)])
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The library that an engine needs, where it is built, for which kinds of cell, with which options and environment."""
+    """An engine: the library that it needs, the function that builds it, its kinds of cell, its options and environment."""
 
     library: str
     build: str
@@ -81,7 +81,7 @@ GPU_BLOCK = 20
 
 
 def build(name: str, cell: Cell, theta: Theta) -> Engine:
-    """The engine of that name. Raises ImportError or Unable where it cannot be."""
+    """The engine of that name. Raises ImportError or Unable if it cannot be built."""
     spec = ENGINES[name]
     module, function = spec.build.split(":")
     return getattr(import_module(module), function)(cell, theta, **spec.options)
@@ -106,7 +106,7 @@ def bpcore_module(cell: Cell) -> Any:
 def bpcore(
     cell: Cell, theta: Theta, backend: str = "numpy", replay: bool = False, extra: str | None = None, schedule: Any = None
 ) -> Engine:
-    """bpcore's Trainer. extra: a set of twins that must be there."""
+    """bpcore's Trainer. extra: a set of twins, without which the engine cannot be built."""
     import bpcore as bp
 
     if extra is not None:
@@ -119,7 +119,7 @@ def bpcore(
     got = {path: tuple(window.shape) for path, window in parameters.items() if not path.endswith((".mean", ".variance"))}
     if got != shapes(cell):
         raise ValueError(
-            f"the example's network has other parameters than cells.py says: {set(got.items()) ^ set(shapes(cell).items())}"
+            f"the example's network has other parameters than cells.py: {set(got.items()) ^ set(shapes(cell).items())}"
         )
     for path, value in theta.items():
         parameters[path][...] = net.backend.asarray(value)
@@ -130,7 +130,9 @@ def bpcore(
         return Engine(trainer.step, net, host=net.backend.to_host)
     import cupy
 
-    wait = lambda result: cupy.cuda.Device().synchronize()  # noqa: E731  # of all streams
+    def wait(result: Any) -> None:
+        cupy.cuda.Device().synchronize()  # all streams
+
     return Engine(trainer.step, net, net.backend.asarray, wait, net.backend.to_host, block=GPU_BLOCK)
 
 
@@ -140,7 +142,7 @@ def numpy_gemm(A: Any, B: Any, out: Any) -> Any:
 
 
 def bare_gemm() -> Callable[[Any, Any, Any], Any]:
-    """The gemm(A, B, out), out = A @ B, that bpcore's dense layers use; A and B may be transposed views."""
+    """The function gemm(A, B, out), out = A @ B, of bpcore's Linear; A and B may be transposed views."""
     try:
         from bpcore.kernels.fast.engine.onednn import gemm
     except ImportError:
@@ -149,15 +151,15 @@ def bare_gemm() -> Callable[[Any, Any, Any], Any]:
 
 
 def bare_gemms(cell: Cell, theta: Theta, plain: bool = False) -> Engine:
-    """The products of a step alone, on arrays of their own, as a physical limit. Stacked ones are NumPy's in any case."""
+    """Only the products of a step, each on its own arrays, as a physical limit. NumPy always computes the stacked ones."""
     gemm = numpy_gemm if plain else bare_gemm()
     if gemm is numpy_gemm and not plain:
         raise Unable("bpcore.kernels.fast has no GEMM of its own here; gemms-plain is NumPy's")
 
     def arrays(p: Product) -> Any:
         stack = (p.stack,) if p.stack > 1 else ()
-        one, other, product = ((*stack, *shape) for shape in ((p.n, p.k), (p.k, p.m), (p.n, p.m)))
-        return [generator.standard_normal(shape, "float32") for shape in (one, other, product, one, other, product)]
+        shapes = [(*stack, *shape) for shape in ((p.n, p.k), (p.k, p.m), (p.n, p.m))]  # of A, B, C, and of dA, dB, dC
+        return [generator.standard_normal(shape, "float32") for shape in (*shapes, *shapes)]
 
     generator = np.random.default_rng(0)
     work = [(numpy_gemm if p.stack > 1 else gemm, p.need_left, *arrays(p)) for p in products(cell)]
@@ -184,20 +186,21 @@ def layers(cell: Cell, theta: Theta) -> list[tuple[Any, Any]]:
 
 
 def scikit_learn(cell: Cell, theta: Theta) -> Engine:
-    """MLPClassifier.partial_fit, one batch a call."""
+    """MLPClassifier.partial_fit, a batch for each call."""
     from sklearn.neural_network import MLPClassifier
 
     network = MLPClassifier(cell.sizes[1:-1], alpha=0, batch_size=cell.batch, learning_rate_init=cell.lr, shuffle=False)
     X, y = np.zeros((cell.batch, cell.sizes[0]), "float32"), np.zeros(cell.batch, "int64")
     network.partial_fit(X, y, classes=np.arange(cell.sizes[-1]))
     for i, (W, b) in enumerate(layers(cell, theta)):
-        network.coefs_[i][...], network.intercepts_[i][...] = W, b
+        network.coefs_[i][...] = W
+        network.intercepts_[i][...] = b
     del network._optimizer  # the next call makes a fresh one
     return Engine(lambda X, y: network.partial_fit(X, y).loss_, network.predict_proba)
 
 
 def thinc(cell: Cell, theta: Theta) -> Engine:
-    """thinc's chain of Relu layers and a Softmax, with its Adam as the others have it."""
+    """thinc's chain of Relu layers and a Softmax, with Adam's settings as in the other engines."""
     from thinc.api import Adam, CategoricalCrossentropy, Relu, Softmax, chain
 
     sizes = list(pairwise(cell.sizes))
@@ -207,7 +210,8 @@ def thinc(cell: Cell, theta: Theta) -> Engine:
     for part, (W, b) in zip(parts, layers(cell, theta), strict=True):
         part.set_param("W", np.ascontiguousarray(W.T))
         part.set_param("b", b.copy())
-    optimizer, loss = Adam(cell.lr, L2=0.0, grad_clip=0.0, use_averages=False), CategoricalCrossentropy()
+    optimizer = Adam(cell.lr, L2=0.0, grad_clip=0.0, use_averages=False)
+    loss = CategoricalCrossentropy()
 
     def step(X: Any, y: Any) -> Any:
         phi, backward = model.begin_update(X)
@@ -219,7 +223,7 @@ def thinc(cell: Cell, theta: Theta) -> Engine:
 
 
 def mygrad(cell: Cell, theta: Theta) -> Engine:
-    """MyGrad's tensors; it has no optimiser, so Adam is NumPy's, in place."""
+    """MyGrad's tensors. It has no optimiser, so Adam is written here with NumPy, in place."""
     import mygrad as mg
     from mygrad.nnet.activations import relu
     from mygrad.nnet.losses import softmax_crossentropy

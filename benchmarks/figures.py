@@ -1,4 +1,4 @@
-"""What is made of the figures: ratios round by round, the table, and what must hold."""
+"""The evaluation of the measured times: ratios round by round, the table, and the limits that must hold."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ class Spread(NamedTuple):
 
 
 def ratio(times: list[float], reference: list[float]) -> Spread:
-    """Of each round's figure to that of the same round."""
+    """The ratio of the times in each round, as median and range."""
     ratios = [a / b for a, b in zip(times, reference, strict=True)]
     return Spread(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def best(figures: dict[str, list[float]], among: tuple[str, ...]) -> str | None:
-    """The engine of the lowest median, None where none was measured."""
-    there = [name for name in among if figures.get(name)]
-    return min(there, key=lambda name: statistics.median(figures[name]), default=None)
+    """The engine with the lowest median, or None if none was measured."""
+    measured = [name for name in among if figures.get(name)]
+    return min(measured, key=lambda name: statistics.median(figures[name]), default=None)
 
 
 def against(figures: dict[str, list[float]], engine: str, among: tuple[str, ...]) -> Spread | None:
-    """The ratio to the best of those, None where one of the two was not measured."""
+    """The ratio to the best engine among these, or None if one of the two was not measured."""
     reference = best(figures, among)
     return ratio(figures[engine], figures[reference]) if reference and figures.get(engine) else None
 
 
 class Limit(NamedTuple):
-    """At most `limit` of the best of `among`, in a measure of a cell."""
+    """A limit: in a measure of a cell, `engine` takes at most `limit` times the figure of the best engine of `among`."""
 
     number: int
     measure: str
@@ -78,23 +78,24 @@ LIMITS = [
         for cell in ("tiny", "small", "medium", "gpu-large")
     ),
 ]
-FIT = 1.3  # of the bare steps and an evaluation
-LINEAR = 0.99  # R², more than
+FIT = 1.3  # limit on an epoch of fit over its bare steps and an evaluation
+LINEAR = 0.99  # R² must be above it
 
 
 def figures_of(results: Results, cell: str, measure: str) -> dict[str, list[float]]:
-    """Engine to its rounds' figures."""
-    return {engine: found[measure] for engine, found in results["cells"].get(cell, {}).items() if found.get(measure)}
+    """Engine to its figures, one for each round."""
+    return {engine: its[measure] for engine, its in results["cells"].get(cell, {}).items() if its.get(measure)}
 
 
 def verdicts(results: Results) -> list[tuple[bool | None, str]]:
-    """(whether it holds, a line) of each thing that must hold, in order; None where it was not measured."""
-    found: list[tuple[bool | None, str]] = []
+    """(whether it holds, a line) for each limit, in order; None if it was not measured."""
+    lines: list[tuple[bool | None, str]] = []
 
     def note(what: str, got: Any, holds: Any) -> None:
-        found.append(
-            (None, what) if got is None else (bool(holds), f"{what}: {got:.4f}" if isinstance(got, float) else f"{what}: {got}")
-        )
+        if got is None:
+            lines.append((None, what))
+        else:
+            lines.append((bool(holds), f"{what}: {got:.4f}" if isinstance(got, float) else f"{what}: {got}"))
 
     for number, measure, cell, engine, among, limit in LIMITS:
         rounds = figures_of(results, cell, measure)
@@ -107,16 +108,16 @@ def verdicts(results: Results) -> list[tuple[bool | None, str]]:
     epoch = results.get("epoch", {}).get("bpcore")
     got = ratio(epoch["fit"], epoch["bare"]) if epoch else None
     note(f"5. an epoch of fit, tiny: at most {FIT} of its bare steps and an evaluation", got, got and got.median <= FIT)
-    return sorted(found, key=lambda one: one[1][:2])
+    return sorted(lines, key=lambda verdict: verdict[1][:2])  # by the limit's number
 
 
-def cell_lines(cell: str, found: dict[str, Any]) -> Iterator[str]:
-    """A row for each engine."""
-    for engine, its in found.items():
+def cell_lines(cell: str, engines: dict[str, Any]) -> Iterator[str]:
+    """The rows of a cell, one for each engine."""
+    for engine, its in engines.items():
         line = f"{cell:11} {engine:26}"
         gpu = ENGINES[engine].gpu
         for measure in ("step", "inference"):
-            rounds = {name: other[measure] for name, other in found.items()}
+            rounds = {name: other[measure] for name, other in engines.items()}
             line += f" {statistics.median(rounds[engine]) * 1e3:9.3f} {against(rounds, engine, (EAGER[gpu],)) or '':>19}"
             if measure == "step":
                 bare = against(rounds, engine, (BARE[engine],)) if engine in BARE else None
@@ -126,22 +127,22 @@ def cell_lines(cell: str, found: dict[str, Any]) -> Iterator[str]:
 
 
 def table(results: Results) -> Iterator[str]:
-    """All that was measured, line by line."""
+    """The table of all that was measured, line by line."""
     if results["cells"]:
         step, evaluation = "a training step", "an evaluation"
         yield f"{'':38} {step:^56} {evaluation:^29} {'peak':>7} {'first':>7}"
         step, evaluation = f"{'ms':>9} {'/torch':>19} {'/best peer':>19} {'/GEMMs':>6}", f"{'ms':>9} {'/torch':>19}"
         yield f"{'cell':11} {'engine':26} {step} {evaluation} {'MB':>7} {'step, s':>7}"
-    for cell, found in results["cells"].items():
-        yield from cell_lines(cell, found)
+    for cell, engines in results["cells"].items():
+        yield from cell_lines(cell, engines)
         for gpu, peers in PEERS.items():
             name = best(figures_of(results, cell, "step"), peers)
             if name:
                 yield f"{cell:11} the best peer on a {'GPU' if gpu else 'CPU'} is {name}"
     for engine, rounds in results.get("accuracy", {}).items():
-        reached = [one for one in rounds if one["epochs"] is not None]
-        middle = {name: statistics.median(one[name] for one in reached) if reached else math.nan for name in ("seconds", "first")}
-        epochs = ", ".join(str(one["epochs"] or "never") for one in rounds)
+        reached = [run for run in rounds if run["epochs"] is not None]
+        middle = {name: statistics.median(run[name] for run in reached) if reached else math.nan for name in ("seconds", "first")}
+        epochs = ", ".join(str(run["epochs"] or "never") for run in rounds)
         what = f"{rounds[0]['accuracy']:.1%} of {rounds[0]['data']}"
         seconds = f"{middle['seconds']:7.2f} s, {middle['first']:.2f} s of it to the first step"
         yield f"{what:15} {engine:26} {seconds}; epochs by seed: {epochs}"
@@ -149,9 +150,9 @@ def table(results: Results) -> Iterator[str]:
         ms = statistics.median(its["fit"]) * 1e3
         yield f"an epoch of fit {engine:26} {ms:7.2f} ms, of its bare steps and an evaluation {ratio(its['fit'], its['bare'])}"
     for name, its in results.get("import", {}).items():
-        share = f", of torch's {ratio(its, results['import']['torch'])}" if "torch" in results["import"] else ""
-        yield f"{'import':15} {name:26} {statistics.median(its) * 1e3:7.0f} ms{share}"
+        of_torch = f", of torch's {ratio(its, results['import']['torch'])}" if "torch" in results["import"] else ""
+        yield f"{'import':15} {name:26} {statistics.median(its) * 1e3:7.0f} ms{of_torch}"
     for name, size in results.get("install", {}).items():
-        yield f"{'installed size':15} {name:26} {size / 1e6:7.1f} MB with all it needs"
+        yield f"{'installed size':15} {name:26} {size / 1e6:7.1f} MB with all dependencies"
     for panel, fit in results.get("linear", {}).items():
         yield f"{'linear cost':15} {'against ' + panel:26} {fit['r2']:7.4f} R² of a line through {len(fit['x'])} points"

@@ -1,4 +1,4 @@
-"""What `Trainer.fit` adds to its steps: an epoch with shuffling, metrics, progress and a log, against the bare steps."""
+"""The time that `Trainer.fit` adds to its steps: an epoch with shuffling, metrics, progress and a log, against bare steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from cells import Cell
 
-ROWS, EPOCHS = 1797, 20  # as many as scikit-learn has digits; epochs of one `fit`
+ROWS = 1797  # as in scikit-learn's digits
+EPOCHS = 20  # of one `fit`
 
 
 class Terminal(io.StringIO):
-    """A stream that shows nothing to nobody, and passes for a terminal, so that the progress bar is drawn."""
+    """A stream that discards its text but claims to be a terminal, so that the progress bar is drawn."""
 
     def isatty(self) -> bool:
         return True
@@ -26,9 +27,10 @@ class Terminal(io.StringIO):
 
 
 def measured(cell: Cell) -> dict[str, float]:
-    """Seconds of an epoch of `fit`, and of as many bare steps of the same batch, and the loss on the training set once.
+    """Seconds of an epoch of `fit`, and of the same number of bare steps and an evaluation of the loss on the training set.
 
-    Each from its own trainer, new and warm. `fit`'s time includes its checks of the data; the bare evaluation has no metric.
+    Each has its own trainer, which is new but warm. `fit`'s time includes its checks of the data; the bare evaluation has no
+    metric.
     """
     import bpcore as bp
     from bpcore.training.data import as_examples
@@ -47,7 +49,8 @@ def measured(cell: Cell) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(Terminal()), contextlib.redirect_stdout(Terminal()):
         log = bp.HistoryLog(Path(folder) / "history.csv")
-        fitted, bare = trainer(metrics=["accuracy"], callbacks=[bp.Progress(), log]), trainer()
+        fitted = trainer(metrics=["accuracy"], callbacks=[bp.Progress(), log])
+        bare = trainer()
         fitted.fit((X, y), epochs=1, batch_size=cell.batch)
         started = time.perf_counter()
         fitted.fit((X, y), epochs=1 + EPOCHS, batch_size=cell.batch)

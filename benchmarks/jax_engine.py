@@ -1,4 +1,4 @@
-"""JAX: one jitted step with donated buffers."""
+"""JAX's engine: one jitted step with donated buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONVOLUTIONS = ((0, 2, ((2, 2), (2, 2))), (3, 1, "VALID"), (7, 1, "VALID"))  # p
 
 
 def build(cell: Cell, theta: Theta, device: str = "cpu") -> Engine:
-    """Parameters and moments as dictionaries by bpcore's paths."""
+    """JAX's engine. Parameters and moments are dictionaries by bpcore's paths."""
     import jax
     from jax import lax
     from jax import numpy as jnp
@@ -79,12 +79,15 @@ def build(cell: Cell, theta: Theta, device: str = "cpu") -> Engine:
         taken = taken + 1
         m = {path: 0.9 * m[path] + 0.1 * x for path, x in g.items()}
         v = {path: 0.999 * v[path] + 0.001 * x * x for path, x in g.items()}
-        one, two = 1 - 0.9**taken, jnp.sqrt(1 - 0.999**taken)
-        kept = {path: 1 - cell.lr * cell.decay * (x.ndim > 1) for path, x in p.items()}
-        p = {path: kept[path] * x - cell.lr / one * m[path] / (jnp.sqrt(v[path]) / two + 1e-8) for path, x in p.items()}
+        unbias_m = 1 - 0.9**taken
+        unbias_v = jnp.sqrt(1 - 0.999**taken)
+        decayed = {path: x * (1 - cell.lr * cell.decay * (x.ndim > 1)) for path, x in p.items()}
+        update = {path: cell.lr / unbias_m * m[path] / (jnp.sqrt(v[path]) / unbias_v + 1e-8) for path in p}
+        p = {path: x - update[path] for path, x in decayed.items()}
         return J, (p, m, v, stats, taken)
 
-    jitted, evaluated = jax.jit(step, donate_argnums=0), jax.jit(lambda p, stats, X: forward(p, stats, X, None)[0])
+    jitted = jax.jit(step, donate_argnums=0)
+    evaluated = jax.jit(lambda p, stats, X: forward(p, stats, X, None)[0])
     p = {path: jnp.array(value) for path, value in theta.items()}
     m, v = ({path: jnp.zeros_like(x) for path, x in p.items()} for _ in range(2))
     channels = {i: theta[f"{i}.W"].shape[-1] for i, *_ in CONVOLUTIONS} if cell.kind == "cnn" else {}
@@ -96,13 +99,21 @@ def build(cell: Cell, theta: Theta, device: str = "cpu") -> Engine:
         J, state = jitted(state, X, y)
         return J
 
-    place = lambda x: jnp.array(x, "int32" if x.dtype.kind == "i" else "float32")  # noqa: E731
-    wait = lambda result: jax.block_until_ready((result, state))  # noqa: E731
-    return Engine(take, lambda X: evaluated(state[0], state[3], X), place, wait, block=GPU_BLOCK if device == "cuda" else 1)
+    def predict(X: Any) -> Any:
+        p, _, _, stats, _ = state
+        return evaluated(p, stats, X)
+
+    def place(x: Any) -> Any:
+        return jnp.array(x, "int32" if x.dtype.kind == "i" else "float32")
+
+    def wait(result: Any) -> None:
+        jax.block_until_ready((result, state))
+
+    return Engine(take, predict, place, wait, block=GPU_BLOCK if device == "cuda" else 1)
 
 
 def set_precision(tf32: bool) -> None:
-    """Whether float32 products may round to TF32 on a GPU: JAX's may by default."""
+    """Set whether float32 products may use TF32 on a GPU. By default JAX's may."""
     import jax
 
     jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")

@@ -1,7 +1,7 @@
-"""A training step's time against the batch, the width squared and the depth: a line each, with R², and a picture.
+"""The time of a training step against the batch, the width squared and the depth: a fitted line with R² for each, and a picture.
 
-Theorem 7.4.1 says that the gradient costs a constant times what the function does; so time should grow as the number of
-operations does. Rounds go through all points of a panel in turn, and a point is the median of its rounds.
+By Theorem 7.4.1 the gradient costs a constant times the cost of the function, so the time should grow like the number of
+operations. A round measures all points of a panel in turn; a point is the median of its rounds.
 
     python benchmarks/linear_cost.py                 # writes benchmarks/results/linear_cost.png
 """
@@ -20,8 +20,8 @@ from cells import Cell, theta
 from engines import build
 
 PICTURE = Path(__file__).parent / "results" / "linear_cost.png"
-# Large enough that products of matrices, not calls, take the time. Batches end below 2 MiB an array: from there on the C
-# library gives freed memory back to the system, and page faults add a fifth to plain NumPy's step.
+# Large enough that products of matrices, not calls, take the time. Batches stay below 2 MiB per array: above that, the C library
+# returns freed memory to the system, and page faults add a fifth to plain NumPy's step.
 PANELS: dict[str, list[tuple[float, Cell]]] = {
     "batch": [(n, Cell("mlp", n, (512, 512, 512, 10))) for n in range(112, 897, 112)],
     "width squared": [(w * w, Cell("mlp", 256, (w,) * 4)) for w in (256, 384, 512, 640, 768, 896, 1024)],
@@ -35,15 +35,16 @@ TITLES = {
 
 
 def line(x: Any, y: Any) -> dict[str, float]:
-    """Least squares y = intercept + slope x, and R²."""
+    """The least-squares line y = intercept + slope x, and its R²."""
     x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
     slope, intercept = np.polyfit(x, y, 1)
-    residual, spread = y - intercept - slope * x, y - y.mean()
+    residual = y - intercept - slope * x
+    spread = y - y.mean()
     return {"slope": float(slope), "intercept": float(intercept), "r2": float(1 - residual @ residual / (spread @ spread))}
 
 
 def measure(engine: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Panel to its points and their line; seconds: of each point in each round."""
+    """Panel to its points and the line through them. seconds: of each point in each round."""
     results = {}
     for panel, points in PANELS.items():
         work = []
@@ -61,13 +62,14 @@ def measure(engine: str, rounds: int, seconds: float) -> dict[str, Any]:
                     times.append(time.perf_counter() - start)
                 if i:  # the first round warms up
                     row.append(statistics.median(times))
-        x, y = [at for at, _ in points], [statistics.median(row) for row in rows]
+        x = [at for at, _ in points]
+        y = [statistics.median(row) for row in rows]
         results[panel] = {"x": x, "seconds": y, "rounds": rows, **line(x, y)}
     return results
 
 
 def picture(results: dict[str, Any], path: Path, title: str) -> None:
-    """Three panels: the points with the range of their rounds, and the line."""
+    """Draw the panels: the points with the range of their rounds, and the line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")

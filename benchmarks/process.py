@@ -1,4 +1,4 @@
-"""The parent's side of a worker: a process with one engine in one cell, asked and answering by lines of JSON."""
+"""A worker as its parent sees it: a process with one engine in one cell. Requests and answers are lines of JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOLS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMBA")
 
 
 class LeftOut(Exception):
-    """An engine that cannot take part, and why; `failed` where it should have."""
+    """The reason why an engine is left out. failed: whether that is an error."""
 
     def __init__(self, reason: str, failed: bool = False):
         super().__init__(reason)
@@ -25,32 +25,32 @@ class LeftOut(Exception):
 
 
 def environment(threads: int, tf32: bool, engine: str | None = None) -> dict[str, str]:
-    """Of a process: this clone's bpcore, so many threads, and what the engine wants."""
+    """The environment variables of a process: this clone's bpcore, the number of threads, and the engine's own."""
     path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
     pools = {f"{pool}_NUM_THREADS": str(threads) for pool in POOLS}
     precision = {"CUPY_TF32": "1"} if tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}
-    wanted = ENGINES[engine].environment if engine else {}
-    return {**os.environ, **pools, **precision, "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path, **wanted}
+    own = ENGINES[engine].environment if engine else {}
+    return {**os.environ, **pools, **precision, "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path, **own}
 
 
 class Process:
-    """A worker. Raises LeftOut where it says that it cannot do the cell, and where it ends without an answer."""
+    """A worker. Raises LeftOut if it cannot do the cell, or ends without an answer."""
 
     def __init__(self, engine: str, cell: str, threads: int, tf32: bool):
         command = [sys.executable, str(HERE / "worker.py"), engine, cell, str(threads), "on" if tf32 else "off"]
-        pipe, given = subprocess.PIPE, environment(threads, tf32, engine)
-        self.worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=given)
+        variables = environment(threads, tf32, engine)
+        self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
         self.ready = self.answer()
 
     def ask(self, **request: Any) -> Any:
-        """Its answer."""
+        """The worker's answer to a request."""
         assert self.worker.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # there will be no answer either
+        with contextlib.suppress(BrokenPipeError):  # `answer` raises then
             print(json.dumps(request), file=self.worker.stdin, flush=True)
         return self.answer()
 
     def answer(self) -> Any:
-        """Its next line."""
+        """The worker's next line, decoded."""
         assert self.worker.stdout is not None
         line = self.worker.stdout.readline()
         if not line:
@@ -62,7 +62,7 @@ class Process:
         return got
 
     def end(self) -> None:
-        """Let it go."""
+        """Close the worker's input, and wait for its end."""
         for stream in (self.worker.stdin, self.worker.stdout):
             if stream is not None:
                 stream.close()

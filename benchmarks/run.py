@@ -1,10 +1,10 @@
-"""The benchmark: bpcore and its peers on the same networks, from the same θ, on the same batches; one table, and JSON beside it.
+"""The benchmark: bpcore and its peers on the same networks, from the same θ, on the same batches; a table, and a JSON file.
 
-Each engine runs in a process of its own in each cell; rounds alternate between the engines; every step takes another batch.
-Ratios are made round by round. An engine that is not installed, or cannot do a cell, is left out with the reason. On a machine
-with a CUDA GPU the GPU's engines and its large cell join.
+In each cell each engine runs in its own process; rounds alternate between the engines; every step takes another batch. Ratios
+are computed round by round. An engine that is not installed, or cannot do a cell, is left out, and the reason is printed. On a
+machine with a CUDA GPU, the engines for a GPU and a large cell are measured too.
 
-    python benchmarks/run.py --check                   # all of it; exit status 1 where something that must hold does not
+    python benchmarks/run.py --check                   # everything; exit status 1 if a limit does not hold
     python benchmarks/run.py --measures cells --cells tiny small --engines bpcore torch
     python benchmarks/run.py --quick                   # a smoke run
     python benchmarks/run.py --show benchmarks/results/cpu.json --check
@@ -33,7 +33,7 @@ PACKAGES = ("bpcore", "numpy", "numba", "onednn-cpu-gomp", "torch", "jax", "scik
 
 
 def gpus() -> list[str]:
-    """The CUDA GPUs that the driver knows of."""
+    """The CUDA GPUs that the driver lists."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()
@@ -42,7 +42,7 @@ def gpus() -> list[str]:
 
 
 def machine(gpu: list[str]) -> dict[str, Any]:
-    """Where, when and with what this is measured."""
+    """The machine, the versions and the date of a measurement."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -57,119 +57,123 @@ def machine(gpu: list[str]) -> dict[str, Any]:
 
 
 class Bench:
-    """A run: its settings, and what it found."""
+    """A run of the benchmark: its settings and its results."""
 
-    def __init__(self, given: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace):
         gpu = gpus()
-        self.given, self.failed = given, False
-        self.engines = [name for name in ENGINES if name in given.engines and (gpu or not ENGINES[name].gpu)]
-        self.cells = [name for name in CELLS if name in given.cells and (gpu or not CELLS[name].gpu)]
-        settings = {name: getattr(given, name) for name in ("rounds", "seconds", "threads", "tf32")}
+        self.options = options
+        self.failed = False
+        self.engines = [name for name in ENGINES if name in options.engines and (gpu or not ENGINES[name].gpu)]
+        self.cells = [name for name in CELLS if name in options.cells and (gpu or not CELLS[name].gpu)]
+        settings = {name: getattr(options, name) for name in ("rounds", "seconds", "threads", "tf32")}
         self.results: dict[str, Any] = {"machine": machine(gpu), "settings": settings, "skipped": [], "cells": {}}
         if not gpu:
             self.skip("all", "a GPU", "nvidia-smi finds no CUDA GPU")
 
     def start(self, engine: str, cell: str) -> Process:
-        """A process with the engine in the cell, or for a measure of that name."""
-        return Process(engine, cell, self.given.threads, self.given.tf32)
+        """A process with the engine in a cell, or for the measure "accuracy"."""
+        return Process(engine, cell, self.options.threads, self.options.tf32)
 
     def skip(self, where: str, engine: str, reason: str | LeftOut) -> None:
-        """Note and say that an engine is left out."""
+        """Note and print that an engine is left out."""
         self.failed |= getattr(reason, "failed", False)
         self.results["skipped"].append({"where": where, "engine": engine, "reason": str(reason)})
         print(f"left out of {where}: {engine}: {reason}", flush=True)
 
     def measure_cell(self, cell: str) -> dict[str, Any]:
-        """Steps and evaluations of the engines in turn, and the memory they took."""
-        workers, found = {}, {}
+        """Time steps and evaluations of the engines in turn, and note their memory."""
+        workers: dict[str, Process] = {}
+        results: dict[str, Any] = {}
         for engine in self.engines:
             if CELLS[cell].kind in ENGINES[engine].kinds and (ENGINES[engine].gpu or not CELLS[cell].gpu):
                 try:
                     workers[engine] = self.start(engine, cell)
-                    found[engine] = {"first": workers[engine].ready["first"], "step": [], "inference": []}
+                    results[engine] = {"first": workers[engine].ready["first"], "step": [], "inference": []}
                 except LeftOut as reason:
                     self.skip(cell, engine, reason)
-        for i in range(self.given.rounds + 1):
+        for i in range(self.options.rounds + 1):
             for measure in ("step", "inference"):
                 for engine, worker in list(workers.items()):
                     try:
-                        got = worker.ask(measure=measure, seconds=self.given.seconds if i else self.given.seconds / 4)
+                        got = worker.ask(measure=measure, seconds=self.options.seconds if i else self.options.seconds / 4)
                     except LeftOut as reason:
                         self.skip(cell, engine, reason)
-                        del workers[engine], found[engine]
+                        del workers[engine], results[engine]
                         continue
                     if i:  # the first round warms up
-                        found[engine][measure].append(got)
+                        results[engine][measure].append(got)
         for engine, worker in workers.items():
             try:
                 memory = worker.ask(measure="memory")
             except LeftOut as reason:
                 self.skip(cell, engine, reason)
-                del found[engine]
+                del results[engine]
                 continue
-            found[engine]["memory"] = [] if memory is None or engine.startswith("gemms") else [memory]
+            results[engine]["memory"] = [] if memory is None or engine.startswith("gemms") else [memory]
             worker.end()
-        return found
+        return results
 
     def measure_cells(self) -> None:
-        """Each cell in turn."""
+        """Measure each cell."""
         for cell in self.cells:
             print(f"measuring {cell}", file=sys.stderr, flush=True)
             self.results["cells"][cell] = self.measure_cell(cell)
 
     def each(self, measure: str, cell: str, engines: list[str], fresh: bool) -> dict[str, list[Any]]:
-        """An engine's answers for each round, taking turns; fresh: from a new process each."""
+        """Each engine's answers, one for each round; engines take turns. fresh: whether each answer comes from a new process."""
         workers: dict[str, Process] = {}
-        found: dict[str, list[Any]] = {engine: [] for engine in engines}
-        for i in range(self.given.rounds):
-            for engine in list(found):
+        answers: dict[str, list[Any]] = {engine: [] for engine in engines}
+        for i in range(self.options.rounds):
+            for engine in list(answers):
                 try:
                     if engine not in workers:
                         workers[engine] = self.start(engine, cell)
-                    found[engine].append(workers[engine].ask(measure=measure, seed=i))
+                    answers[engine].append(workers[engine].ask(measure=measure, seed=i))
                     if fresh:
                         workers.pop(engine).end()
                 except LeftOut as reason:
                     self.skip(measure, engine, reason)
-                    del found[engine]
+                    del answers[engine]
         for worker in workers.values():
             worker.end()
-        return found
+        return answers
 
     def measure_accuracy(self) -> None:
-        """Epochs and seconds to an accuracy: a round is a seed."""
+        """Measure epochs and seconds to an accuracy; each round has another seed."""
         engines = [engine for engine in self.engines if not engine.startswith("gemms") and "mlp" in ENGINES[engine].kinds]
         self.results["accuracy"] = self.each("accuracy", "accuracy", engines, fresh=True)
 
     def measure_epoch(self) -> None:
-        """What `fit` adds to its steps, at tiny."""
-        found = self.each("epoch", "tiny", [name for name in self.engines if name in ("bpcore", "bpcore-plain")], fresh=True)
-        columns = {engine: {name: [one[name] for one in its] for name in ("fit", "bare")} for engine, its in found.items()}
-        self.results["epoch"] = columns
+        """Measure the time that `fit` adds to its steps, in the cell tiny."""
+        engines = [name for name in self.engines if name in ("bpcore", "bpcore-plain")]
+        self.results["epoch"] = {
+            engine: {name: [answer[name] for answer in answers] for name in ("fit", "bare")}
+            for engine, answers in self.each("epoch", "tiny", engines, fresh=True).items()
+        }
 
     def measure_import(self) -> None:
-        """Of a fresh process."""
+        """Measure the time of an import in a fresh process."""
         self.results["import"], skipped = library.import_times(
-            self.given.rounds, environment(self.given.threads, self.given.tf32)
+            self.options.rounds, environment(self.options.threads, self.options.tf32)
         )
         for name, reason in skipped.items():
             self.skip("import", name, reason)
 
     def measure_install(self) -> None:
-        """Bytes on disk."""
+        """Measure bytes on disk."""
         self.results["install"], skipped = library.installed_sizes()
         for name, reason in skipped.items():
             self.skip("install", name, reason)
 
     def measure_linear(self) -> None:
-        """Time against batch, width squared and depth, with the picture; of plain bpcore where `fast` is not there."""
+        """Measure the time against batch, width squared and depth, and draw it; of plain bpcore if `fast` is not installed."""
         for engine in [name for name in ("bpcore", "bpcore-plain") if name in self.engines]:
             command = [sys.executable, str(HERE / "linear_cost.py"), "--json", "--engine", engine]
-            command += ["--rounds", str(self.given.rounds), "--seconds", str(self.given.seconds / 4)]
-            if self.given.json:
-                command += ["--picture", str(self.given.json.parent / "linear_cost.png")]
-            its = environment(self.given.threads, self.given.tf32, engine)
-            done = subprocess.run(command, env=its, capture_output=True, text=True)
+            command += ["--rounds", str(self.options.rounds), "--seconds", str(self.options.seconds / 4)]
+            if self.options.json:
+                command += ["--picture", str(self.options.json.parent / "linear_cost.png")]
+            variables = environment(self.options.threads, self.options.tf32, engine)
+            done = subprocess.run(command, env=variables, capture_output=True, text=True)
             if done.returncode == 0:
                 self.results["linear"] = json.loads(done.stdout)
                 return
@@ -177,44 +181,45 @@ class Bench:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=None)
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=None)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--rounds", type=int, default=None, help="that are kept; 7")
+    parser.add_argument("--rounds", type=int, default=None, help="measured rounds, after a round to warm up; 7")
     parser.add_argument("--seconds", type=float, default=None, help="of each engine in each round; 1")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tf32", action="store_true", help="let float32 products round to TF32 on a GPU, on every engine")
+    parser.add_argument("--tf32", action="store_true", help="let every engine use TF32 for float32 products on a GPU")
     parser.add_argument("--json", type=Path, default=None, help="by default benchmarks/results/cpu.json, or gpu.json")
-    parser.add_argument("--check", action="store_true", help="say what must hold and whether it does")
+    parser.add_argument("--check", action="store_true", help="print the limits, and whether they hold")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two short rounds of tiny; no file unless --json")
-    parser.add_argument("--show", type=Path, help="measure nothing: the table of a file written before")
-    given = parser.parse_args()
-    quick = given.quick
-    given.measures = given.measures or [name for name in MEASURES if not quick or name not in ("accuracy", "linear")]
-    given.cells = given.cells or (["tiny"] if quick else list(CELLS))
-    given.rounds, given.seconds = given.rounds or (2 if quick else 7), given.seconds or (0.05 if quick else 1.0)
-    if given.json is None and not quick:
-        given.json = HERE / "results" / ("gpu.json" if gpus() else "cpu.json")
-    return given
+    parser.add_argument("--show", type=Path, help="measure nothing; print the table of an existing file")
+    options = parser.parse_args()
+    quick = options.quick
+    options.measures = options.measures or [name for name in MEASURES if not quick or name not in ("accuracy", "linear")]
+    options.cells = options.cells or (["tiny"] if quick else list(CELLS))
+    options.rounds, options.seconds = options.rounds or (2 if quick else 7), options.seconds or (0.05 if quick else 1.0)
+    if options.json is None and not quick:
+        options.json = HERE / "results" / ("gpu.json" if gpus() else "cpu.json")
+    return options
 
 
 def main() -> None:
-    given, failed = arguments(), False
-    if given.show:
-        results = json.loads(given.show.read_text())
+    options = arguments()
+    failed = False
+    if options.show:
+        results = json.loads(options.show.read_text())
     else:
-        bench = Bench(given)
-        for measure in given.measures:
+        bench = Bench(options)
+        for measure in options.measures:
             getattr(bench, f"measure_{measure}")()
         results, failed = bench.results, bench.failed
-        if given.json:
-            given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(json.dumps(results, indent=1) + "\n")
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
     for line in figures.table(results):
         print(line)
-    if given.check:
+    if options.check:
         verdicts = figures.verdicts(results)
         for holds, line in verdicts:
             print(f"{ {True: 'holds', False: 'MISSED', None: 'not measured'}[holds]:12} {line}")

@@ -1,16 +1,17 @@
-"""PyTorch: eager, compiled, on a GPU."""
+"""PyTorch's engines: eager, compiled, on a GPU."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from cells import BLOCKS, CHARACTERS, HEADS, TOKENS, Cell, D, Theta
 from engines import GPU_BLOCK, Engine, Unable
 
 
 def mlp(cell: Cell) -> Any:
-    """Layers by bpcore's indices."""
+    """An MLP, with bpcore's indices of layers."""
     from torch import nn
 
     parts = [part for n, m in pairwise(cell.sizes) for part in (nn.Linear(n, m), nn.ReLU())]
@@ -18,19 +19,25 @@ def mlp(cell: Cell) -> Any:
 
 
 def cnn(cell: Cell) -> Any:
-    """Layers by bpcore's indices, on (n, channels, height, width)."""
+    """The CNN, with bpcore's indices of layers, on images (n, channels, height, width)."""
     from torch import nn
 
     def convolution(c_in: int, c_out: int, kernel: int, **options: Any) -> Any:
         return nn.Conv2d(c_in, c_out, kernel, bias=False, **options), nn.BatchNorm2d(c_out), nn.ReLU()
 
-    first, second = convolution(1, 24, 5, stride=2, padding=2), convolution(24, 48, 3)
-    last = nn.Flatten(), nn.Dropout(cell.dropout), nn.Linear(96 * 4 * 4, 10)
-    return nn.Sequential(*first, *second, nn.MaxPool2d(2), *convolution(48, 96, 3), *last)
+    return nn.Sequential(
+        *convolution(1, 24, 5, stride=2, padding=2),
+        *convolution(24, 48, 3),
+        nn.MaxPool2d(2),
+        *convolution(48, 96, 3),
+        nn.Flatten(),
+        nn.Dropout(cell.dropout),
+        nn.Linear(96 * 4 * 4, 10),
+    )
 
 
 def transformer(cell: Cell) -> Any:
-    """Layers by bpcore's indices; the last shares the first's weight."""
+    """The transformer, with bpcore's indices of layers; the last layer shares the weight of the first."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -46,7 +53,8 @@ def transformer(cell: Cell) -> Any:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.qkv, self.out = nn.Linear(D, 3 * D), nn.Linear(D, D)
+            self.qkv = nn.Linear(D, 3 * D)
+            self.out = nn.Linear(D, D)
 
         def forward(self, z: Any) -> Any:
             n, tokens, _ = z.shape
@@ -57,7 +65,8 @@ def transformer(cell: Cell) -> Any:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.norm, self.attention = nn.LayerNorm(D), Attention()
+            self.norm = nn.LayerNorm(D)
+            self.attention = Attention()
             self.feed = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
         def forward(self, z: Any) -> Any:
@@ -81,15 +90,17 @@ NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
 
 
 def load(model: Any, theta: Theta) -> None:
-    """Copy θ into the model: each parameter of both once."""
+    """Copy θ into the model. Raises an error unless each parameter of both is used once."""
     import torch
 
-    named, modules = dict(model.named_parameters()), dict(model.named_modules())
+    named = dict(model.named_parameters())
+    modules = dict(model.named_modules())
     for path, value in theta.items():
         head, _, last = path.replace(".body", "").rpartition(".")
         if head.endswith("attention"):
             head += ".out" if last.endswith("_o") else ".qkv"
-        module, x = modules[head], torch.from_numpy(value)
+        module = modules[head]
+        x = torch.from_numpy(value)
         if isinstance(module, torch.nn.Conv2d):
             x = x.permute(3, 2, 0, 1)
         elif isinstance(module, torch.nn.Linear) and x.ndim > 1:
@@ -99,7 +110,7 @@ def load(model: Any, theta: Theta) -> None:
         with torch.no_grad():
             named.pop(f"{head}.{NAMES[last.removesuffix('_o')]}").copy_(x)
     if named:
-        raise ValueError(f"θ says nothing of {', '.join(named)}")
+        raise ValueError(f"θ has no values for {', '.join(named)}")
 
 
 def build(
@@ -110,7 +121,7 @@ def build(
     channels_last: bool = False,
     schedule: Any = None,
 ) -> Engine:
-    """A model with its fused optimiser; mode: torch.compile's, None for eager; schedule: step -> factor on lr."""
+    """A model with its fused optimiser. mode: of torch.compile, None for eager. schedule: step -> factor on lr."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -126,8 +137,9 @@ def build(
 
     objective = loss_of if mode is None else torch.compile(loss_of, mode=mode, dynamic=False)
     forward = model if mode is None else torch.compile(model, mode=mode, dynamic=False)
-    if cell.decay:  # of matrices, and neither of biases nor of γ, as in bpcore
-        matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) is many] for many in (True, False))
+    if cell.decay:  # it applies to matrices, not to biases and γ, as in bpcore
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        vectors = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": cell.decay}, {"params": vectors, "weight_decay": 0.0}]
         optimizer: Any = torch.optim.AdamW(groups, cell.lr, fused=True)
     else:
@@ -154,17 +166,22 @@ def build(
 
     def place(x: Any) -> Any:
         x = torch.from_numpy(x)
-        if x.ndim == 4:  # (n, h, w, 1): either way the numbers lie as they lay
+        if x.ndim == 4:  # (n, h, w, 1): with one channel, both orders have the same memory
             x = x.permute(0, 3, 1, 2) if channels_last else x.reshape(len(x), 1, *x.shape[1:3])
         return x if device == "cpu" else x.to(device)
 
-    wait = (lambda result: torch.cuda.synchronize()) if device == "cuda" else (lambda result: None)
-    host = lambda x: x.detach().cpu().numpy()  # noqa: E731
+    def wait(result: Any) -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def host(x: Any) -> np.ndarray:
+        return x.detach().cpu().numpy()
+
     return Engine(step, predict, place, wait, host, model.train, GPU_BLOCK if device == "cuda" else 1)
 
 
 def set_precision(tf32: bool) -> None:
-    """Whether float32 products may round to TF32 on a GPU: cuDNN's may by default."""
+    """Set whether float32 products may use TF32 on a GPU. By default cuDNN's may."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

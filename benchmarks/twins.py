@@ -1,11 +1,11 @@
-"""What the twins of each family gain: a module's forward and backward pass at a real size, or a training step, with and without.
+"""The gain of each family's twins: the time of a module's forward and backward pass, or of a training step, with and without.
 
-Without them, what comes next serves: NumPy's twins instead of compiled ones, definitions instead of NumPy's. Every variant runs
-in a process of its own, rounds alternate, and ratios are made round by round. A ratio of 1.5 means that the family's twins save
-a third of the time; those that stay at 1.0 everywhere are not worth their lines.
+A twin is a faster implementation of one of bpcore's functions. Without compiled twins, NumPy's twins run, without NumPy's, the
+definitions. Every variant runs in its own process, rounds alternate, and ratios are computed round by round. A ratio of 1.5 means
+that the family's twins save a third of the time; twins that stay at 1.0 everywhere are not worth their lines.
 
     python benchmarks/twins.py                                # both sets, all modules and the steps; a quarter of an hour
-    python benchmarks/twins.py --sets kernels.numpy --only Softmax transformer
+    python benchmarks/twins.py --sets kernels.numpy --only LayerNorm transformer
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTINGS = {"kernels.fast": "on", "kernels.numpy": "plain"}
 
 
 def modules() -> dict[str, tuple[Any, Any]]:
-    """Name to (module, input), at sizes of a small transformer's and a small convolutional network's layers."""
+    """Name to (module, input), with the sizes of layers in a small transformer and a small convolutional network."""
     import bpcore as bp
 
     generator = np.random.default_rng(0)
@@ -36,10 +36,10 @@ def modules() -> dict[str, tuple[Any, Any]]:
         return generator.standard_normal(shape, "float32")
 
     rows, image = floats(2048, 1024), floats(32, 28, 28, 32)
-    found: dict[str, tuple[Any, Any]] = {}
+    activations: dict[str, tuple[Any, Any]] = {}
     for name in ("ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax"):
-        found[name] = getattr(bp, name)(), rows
-    return found | {
+        activations[name] = getattr(bp, name)(), rows
+    return activations | {
         "GELU tanh": (bp.GELU("tanh"), rows),
         "Linear": (bp.Linear(256, 1024), floats(2048, 256)),
         "LayerNorm": (bp.LayerNorm(1024), rows),
@@ -57,7 +57,7 @@ def modules() -> dict[str, tuple[Any, Any]]:
 
 
 def passes(module: Any, z: Any) -> Callable[[], Any]:
-    """A forward and a backward pass of the module in training mode."""
+    """A function that does a forward and a backward pass of the module in training mode."""
     import bpcore as bp
     from bpcore.layout import Layout
 
@@ -74,25 +74,29 @@ def passes(module: Any, z: Any) -> Callable[[], Any]:
 
 
 def steps(cell: str) -> Callable[[], Any]:
-    """A training step of one of run.py's cells."""
+    """A function that takes a training step in a cell of run.py."""
     from cells import CELLS, theta
     from engines import build
 
     engine = build("bpcore", CELLS[cell], theta(CELLS[cell]))
     ring = engine.ring(CELLS[cell])
-    return lambda: engine.step(*next(ring))
+
+    def run() -> None:
+        engine.step(*next(ring))
+
+    return run
 
 
 def families(of: str) -> dict[str, list[str]]:
-    """Family to the primitives that the set has twins of."""
+    """Family to the names of the primitives for which the set `of` has twins."""
     from bpcore import primitive
 
     primitive.load(of)
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, known in primitive.PRIMITIVES.items():
         if of in known.twins:
-            found.setdefault(known.twins[of].call.__module__.rpartition(".")[2], []).append(name)
-    return found
+            names.setdefault(known.twins[of].call.__module__.rpartition(".")[2], []).append(name)
+    return names
 
 
 def families_run(run: Callable[[], Any], of: str) -> list[str]:
@@ -109,18 +113,18 @@ def families_run(run: Callable[[], Any], of: str) -> list[str]:
         return twin
 
     known = [(family, PRIMITIVES[name]) for family, names in families(of).items() for name in names]
-    kept = [primitive.twins[of] for _, primitive in known]
-    for (family, primitive), twin in zip(known, kept, strict=True):
+    twins = [primitive.twins[of] for _, primitive in known]
+    for (family, primitive), twin in zip(known, twins, strict=True):
         primitive.twins[of] = twin._replace(call=noted(family, twin.call))
     run()
-    for (_, primitive), twin in zip(known, kept, strict=True):
+    for (_, primitive), twin in zip(known, twins, strict=True):
         primitive.twins[of] = twin
         primitive.picked.clear()
     return sorted(ran)
 
 
 def work(what: str, of: str, without: str) -> None:
-    """A worker: says which families' twins run, and then answers each number of seconds with a median time."""
+    """The worker's process: prints the families whose twins run; then, for each number of seconds, the median time of a run."""
     from bpcore.primitive import PRIMITIVES
 
     for name in families(of).get(without, []):
@@ -137,7 +141,7 @@ def work(what: str, of: str, without: str) -> None:
 
 
 class Worker:
-    """A process that measures one thing without one family."""
+    """A process that measures a module or a step without the twins of one family."""
 
     def __init__(self, what: str, of: str, without: str, threads: int):
         command = [sys.executable, __file__, "--work", what, of, without]
@@ -148,7 +152,7 @@ class Worker:
         self.families: list[str] = json.loads(self.read())
 
     def read(self) -> str:
-        """Its next line."""
+        """The worker's next line."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -156,23 +160,23 @@ class Worker:
         return line
 
     def ask(self, seconds: float) -> float:
-        """The median time of a run over so many seconds."""
+        """The median time of a run, measured over so many seconds."""
         assert self.process.stdin is not None
         print(seconds, file=self.process.stdin, flush=True)
         return float(self.read())
 
     def end(self) -> None:
-        """Let it go."""
+        """Close the worker's input, and wait for its end."""
         self.process.communicate()
 
 
-def gains(what: str, of: str, given: argparse.Namespace) -> dict[str, float]:
-    """Family to the time without its twins over the time with all of them: the median of rounds."""
-    whole = Worker(what, of, "", given.threads)
-    workers = {"": whole, **{name: Worker(what, of, name, given.threads) for name in whole.families}}
+def gains(what: str, of: str, options: argparse.Namespace) -> dict[str, float]:
+    """Family to the time without its twins over the time with all twins: the median of the rounds."""
+    whole = Worker(what, of, "", options.threads)
+    workers = {"": whole, **{name: Worker(what, of, name, options.threads) for name in whole.families}}
     ratios: dict[str, list[float]] = {name: [] for name in whole.families}
-    for i in range(given.rounds + 1):
-        times = {name: worker.ask(given.seconds) for name, worker in workers.items()}
+    for i in range(options.rounds + 1):
+        times = {name: worker.ask(options.seconds) for name, worker in workers.items()}
         if i:  # the first round warms up
             for name, rounds in ratios.items():
                 rounds.append(times[name] / times[""])
@@ -189,14 +193,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="of each variant in each round")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.work:
-        work(*given.work)
+    options = parser.parse_args()
+    if options.work:
+        work(*options.work)
         return
-    print("| set | measured | time without the family's twins, of the time with them |\n| --- | --- | --- |")
-    for of in given.sets:
-        for what in given.only:
-            row = ", ".join(f"{name} {ratio:.2f}" for name, ratio in gains(what, of, given).items())
+    print("| set | measured | time without the family's twins over the time with them |\n| --- | --- | --- |")
+    for of in options.sets:
+        for what in options.only:
+            row = ", ".join(f"{name} {ratio:.2f}" for name, ratio in gains(what, of, options).items())
             if row:
                 print(f"| {of.removeprefix('kernels.')} | {what} | {row} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""A process with one engine in one cell: it measures what each line of JSON on its input asks for, and answers in one line.
+"""The process of one engine in one cell. Each line of JSON on its input is a request to measure; it answers with a line of JSON.
 
 python worker.py ENGINE CELL THREADS TF32
 """
@@ -21,32 +21,32 @@ import numpy as np
 from cells import CELLS, Cell, theta
 from engines import ENGINES, Engine, Unable, build
 
-LEAST = 3  # figures in a round
-EPOCHS = 30  # at most, to an accuracy
+LEAST = 3  # times in a round, at least
+EPOCHS = 30  # to an accuracy, at most
 
 
 def timed(call: Callable[..., Any], engine: Engine, ring: Any, seconds: float) -> float:
-    """The median time of a call over about `seconds`; ring: its arguments, in turn. A device is waited for once a block."""
+    """The median time of a call, measured over about `seconds`. ring: its arguments. It waits for a device once per block."""
     times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < LEAST:
         arguments = list(itertools.islice(ring, engine.block))
         start = time.perf_counter()
-        for one in arguments:
-            result = call(*one)
+        for batch in arguments:
+            result = call(*batch)
         engine.wait(result)
         times.append((time.perf_counter() - start) / engine.block)
     return statistics.median(times)
 
 
 def peak_memory() -> float | None:
-    """The most memory this process had, MB, on Linux. Not getrusage's, which a process inherits from its parent."""
+    """The peak memory of this process in MB, on Linux. That of getrusage would be inherited from the parent process."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def examples() -> tuple[str, float, tuple[Any, Any], tuple[Any, Any]]:
-    """(cell, accuracy to reach, train, test): MNIST where BPCORE_DATA names a folder, else scikit-learn's digits."""
+    """(cell, accuracy to reach, train, test): MNIST if BPCORE_DATA names a folder, else scikit-learn's digits."""
     import bpcore as bp
 
     if os.environ.get("BPCORE_DATA"):
@@ -59,13 +59,14 @@ def examples() -> tuple[str, float, tuple[Any, Any], tuple[Any, Any]]:
 
 
 def to_accuracy(name: str, seed: int) -> dict[str, Any]:
-    """Epochs, and seconds with building, compiling and evaluating, until the test accuracy is reached; θ and order by seed."""
+    """Epochs and seconds (building, compiling and evaluating included) to the test accuracy. seed: of θ and of the order."""
     cell_name, threshold, (X, y), (X_test, y_test) = examples()
     cell = CELLS[cell_name]
     drawn = theta(cell, seed)
     started = time.perf_counter()
     engine = build(name, cell, drawn)
-    first, curve = None, []
+    first = None  # seconds to the first step
+    curve: list[float] = []  # test accuracy after each epoch
     while len(curve) < EPOCHS and (not curve or curve[-1] < threshold):
         order = np.random.default_rng([seed, len(curve)]).permutation(len(X))
         engine.training(True)
@@ -79,22 +80,28 @@ def to_accuracy(name: str, seed: int) -> dict[str, Any]:
         t = engine.host(engine.predict(engine.place(X_test)))
         curve.append(float((t.argmax(1) == y_test).mean()))
     reached = curve[-1] >= threshold
-    found = {"data": "mnist" if X.shape[1] == 784 else "digits", "accuracy": threshold, "first": first, "curve": curve}
-    return found | {"epochs": len(curve) if reached else None, "seconds": time.perf_counter() - started if reached else None}
+    return {
+        "data": "mnist" if X.shape[1] == 784 else "digits",
+        "accuracy": threshold,
+        "first": first,
+        "curve": curve,
+        "epochs": len(curve) if reached else None,
+        "seconds": time.perf_counter() - started if reached else None,
+    }
 
 
 class Worker:
-    """An engine at work in a cell."""
+    """An engine in a cell, after its first step."""
 
     def __init__(self, name: str, cell: Cell):
-        self.name, self.cell = name, cell
+        self.cell = cell
         started = time.perf_counter()
         self.engine = build(name, cell, theta(cell))
         self.ring = self.engine.ring(cell)
         self.engine.wait(self.engine.step(*next(self.ring)))
         self.first = time.perf_counter() - started
         if ENGINES[name].environment.get("BPCORE_KERNELS") == "plain" and "bpcore.kernels.fast" in sys.modules:
-            raise RuntimeError(f"{name} ran the compiled kernels: BPCORE_KERNELS=plain was not heeded")
+            raise RuntimeError(f"{name} ran the compiled kernels: BPCORE_KERNELS=plain had no effect")
 
     def answer(self, measure: str, seconds: float = 0.0, seed: int = 0) -> Any:
         """What was asked for."""
@@ -111,9 +118,9 @@ class Worker:
 
 def main() -> None:
     name, cell, threads, tf32 = sys.argv[1:]
-    if hasattr(os, "sched_setaffinity"):  # what an engine's own setting of threads does not reach
+    if hasattr(os, "sched_setaffinity"):  # for threads that no setting of the engine limits
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
-    answers = os.fdopen(os.dup(1), "w")  # whatever a library prints goes elsewhere
+    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not reach it
 
     def say(answer: Any) -> None:
         print(json.dumps(answer), file=answers, flush=True)
@@ -121,7 +128,7 @@ def main() -> None:
     module = import_module(ENGINES[name].build.split(":")[0])
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            import_module(ENGINES[name].library)  # an import has a figure of its own
+            import_module(ENGINES[name].library)  # imports are measured apart
             if ENGINES[name].gpu and hasattr(module, "set_precision"):
                 module.set_precision(tf32 == "on")
             if cell == "accuracy":

@@ -18,7 +18,7 @@ def named(name: str, of: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """value with Python's numbers for NumPy's, and tuples for lists; what is no number stays."""
+    """value with Python's numbers instead of NumPy's and tuples instead of lists; other values are returned unchanged."""
     if isinstance(value, (tuple, list)):
         return tuple(map(plain, value))
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -41,7 +41,7 @@ def number(name: str, value: Any, rule: str, holds: Callable[[Any], bool], of: A
     """value as an int or a float, or a ValueError unless it is a number and `holds(value)`; rule: the condition in words."""
     if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
         raise ValueError(f"{named(name, of)} must be a number, {rule}, got {value!r}")
-    return int(value) if isinstance(value, Integral) else float(value)  # a NumPy scalar would promote
+    return plain(value)  # a NumPy scalar would promote
 
 
 def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any = None) -> float:

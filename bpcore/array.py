@@ -13,7 +13,7 @@ __all__ = ["Array"]
 if TYPE_CHECKING:
 
     class Operators:
-        """The operators of Array: no protocol, since pyright would compare each with ndarray's overloads, for minutes."""
+        """The operators of Array. In the protocol, pyright would compare them with ndarray's overloads, for minutes."""
 
         def __add__(self, other: Any, /) -> Array: ...
         def __radd__(self, other: Any, /) -> Array: ...
@@ -39,7 +39,7 @@ else:
         """The operators of Array, for type checkers."""
 
 
-class Array(Operators, Protocol):  # type: ignore[misc]  # a base that is no protocol: what it has is not compared
+class Array(Operators, Protocol):  # type: ignore[misc]  # a base that is not a protocol is not compared
     """An array of any library that follows the Array API: NumPy, CuPy, PyTorch, array-api-strict.
 
     Use it in annotations: `def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode)`. The functions on arrays are those

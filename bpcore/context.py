@@ -11,7 +11,7 @@ import numpy as np
 # Whether this thread records its launches on a GPU, to repeat them later. Then no data may come from the host or go to it.
 recording: ContextVar[bool] = ContextVar("bpcore_recording", default=False)
 
-tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether products of float32 may be in TF32
+tf32: ContextVar[bool] = ContextVar("bpcore_tf32", default=False)  # whether float32 products may use TF32
 
 
 @contextmanager

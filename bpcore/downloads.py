@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-TIMEOUT = 30  # seconds without a byte
+TIMEOUT = 30  # seconds without new data
 
 
 def find(folder: str, name: str, md5: Mapping[str, str], url: str) -> Path:

@@ -36,7 +36,7 @@ class Backend:
     xp: Any
     device: Any = None
     dtypes: tuple[str, ...] = ("float32", "float64")
-    asynchronous: bool = False  # whether the host waits when it looks at a value: so it is on a GPU
+    asynchronous: bool = False  # whether the host must wait to look at a value, as on a GPU
 
     def __init_subclass__(cls) -> None:
         LIBRARIES[cls.library] = cls

@@ -95,7 +95,7 @@ class Windows:
 
 
 RESERVED = ("path", "use", "names", "children", "items")
-EMPTY = Windows("", 0, {}, {})  # of a module without parameters, such as a loss
+EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
 
 
 def join(path: str, name: str) -> str:
@@ -176,7 +176,7 @@ class Module:
         ...     def backward(self, theta, saved, v, gradient, need_dz=True):
         ...         gradient.W[...] = saved.T @ v  # B[M, W](v): overwrite the window, do not add to it
         ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
-        >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError where B is not the derivative's adjoint
+        >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError if B is not the adjoint of the derivative
 
     Functions on arrays come from the arrays' own library, `xp = bp.backend_of(z).xp`, so that the module runs on every backend.
     rows_independent = True declares that row i of u depends on row i of the inputs only. further: names of optional inputs after

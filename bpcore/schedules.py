@@ -111,7 +111,7 @@ class WarmUp(Schedule):
     then: Schedule = field(default_factory=Constant)
 
     @property
-    def monitor(self) -> str | None:  # type: ignore[override]  # of `then`
+    def monitor(self) -> str | None:  # type: ignore[override]  # that of `then`
         return self.then.monitor
 
     def __post_init__(self) -> None:

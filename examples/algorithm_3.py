@@ -1,6 +1,6 @@
-"""Algorithm 3 of CS229's section 7.4.4, line by line, with bpcore's primitives: back-propagation for an r-layer MLP.
+"""Algorithm 3 of CS229's section 7.4.4, line by line, with bpcore's functions: back-propagation for an r-layer MLP.
 
-Once in the notes' columns, W[k] z + b[k] for one example, and once in rows, Z = X W + b for all examples at once
+It is written twice: in columns as in the notes, W[k] z + b[k] for one example, and in rows, Z = X W + b for all examples at once
 (section 7.5). The gradients of both equal those of bpcore's Network, entry by entry.
 
     python examples/algorithm_3.py
@@ -20,7 +20,10 @@ from bpcore.functional.losses import logistic, logistic_backward
 
 
 def algorithm_3(X: Any, y: Any, W: list[Any], b: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    """J, dJ/dW and dJ/db in rows: X (n, d), y (n, 1), W[k] (m, m'), b[k] (m',).        (7.84)"""
+    """J, dJ/dW and dJ/db in rows: X (n, d), y (n, 1), W[k] (m, m'), b[k] (m',).
+
+    (7.84)
+    """
     r = len(W)
     # 1: Forward pass. Store every a[k], z[k], and J.        (7.72)
     a, z = [X], []
@@ -30,7 +33,8 @@ def algorithm_3(X: Any, y: Any, W: list[Any], b: list[Any]) -> tuple[Any, list[A
     J = logistic(z[r - 1], y, None)
     # 2: Backward pass. dJ/dz[r] = B[ℓ_logistic, z[r]](1).        (7.76)
     dz = logistic_backward(z[r - 1], y, None, 1.0)
-    dW, db = [W_k * 0 for W_k in W], [b_k * 0 for b_k in b]
+    dW = [W_k * 0 for W_k in W]
+    db = [b_k * 0 for b_k in b]
     # 3: for k = r - 1 to 0
     for k in range(r - 1, -1, -1):
         # 4: dJ/dW[k+1] = B[MM, W[k+1]](dJ/dz[k+1]), dJ/db[k+1] = B[MM, b[k+1]](dJ/dz[k+1])        (7.77), (7.78)
@@ -42,7 +46,7 @@ def algorithm_3(X: Any, y: Any, W: list[Any], b: list[Any]) -> tuple[Any, list[A
 
 
 def algorithm_3_columns(x: Any, y: float, W: list[Any], b: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    """The same for one example in the notes' letters: x (d,), W[k] (m', m), b[k] (m',)."""
+    """The same for one example, as in the notes: x (d,), W[k] (m', m), b[k] (m',)."""
     r = len(W)
     a, z = [x], []
     for k in range(r):
@@ -54,7 +58,8 @@ def algorithm_3_columns(x: Any, y: float, W: list[Any], b: list[Any]) -> tuple[A
     dW: list[Any] = [None] * r
     db: list[Any] = [None] * r
     for k in range(r - 1, -1, -1):
-        dW[k], db[k] = np.outer(dz, a[k]), dz  # (7.77): v zᵀ; (7.78): v
+        dW[k] = np.outer(dz, a[k])  # v zᵀ        (7.77)
+        db[k] = dz  # v        (7.78)
         if k >= 1:
             da = W[k].T @ dz  # (7.79)
             dz = (z[k - 1] > 0) * da  # (7.80)
@@ -81,16 +86,17 @@ def main() -> None:
     W, b = ([net.windows[name][letter] for name in names] for letter in "Wb")
     J_rows, dW, db = algorithm_3(net.place(X), net.place(y), W, b)
 
-    W_columns, b_columns = [to_host(W_k).T for W_k in W], [to_host(b_k) for b_k in b]  # transposed: the notes' convention
-    examples = [algorithm_3_columns(X[i], y[i, 0], W_columns, b_columns) for i in range(n)]
-    J_columns = np.mean([one[0] for one in examples])
+    W_columns = [to_host(W_k).T for W_k in W]  # transposed: the notes' convention
+    b_columns = [to_host(b_k) for b_k in b]
+    J_of, dW_of, db_of = zip(*(algorithm_3_columns(X[i], y[i, 0], W_columns, b_columns) for i in range(n)), strict=True)
+    J_columns = np.mean(J_of)
 
     print(f"J: Network {float(to_host(J)):.15f}, rows {float(to_host(J_rows)):.15f}, columns {J_columns:.15f}")
     print(f"{'gradient':10} {'shape':>9} {'rows - Network':>16} {'columns - Network':>18}")
     worst = 0.0
     for k, name in enumerate(names):
-        dW_columns = np.mean([one[1][k] for one in examples], axis=0).T
-        db_columns = np.mean([one[2][k] for one in examples], axis=0)
+        dW_columns = np.mean([dW_i[k] for dW_i in dW_of], axis=0).T
+        db_columns = np.mean([db_i[k] for db_i in db_of], axis=0)
         for letter, rows, columns in (("W", dW[k], dW_columns), ("b", db[k], db_columns)):
             exact = to_host(of_network[name][letter])
             apart = [float(np.max(np.abs(x - exact))) for x in (to_host(rows), columns)]

@@ -1,4 +1,4 @@
-"""A module of one's own: written, checked against differences, and trained.
+"""Write a module of your own, check it against differences, and train it.
 
 Maxout (Goodfellow et al., 2013): u = max(z W₁ + b₁, z W₂ + b₂), the larger of two affine pieces, entry by entry.
 
@@ -45,7 +45,7 @@ class Maxout(bp.Module):
     ) -> bp.Array | None:
         z, larger = saved
         larger = namespace(v).astype(larger, v.dtype)
-        # each piece gets v where it was the larger; the derivative at a tie is taken as that of the second
+        # each piece gets v where it is the larger; at a tie the second piece gets it
         dz1 = linear_backward(z, theta.W1, v * larger, gradient.W1, gradient.b1, need_dz)
         dz2 = linear_backward(z, theta.W2, v * (1 - larger), gradient.W2, gradient.b2, need_dz)
         return None if dz1 is None or dz2 is None else dz1 + dz2

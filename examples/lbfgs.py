@@ -1,4 +1,4 @@
-"""θ is one vector, so scipy.optimize.minimize takes a network as it is: L-BFGS on the whole training set.
+"""Train with scipy.optimize.minimize, by L-BFGS on the whole training set. It needs no adapter, since θ is one vector.
 
 python examples/lbfgs.py
 """
@@ -23,7 +23,9 @@ def main() -> None:
     images, labels = load_digits(return_X_y=True)
     X, y = images[:1300] / 16, labels[:1300]
     net = bp.Network(bp.MLP([64, 32, 10], "tanh"), backend=arguments.backend, dtype="float64", seed=arguments.seed)
-    loss, decay, to_host = bp.CrossEntropy(), 1e-3, net.backend.to_host
+    loss = bp.CrossEntropy()
+    decay = 1e-3
+    to_host = net.backend.to_host
 
     def objective(theta: Any) -> Any:
         net.theta[...] = net.backend.asarray(theta)

@@ -1,9 +1,10 @@
-"""Train an MLP on the 1,797 handwritten digits that scikit-learn ships; report training and test error.
+"""Train an MLP on the 1,797 handwritten digits of scikit-learn; report training and test error.
 
     python examples/train_digits.py                     # NumPy; under a minute on two cores
     python examples/train_digits.py --backend cupy      # a CUDA GPU
 
-Writes to --out: a checkpoint (digits.safetensors), the learning curve (learning_curve.png) and the history (history.csv).
+The script writes to --out: a checkpoint (digits.safetensors), the learning curve (learning_curve.png) and the history
+(history.csv).
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import bpcore as bp
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", default=None, help="numpy, cupy, torch, array_api_strict, auto (default: numpy)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the initial values, the order and the masks")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, the initial values, the order and dropout")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -51,12 +52,12 @@ def main() -> None:
     )
     if arguments.resume:
         trainer.resume(path)
-        if trainer.seed != arguments.seed:  # another split: digits that were trained on would be tested on
+        if trainer.seed != arguments.seed:  # with another split, some test digits were trained on
             raise SystemExit(f"{path} was made with --seed {trainer.seed}; resume with that seed")
     history = trainer.fit((X_train, y_train), (X_test, y_test), epochs=arguments.epochs, batch_size=64)
 
     if trainer.interrupted:
-        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; what was saved is in {path}, go on with --resume")
+        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; {path} has the last saved state, continue with --resume")
     if len(history):
         last = history[-1]
         print(f"training error {1 - last['training_accuracy']:.2%}  test error {1 - last['test_accuracy']:.2%}")

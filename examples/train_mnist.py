@@ -1,11 +1,11 @@
 """Train an MLP or a small convolutional network on MNIST; report training and test error.
 
     BPCORE_DATA=path/to/data python examples/train_mnist.py --model mlp     # 784-800-800-10, dropout, no augmentation
-    BPCORE_DATA=path/to/data python examples/train_mnist.py --model cnn     # images moved by up to two pixels
+    BPCORE_DATA=path/to/data python examples/train_mnist.py --model cnn     # images shifted by up to two pixels
     python examples/train_mnist.py --model cnn --backend cupy               # a CUDA GPU; MNIST is downloaded
 
-Writes to --out: a checkpoint (mnist.safetensors), the history (history.csv), and as pictures the learning curve, the first
-layer's filters and the confusion matrix (learning_curve.png, filters.png, confusion.png).
+The script writes to --out: a checkpoint (mnist.safetensors), the history (history.csv), and pictures of the learning curve, of
+the first layer's filters and of the confusion matrix (learning_curve.png, filters.png, confusion.png).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import bpcore as bp
 
 BATCH = 128
-SAMPLE = 10_000  # training images that the training error is measured on
+SAMPLE = 10_000  # training images on which the training error is measured
 SHIFT = 2  # pixels
 
 
@@ -44,7 +44,7 @@ def cnn() -> bp.Module:
 
 
 def shifted(X: Any, generator: Any) -> Any:
-    """Each image of X (n, h, w, 1) moved by up to SHIFT pixels along both axes, zeros coming in."""
+    """X (n, h, w, 1) with each image shifted by up to SHIFT pixels along both axes; zeros fill the rest."""
     n, h, w, _ = X.shape
     padded = np.pad(X[..., 0], ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)))
     places = np.lib.stride_tricks.sliding_window_view(padded, (h, w), axis=(1, 2))  # (n, places, places, h, w)
@@ -56,9 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["mlp", "cnn"], default="mlp")
     parser.add_argument("--backend", default=None, help="numpy, cupy, torch, array_api_strict, auto (default: numpy)")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial values, the order, the masks and the shifts")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial values, the order, dropout and the shifts")
     parser.add_argument("--epochs", type=int, default=None, help="25 for the MLP, 10 for the CNN")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     parser.add_argument("--out", type=Path, default=None, help="runs/mnist-mlp or runs/mnist-cnn")
     arguments = parser.parse_args()
     convolutional = arguments.model == "cnn"
@@ -86,7 +86,7 @@ def main() -> None:
     )
     if arguments.resume:
         trainer.resume(path)
-    began = time.perf_counter()
+    started = time.perf_counter()
     history = trainer.fit(
         (X_train, y_train),
         (X_test, y_test),
@@ -95,9 +95,9 @@ def main() -> None:
         training_sample=SAMPLE,
         augment=shifted if convolutional else None,
     )
-    print(f"trained for {time.perf_counter() - began:.0f} s")
+    print(f"trained for {time.perf_counter() - started:.0f} s")
     if trainer.interrupted:
-        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; what was saved is in {path}, go on with --resume")
+        raise SystemExit(f"interrupted in epoch {trainer.epoch + 1}; {path} has the last saved state, continue with --resume")
 
     scores = np.concatenate([net.backend.to_host(net(X_test[i : i + 1000])) for i in range(0, len(X_test), 1000)])
     bp.confusion(y_test, scores.argmax(axis=1), out / "confusion.png")

@@ -1,7 +1,7 @@
-"""Regression: an MLP against a linear model, by test RMSE.
+"""Regression: compare an MLP with a linear model by their test RMSE.
 
-Data: California housing (20,640 block groups; Pace and Barry, 1997) where the folder that the environment variable
-BPCORE_DATA names has california-housing/cal_housing.data, else scikit-learn's 442 diabetes patients.
+Data: California housing (20,640 block groups; Pace and Barry, 1997) if the folder that the environment variable
+BPCORE_DATA names has california-housing/cal_housing.data; else the 442 diabetes patients of scikit-learn.
 
     python examples/train_regression.py
     BPCORE_DATA=path/to/data python examples/train_regression.py
@@ -23,7 +23,7 @@ import bpcore as bp
 
 
 def load() -> tuple[str, str, Any, Any]:
-    """(name, the labels' unit, X, y)"""
+    """(name of the data, unit of the labels, X, y)."""
     path = Path(os.environ.get("BPCORE_DATA", "")) / "california-housing" / "cal_housing.data"
     if not path.is_file():
         X, y = load_diabetes(return_X_y=True, scaled=False)
@@ -32,7 +32,7 @@ def load() -> tuple[str, str, Any, Any]:
     if table.shape != (20640, 9) or not np.isfinite(table).all():
         raise SystemExit(f"{path} has shape {table.shape}, expected 20,640 rows of 9 numbers; fetch it again")
     X = table[:, :8].copy()
-    X[:, 3:6] /= table[:, 6:7]  # rooms, bedrooms and people, each by household
+    X[:, 3:6] /= table[:, 6:7]  # rooms, bedrooms and people, per household
     X[:, 2:7] = np.log(X[:, 2:7])  # long-tailed
     return "California housing", "dollars", X, table[:, 8]
 

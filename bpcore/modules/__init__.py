@@ -21,5 +21,5 @@ from bpcore.modules.positions import *
 from bpcore.modules.recurrent import *
 from bpcore.modules.transformer import *
 
-if not TYPE_CHECKING:  # for mypy a name would be private if no literal list has it
+if not TYPE_CHECKING:  # mypy takes a name for private if `__all__` is not a literal list
     __all__ = face.gathered(globals())

@@ -86,14 +86,14 @@ class Circuit(Module):
         return tuple(values[end] for end in self._ends), saved
 
     def backward(self, theta: Windows, saved: list[Any], v: Any, gradient: Windows, need_dz: bool = True) -> Any:
-        arriving: dict[str, Any] = {}  # dJ/d of each value: the sum over the uses that are done
+        arriving: dict[str, Any] = {}  # dJ/d of each value: the sum over the uses walked back so far
         for end, of_end in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
             add_gradient(arriving, end, of_end)
         order = list(zip(self.nodes.items(), theta.children, gradient.children, strict=True))
         for (name, (_, *sources)), windows, gradients in reversed(order):
             for_backward = saved.pop()
             v = arriving.pop(name, None)
-            if v is None:  # no later node has a gradient for it: so it is for labels
+            if v is None:  # no later node gives it a gradient, as for labels
                 for _, window in gradients.items():
                     window[...] = 0.0
             elif need_dz or name in self._behind:

@@ -17,7 +17,7 @@ from bpcore.module import Mode, Module, Windows
 
 __all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
 
-Saved = tuple[Array, Array, Array | None]  # what ℓ is a function of, labels, weights
+Saved = tuple[Array, Array, Array | None]  # z, or what was computed from it; labels; weights
 Gradients = tuple[Array | None, ...]  # dz, then None for the labels and, if there are any, for the weights
 
 
@@ -26,19 +26,19 @@ class Loss(Module):
 
     z: the network's outputs (n, ...). y: labels. weights: the weight w of each example, or None for w = 1. A subclass defines
     `forward`, which starts with `self.expect` and returns (J, saved), and `backward`, which returns a gradient for z, and None
-    for y and for weights. The functions of the example: weighted_mean gives J, from ℓ of each example; share gives v w / Σ w,
-    the factor of dℓ/dz.
+    for y and for weights. In the example, weighted_mean computes J from the ℓ of all examples; example_weights computes
+    v w / Σ w, by which dℓ/dz is multiplied.
 
         >>> import bpcore as bp
         >>> from bpcore.functional.losses import example_weights, weighted_mean
-        >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output an example
+        >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output per example
         ...     def forward(self, theta, z, y, weights=None, *, mode):
         ...         self.expect(theta, z, y, weights)
         ...         return weighted_mean((z - y) ** 4 / 4, weights), (z, y, weights)
         ...     def backward(self, theta, saved, v, gradient, need_dz=True):
         ...         z, y, weights = saved
         ...         dz = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
-        ...         return (dz, None) if weights is None else (dz, None, None)  # labels and weights have none
+        ...         return (dz, None) if weights is None else (dz, None, None)  # no gradient for labels and weights
         >>> bp.check_module(Quartic(), (5,), (5,))
 
     theta and gradient are empty, unless the loss has parameters. If y has another shape than z, the subclass overrides `expect`

@@ -41,7 +41,7 @@ def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Array
     backend = network.backend
     totals: list[Any] = []  # the sums of the loss, then those of each metric
     for inputs, y, weights in examples.in_order(batch_size):
-        labels = host_data(y) if isinstance(examples, Batches) else None  # those of arrays are checked already
+        labels = host_data(y) if isinstance(examples, Batches) else None  # labels in arrays are checked already
         y, weights = network.place(y), network.place_weights(weights)
         t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
         if labels is not None:

@@ -54,7 +54,7 @@ class Guard:
         self.step = step
         self.counters = counters  # `go_back` writes to them
         self.snapshot: Snapshot | None = None  # the last good one
-        self.candidate: Snapshot | None = None  # a later one whose J nobody has looked at yet
+        self.candidate: Snapshot | None = None  # a later one, whose J was not looked at yet
         self.before: dict[str, Array] | None = None  # copies made before the current step, if it takes a snapshot
         self.last: tuple[Outcome, Batch] | None = None  # of the last step
 

@@ -16,7 +16,7 @@ class Part(Generic[T]):
         self.get = attrgetter(path)
 
     def __get__(self, whole: Any, owner: Any = None) -> T:
-        if whole is None:  # of the class, as `help` asks for it
+        if whole is None:  # on the class, as `help` looks it up
             return cast(T, self)
         value: T = self.get(whole)
         return value

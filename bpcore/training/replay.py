@@ -20,8 +20,8 @@ from bpcore.primitive import SETTING
 from bpcore.training.data import Batch
 from bpcore.training.step import Look, Outcome, Step
 
-RECORDINGS = 8  # shapes of batches; batches of further shapes run normally
-RUNS = 5  # at most so many normal steps before a recording: until a step needs no new memory
+RECORDINGS = 8  # at most; batches of further shapes run normally
+RUNS = 5  # normal steps before a recording, at most: until a step needs no new memory
 
 
 def replay_for(step: Step) -> Replay | None:
@@ -105,12 +105,12 @@ class Replay:
         self.lr = backend.zeros((), "float64")
         self.known: tuple[Any, Any] = (0, 0.0)  # the values of number and lr on the device
         self.recordings: dict[Any, Recording] = {}
-        self.why = ""  # steps cannot be replayed
+        self.why = ""  # why steps cannot be replayed
         self.warned = False
 
     def __call__(self, batch: Batch, labels: Array | None, number: int, lr: float, look: Look | None = None) -> Outcome:
         """Take a step, as `Step` does, but call `look` after the update. A step that cannot be replayed runs normally."""
-        if self.why and not self.warned:  # before the step: a warning may be an error
+        if self.why and not self.warned:  # before anything of a step runs, since a warning may be an error
             self.warned = True
             warn(self.why)
         recorded = None if self.why else self.recording(batch)

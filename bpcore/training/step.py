@@ -94,7 +94,7 @@ class Step:
         self.reduce = reduce
 
         backend, n = network.backend, network.n_parameters
-        self.looks = not backend.asynchronous  # whether a step looks at values: here the host need not wait for them
+        self.looks = not backend.asynchronous  # whether a step looks at values: only if the host need not wait for them
         self.theta = network.theta
         self.trained = network.theta[:n]
         self.summed = backend.zeros(n if reduce is None else n + 1 + FLAGS, network.dtype)  # the argument of `reduce`
@@ -142,7 +142,7 @@ class Step:
             network.backward(evaluation, gradient, 1.0 if self.scaling is None else self.scaling.S)
         else:
             modes = [Mode(True, self.seed, number, k, self.looks) for k in range(min(self.accumulate, batch[1].shape[0]))]
-            with computing_in(network.compute_dtype):  # infinities of float16 may meet
+            with computing_in(network.compute_dtype):  # computing with infinities of float16 must not warn
                 J, outputs = self.accumulated(batch, labels, modes, total)
         if self.reduce is not None:
             J = self.sum_over_replicas(J)
