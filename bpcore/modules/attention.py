@@ -55,7 +55,9 @@ class MultiHeadAttention(Module):
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
         if mask is not None and (kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2])):
             got = f"{tuple(mask.shape)} of {mask.dtype}"
-            raise ValueError(f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True is used")
+            raise ValueError(
+                f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True marks a token"
+            )
         qkv = linear(z, theta.W, theta.b)
         if self.rotary:
             qkv = rotate_heads(qkv, self.heads, 1.0)
