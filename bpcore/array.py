@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-__all__ = ["Array"]
+__all__ = ["Array", "namespace"]
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Array(Operators, Protocol):  # type: ignore[misc]  # a base that is not a 
     """An array of any library that follows the Array API: NumPy, CuPy, PyTorch, array-api-strict.
 
     Use it in annotations: `def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode)`. The functions on arrays are those
-    of the library's namespace, `bp.backend_of(z).xp`. An operand may be an array or a Python number.
+    of the library's namespace, `bp.namespace(z)`. An operand may be an array or a Python number.
     """
 
     @property

@@ -59,16 +59,17 @@ class _Check:
         host = host + 0.1 * self.generator.standard_normal(host.shape)  # so that parameters that start at 0 or 1 have an effect
         self.vector = backend.asarray(host, "float64")
         self.theta = self.layout.windows(self.vector)
-        self.z = [self.example(x) for x in shapes]
+        self.z = [self.example(x, positive=isinstance(module, Loss) and i > 1) for i, x in enumerate(shapes)]  # weights are >= 0
         # Labels may have no gradient: they are arrays, or the inputs of a loss after the first.
         shapes = shapes[:1] if isinstance(module, Loss) else shapes
         self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
         self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
 
-    def example(self, x: Any) -> Array:
+    def example(self, x: Any, positive: bool = False) -> Array:
         """A fresh input of shape x, or a copy of the example x; floating numbers in float64."""
         if is_shape(x):
             drawn = self.generator.standard_normal(tuple(x))
+            drawn = np.abs(drawn) if positive else drawn
             return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
         host = self.backend.to_host(x) if is_array(x) else np.asarray(x)
         return self.backend.asarray(host.copy(), "float64" if host.dtype.kind == "f" else None)

@@ -99,22 +99,27 @@ class CuPy(Backend):
 class PyTorch(Backend):
     """PyTorch, on the CPU or on a GPU that PyTorch supports. bpcore's definitions compute, without faster kernels.
 
-    "torch:cuda" is a GPU of NVIDIA, or of AMD with PyTorch for ROCm; "torch:mps" is Apple's, "torch:xpu" Intel's. "torch:cuda:1"
-    is the second GPU.
+    "torch:cuda" is an NVIDIA GPU, or an AMD GPU with PyTorch for ROCm; "torch:mps" is an Apple GPU, "torch:xpu" an Intel GPU.
+    "torch:cuda:1" is the second GPU.
     """
 
     library = "torch"
     names = ("torch", "torch:cuda", "torch:mps", "torch:xpu")
-    makers: ClassVar = {"cuda": "NVIDIA (or of AMD, with PyTorch for ROCm)", "mps": "Apple", "xpu": "Intel"}  # of GPUs
+    gpus: ClassVar = {
+        "cuda": "an NVIDIA GPU (or an AMD GPU, with PyTorch for ROCm)",
+        "mps": "an Apple GPU",
+        "xpu": "an Intel GPU",
+    }
 
     def __init__(self, suffix: str):
         kind, _, index = (suffix or "cpu").partition(":")
-        if kind not in ("cpu", *self.makers) or (":" in suffix and not (kind in self.makers and index.isdecimal())):
+        if kind not in ("cpu", *self.gpus) or (":" in suffix and not (kind in self.gpus and index.isdecimal())):
             raise ValueError(f"backend 'torch:{suffix}' does not exist: choose one of {', '.join(self.names)}")
         try:
             torch = importlib.import_module("torch")
         except ImportError as error:
-            raise RuntimeError("backend 'torch' needs PyTorch: pip install torch, or choose backend='numpy'") from error
+            name = f"torch:{suffix}" if suffix else "torch"
+            raise RuntimeError(f"backend {name!r} needs PyTorch: pip install torch, or choose backend='numpy'") from error
         self.torch = torch
         self.xp = namespace(torch.empty(0))
         self.device = torch.device("cpu")
@@ -128,11 +133,11 @@ class PyTorch(Backend):
 
     def _expect_gpu(self, kind: str, index: int) -> None:
         """Raise RuntimeError unless PyTorch finds this GPU."""
-        gpus = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
-        if not gpus.is_available():
+        says = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
+        if not says.is_available():
             raise RuntimeError(
-                f"backend 'torch:{kind}' needs a GPU of {self.makers[kind]}, and PyTorch {self.torch.__version__} finds none: "
-                f"{gpus.__name__}.is_available() is False; install PyTorch and the driver for it (pytorch.org/get-started), "
+                f"backend 'torch:{kind}' needs {self.gpus[kind]}, and PyTorch {self.torch.__version__} finds none: "
+                f"{says.__name__}.is_available() is False; install the PyTorch and the driver for it (pytorch.org/get-started), "
                 "or choose backend='torch', the CPU"
             )
         count = getattr(self.torch, kind).device_count()

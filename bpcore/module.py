@@ -178,7 +178,7 @@ class Module:
         ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
         >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError if B is not the adjoint of the derivative
 
-    Functions on arrays come from the arrays' own library, `xp = bp.backend_of(z).xp`, so that the module runs on every backend.
+    Functions on arrays come from the arrays' own library, `xp = bp.namespace(z)`, so that the module runs on every backend.
     rows_independent = True declares that row i of u depends on row i of the inputs only. further: names of optional inputs after
     the first, e.g. ("mask",), which Sequential, Residual and Recompute pass on to the module.
     """
@@ -300,8 +300,9 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
 
 def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int) -> TypeError:
     """The error of a module that takes the inputs `taken`, by name, and got another number of inputs."""
-    inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs"
-    return TypeError(f"{module.name(theta)} takes {inputs}, got {got}; pass one array for each, several as a tuple")
+    inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs after theta"
+    hint = "a network takes several inputs as a tuple, and a Circuit hands several to one of its modules"
+    return TypeError(f"{module.name(theta)} takes {inputs}, got {got}; {hint}")
 
 
 def fresh_lists(saved: Any) -> Any:

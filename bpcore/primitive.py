@@ -118,7 +118,11 @@ def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callabl
                 chosen = picked[type(args[0])]
             except KeyError:
                 chosen = picked[type(args[0])] = record.choose(type(args[0]))
-            return chosen(*args)
+            try:
+                return chosen(*args)
+            except TypeError:
+                record.bound(args, {})  # raises where the arguments do not fit the signature
+                raise
 
         record.call = call
         PRIMITIVES[record.name] = record

@@ -12,7 +12,6 @@ import argparse
 from sklearn.datasets import make_moons
 
 import bpcore as bp
-from bpcore.array import namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.initializers import HeNormal, Zeros
@@ -38,13 +37,13 @@ class Maxout(bp.Module):
         expect_features(self, theta, z, self.n_in, theta.W1, "n_in")
         first: bp.Array = linear(z, theta.W1, theta.b1)
         second: bp.Array = linear(z, theta.W2, theta.b2)
-        return namespace(z).maximum(first, second), (z, first > second)
+        return bp.namespace(z).maximum(first, second), (z, first > second)
 
     def backward(
         self, theta: bp.Windows, saved: Saved, v: bp.Array, gradient: bp.Windows, need_dz: bool = True
     ) -> bp.Array | None:
         z, larger = saved
-        larger = namespace(v).astype(larger, v.dtype)
+        larger = bp.namespace(v).astype(larger, v.dtype)
         # each piece gets v where it is the larger; at a tie the second piece gets it
         dz1 = linear_backward(z, theta.W1, v * larger, gradient.W1, gradient.b1, need_dz)
         dz2 = linear_backward(z, theta.W2, v * (1 - larger), gradient.W2, gradient.b2, need_dz)

@@ -134,9 +134,9 @@ def torch_finds(monkeypatch, torch, kind: str, count: int, has_fp64: bool = True
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("cuda", r"a GPU of NVIDIA \(or of AMD, with PyTorch for ROCm\), and .*: torch\.cuda\.is_available\(\) is False"),
-        ("mps", r"a GPU of Apple, and PyTorch \d.* finds none: torch\.backends\.mps\.is_available\(\) is False"),
-        ("xpu", r"a GPU of Intel, and PyTorch \d.* finds none: torch\.xpu\.is_available\(\) is False"),
+        ("cuda", r"an NVIDIA GPU \(or an AMD GPU, with PyTorch for ROCm\), and .*: torch\.cuda\.is_available\(\) is False"),
+        ("mps", r"an Apple GPU, and PyTorch \d.* finds none: torch\.backends\.mps\.is_available\(\) is False"),
+        ("xpu", r"an Intel GPU, and PyTorch \d.* finds none: torch\.xpu\.is_available\(\) is False"),
     ],
 )
 def test_a_device_of_torch_that_is_missing(kind, says, torch, afresh):

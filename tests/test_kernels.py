@@ -194,9 +194,17 @@ def test_arguments_are_given_by_name_too(double):
     np.testing.assert_array_equal(double(out=None, z=np.ones(2)), np.full(2, 2.0))
     z, W = np.ones((2, 3)), np.ones((3, 4))
     np.testing.assert_array_equal(functional.linear(b=None, W=W, z=z), functional.linear(z, W, None))
-    for call in (lambda: functional.linear(z, W, c=None), lambda: functional.linear(), lambda: functional.linear(z=z, W=W)):
+    wrong = [((z, W), {"c": None}), ((), {}), ((), {"z": z, "W": W}), ((z, W), {}), ((z, W, None, None), {})]
+    for args, named in wrong:
         with pytest.raises(TypeError, match=r"linear\(z: .Array., W: .Array., b: .Array | None.\) -> .Array.: "):
-            call()
+            functional.linear(*args, **named)
+
+
+def test_too_many_arguments_are_an_error_in_every_activation():
+    for name in functional.__all__:
+        if PRIMITIVES.get(name) and len(PRIMITIVES[name].signature.parameters) == 1:
+            with pytest.raises(TypeError, match=rf"{name}\(.*too many positional arguments"):
+                PRIMITIVES[name].call(np.ones((2, 3), "float32"), 1.0)
 
 
 FAULTY = {

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 import bpcore as bp
-from bpcore.array import namespace
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.losses import example_weights, weighted_mean
@@ -60,7 +59,7 @@ class Around(bp.Module):
 
     def forward(self, theta: bp.Windows, z: bp.Array, mode: bp.Mode) -> tuple[bp.Array, list[object]]:
         a, saved = self.children["body"].forward(theta["body"], z, mode=mode)
-        u: bp.Array = namespace(z).tanh(a)
+        u: bp.Array = bp.namespace(z).tanh(a)
         return u, [saved, u]
 
     def backward(
@@ -108,7 +107,7 @@ class SignDescent(bp.Optimizer):
     def update(self, theta: bp.Array, gradient: bp.Array, state: dict[str, bp.Array], step: int, lr: float, decayed: int) -> None:
         m = state["m"]
         m[...] = self.momentum * m + (1 - self.momentum) * gradient
-        theta[...] = theta - lr * namespace(theta).sign(m)
+        theta[...] = theta - lr * bp.namespace(theta).sign(m)
 
 
 class Largest(bp.Metric):
@@ -118,7 +117,7 @@ class Largest(bp.Metric):
 
     def scores(self, t: bp.Array, y: bp.Array) -> bp.Array:
         self.expect(t.shape == y.shape, t, y)
-        errors: bp.Array = namespace(t).abs(t - y)
+        errors: bp.Array = bp.namespace(t).abs(t - y)
         return errors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import numba
@@ -76,9 +77,13 @@ def register(activation: Any, f: Callable[..., Any], flushes: bool = True, dtype
     def dense_z(z, /, *c):
         return dense(z) and z.dtype.char in dtypes
 
-    @twin(activation, serves=dense_z)
-    def _(z, /, *c):
-        return pass_over(run, flushes, z, z, *c)
+    def of_z(z, /):
+        return pass_over(run, flushes, z, z)
+
+    def of_z_and_c(z, c, /):
+        return pass_over(run, flushes, z, z, c)
+
+    twin(activation, serves=dense_z)(of_z if len(signature(activation).parameters) == 1 else of_z_and_c)
 
 
 def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
@@ -88,9 +93,14 @@ def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: 
     def dense_z_and_v(z, v, /, *c):
         return z.shape == v.shape and dense(z, v) and z.dtype.char in dtypes
 
-    @twin(activation_backward, serves=dense_z_and_v)
-    def _(z, v, /, *c):
-        return pass_over(run, flushes, z, v, *c)
+    def of_z_and_v(z, v, /):
+        return pass_over(run, flushes, z, v)
+
+    def of_z_v_and_c(z, v, c, /):
+        return pass_over(run, flushes, z, v, c)
+
+    few = len(signature(activation_backward).parameters) == 2
+    twin(activation_backward, serves=dense_z_and_v)(of_z_and_v if few else of_z_v_and_c)
 
 
 def tanh_of(x):
