@@ -12,6 +12,16 @@ def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
     return [*modules, *(name for name, x in namespace.items() if getattr(x, "__module__", "").startswith("bpcore."))]
 
 
+class Moved:
+    """A method that is a function elsewhere now: an AttributeError that says where."""
+
+    def __init__(self, home: str):
+        self.home = home
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        raise AttributeError(f"this is not a method any more: call {self.home}")
+
+
 def listed(namespace: Mapping[str, Any]) -> Callable[[], list[str]]:
     """A package's `__dir__`: its `__all__` and its dunders, but not the files that it imported."""
 

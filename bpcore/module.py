@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bpcore.array import Array
 from bpcore.backend import backend_of
+from bpcore.face import Moved
 from bpcore.functional.dropout import keep_mask
 
 __all__ = ["Mode", "Module", "Parameter", "Windows"]
@@ -209,6 +210,9 @@ class Module:
         """
         raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
 
+    expect_floats = expect_features = expect_axis = expect_operands = Moved("bpcore.expect.expect_...(module, theta, ...)")
+    whole = number = axis_number = Moved("bpcore.arguments.whole, number or axis")
+
     def with_children(self, children: Mapping[str, Module]) -> Any:
         """A copy of this module with these children instead, under the same names."""
         other = copy.copy(self)
@@ -294,8 +298,13 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
         if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters):
             wanted = "must define forward(self, theta, *z, mode) -> (u, saved)"
             raise TypeError(f"{module.name(theta)} {wanted}, got forward{signature}") from None
-        inputs = [p for p in parameters if p.name != "mode" and p.kind is not p.KEYWORD_ONLY]
-        raise wrong_inputs(module, theta, [str(p.replace(annotation=p.empty)) for p in inputs], len(z)) from None
+        names: list[str] = []
+        for p in parameters:
+            if p.kind is p.VAR_POSITIONAL and module.further:
+                names += module.further
+            elif p.name != "mode" and p.kind is not p.KEYWORD_ONLY:
+                names.append(str(p.replace(annotation=p.empty)))
+        raise wrong_inputs(module, theta, names, len(z)) from None
 
 
 def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int) -> TypeError:

@@ -53,11 +53,11 @@ class Network:
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
-        if theta is None:
-            theta = self.layout.draw(arguments.seed(seed))
-        elif theta.shape != (self.layout.size,):
-            raise ValueError(f"theta must be a vector of length {self.layout.size}, got shape {theta.shape}")
-        self._bind(theta)
+        values = self.layout.draw(arguments.seed(seed)) if theta is None else host_data(theta)
+        if values is None or values.shape != (self.layout.size,):
+            got = type(theta).__name__ if values is None else f"shape {values.shape}"
+            raise ValueError(f"theta must be a vector on the host (NumPy) of length {self.layout.size}, got {got}")
+        self._bind(values)
 
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""

@@ -66,7 +66,7 @@ class Primitive:
         self.signature = inspect.signature(definition)
         unknown = set(writes) - set(self.signature.parameters)
         if unknown:
-            raise TypeError(f"{self.name} writes {sorted(unknown)}, which are none of its parameters {self.signature}")
+            raise TypeError(f"{self.name} writes {sorted(unknown)}, which are not parameters of it {self.signature}")
         self.call: Callable[..., Any] = definition  # until `primitive` sets it
         self.twins: dict[str, Twin] = {}
         self.picked: dict[type, Callable[..., Any]] = {}
@@ -91,14 +91,15 @@ class Primitive:
         return chosen
 
 
-PRIMITIVES: dict[str, Primitive] = {}  # by name, all of them
+RECORDS: dict[Callable[..., Any], Primitive] = {}  # of all primitives, by the function that others import
+PRIMITIVES: dict[str, Primitive] = {}  # bpcore's own, by name
 
 
 def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function of arrays a primitive: `@primitive()`.
 
-    float32: compute float16 in float32, because sums or powers in float16 would overflow or lose accuracy. writes: the names of
-    the arguments, arrays, that the function overwrites.
+    float32: compute float16 in float32, because sums or powers in float16 would overflow or lose accuracy; the first result is
+    float16 again, the others stay float32. writes: the names of the arguments, arrays, that the function overwrites.
 
     The type of the first argument decides what runs, by one dictionary lookup: a twin that serves the arguments, else the
     definition. BPCORE_KERNELS=on uses all sets of twins that can be imported; plain leaves out those that need an extra; off
@@ -120,38 +121,52 @@ def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callabl
                 chosen = picked[type(args[0])] = record.choose(type(args[0]))
             try:
                 return chosen(*args)
-            except TypeError:
+            except (TypeError, IndexError):
                 record.bound(args, {})  # raises where the arguments do not fit the signature
                 raise
 
         record.call = call
-        PRIMITIVES[record.name] = record
+        RECORDS[call] = record
+        PRIMITIVES.setdefault(record.name, record)  # bpcore's come first: a primitive of a user does not take their place
         return call
 
     return make
 
 
+def record_of(primitive: Callable[..., Any]) -> Primitive:
+    """The record of a primitive. Raises TypeError for another function."""
+    if primitive not in RECORDS:
+        raise TypeError(f"{primitive!r} is not a primitive; decorate its definition with @primitive()")
+    return RECORDS[primitive]
+
+
 def definition(primitive: Callable[P, R]) -> Callable[P, R]:
     """The definition of a primitive, without twins."""
-    return PRIMITIVES[primitive.__name__].definition
+    return record_of(primitive).definition
 
 
 def twin(primitive: Callable[..., Any], serves: Callable[..., bool] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function as a twin of `primitive`, in the set that the function's module belongs to.
 
     serves: the condition on the arguments. It is asked at each call, so it should be cheap. Raises TypeError unless the twin
-    and its condition have the primitive's parameters, in name and order.
+    and its condition have the primitive's parameters, in name and order, and where the set has another twin of it.
     """
-    record = PRIMITIVES[primitive.__name__]
+    record = record_of(primitive)
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         name = set_of(function.__module__)
         if name is None:
-            raise TypeError(f"a twin of {record.name} stands in {function.__module__}, which is in no set of twins, see SETS")
+            raise TypeError(f"a twin of {record.name} is defined in {function.__module__}, which is in no set of twins; see SETS")
         for role, candidate in (("twin", function), ("condition", serves)):
             if candidate is not None and not same_parameters(inspect.signature(candidate), record.signature):
                 expected = f"{record.name}{record.signature}"
-                raise TypeError(f"the {role} of {expected} in {name} takes {inspect.signature(candidate)}; name them alike")
+                raise TypeError(
+                    f"the {role} of {expected} in {name} takes {inspect.signature(candidate)}; use the same names and order"
+                )
+        if name in record.twins:
+            raise TypeError(
+                f"{record.name} has a twin in {name} already, from {record.twins[name].call.__module__}; keep one of them"
+            )
         record.twins[name] = Twin(function, serves)
         record.picked.clear()
         return function
@@ -213,6 +228,8 @@ def load(name: str) -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module(f"bpcore.{name}"), ""
     except ImportError as error:
+        if (error.name or "").startswith("bpcore.") and error.name not in ("bpcore.kernels", f"bpcore.{name}"):
+            raise  # a fault in the set itself; a missing package, or the missing folder kernels/, is none
         return None, str(error)
 
 

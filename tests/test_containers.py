@@ -265,3 +265,11 @@ def test_first_not_finite_names_the_module():
     net = bp.Network(bp.MLP([4, 6, 3]), "numpy")
     net.parameters()["0.W"][...] = np.nan
     assert net.first_not_finite(X, bp.Mode()) == "0: Linear"
+
+
+def test_methods_of_before_say_where_they_are():
+    """`self.expect_features(...)` in a module of a user."""
+    with pytest.raises(AttributeError, match=r"call bpcore\.expect\.expect_"):
+        bp.Linear(2, 3).expect_features  # noqa: B018
+    with pytest.raises(AttributeError, match=r"call bpcore\.arguments\.whole"):
+        bp.Linear(2, 3).whole  # noqa: B018

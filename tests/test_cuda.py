@@ -74,7 +74,8 @@ def sources() -> list[tuple[str, dict[str, int]]]:
     launch = importlib.import_module("bpcore.kernels.cuda.engine.launch")
     attention = importlib.import_module("bpcore.kernels.cuda.attention")
     sizes = [("attention", char, attention.constants(D, char)) for D in attention.HEADS for char in launch.NUMBERS]
-    return [(family, char, {}) for family in launch.SHARED for char in launch.NUMBERS if family != "attention"] + sizes
+    families = [file.stem for file in launch.HERE.parent.glob("*.cu") if file.stem != "attention"] + ["sums"]
+    return [(family, char, {}) for family in families for char in launch.NUMBERS] + sizes
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])

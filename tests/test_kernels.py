@@ -21,7 +21,7 @@ from twins import FLOAT32_ONLY, SHAPES, TOLERANCE, assert_close, cancelled, plac
 
 import bpcore as bp
 from bpcore import functional, primitive
-from bpcore.primitive import PRIMITIVES, twin
+from bpcore.primitive import PRIMITIVES, definition, twin
 
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: definitions run, and need no such test")
 
@@ -208,14 +208,14 @@ def test_too_many_arguments_are_an_error_in_every_activation():
 
 
 FAULTY = {
-    "another name": (lambda z, o: z, None, "the twin of double(z, out=None) in first takes (z, o); name them alike"),
+    "another name": (lambda z, o: z, None, "the twin of double(z, out=None) in first takes (z, o); use the same names and order"),
     "another order": (lambda out, z: z, None, "takes (out, z)"),
     "too few": (lambda z: z, None, "takes (z)"),
     "too many": (lambda z, out, more: z, None, "takes (z, out, more)"),
     "a condition's": (
         lambda z, out: z,
         lambda z: True,
-        "the condition of double(z, out=None) in first takes (z); name them alike",
+        "the condition of double(z, out=None) in first takes (z); use the same names and order",
     ),
 }
 
@@ -230,12 +230,53 @@ def test_a_twin_with_other_parameters_is_an_error(double, what):
 
 def test_a_twin_outside_of_the_sets_is_an_error(double):
     double, _ = double
-    with pytest.raises(TypeError, match=r"stands in bpcore\.elsewhere\.family, which is in no set of twins"):
+    with pytest.raises(TypeError, match=r"is defined in bpcore\.elsewhere\.family, which is in no set of twins"):
         twin(double)(in_set("elsewhere", lambda z, out: z))
 
 
+def test_a_second_twin_in_a_set_is_an_error(double):
+    double, _ = double
+    twin(double)(in_set("first", lambda z, out: z))
+    with pytest.raises(TypeError, match=r"double has a twin in first already, from bpcore\.first\.family"):
+        twin(double)(in_set("first", lambda z, out: z))
+
+
+def test_a_function_that_is_not_a_primitive_has_no_twin():
+    with pytest.raises(TypeError, match=r"is not a primitive; decorate its definition with @primitive\(\)"):
+        twin(np.exp)
+
+
+def test_a_primitive_of_a_user_does_not_take_the_place_of_bpcore_s():
+    @primitive.primitive()
+    def relu(z):
+        return 7 + 0 * z
+
+    assert relu(np.ones(1)) == 7
+    assert functional.relu(np.ones(1)) == 1
+    assert PRIMITIVES["relu"].call is functional.relu
+    assert definition(relu)(np.ones(1)) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "raised"), [("bpcore.kernels.conditions", True), ("bpcore.kernels", False), ("numba", False), (None, False)]
+)
+def test_a_fault_in_a_set_is_raised(monkeypatch, name, raised):
+    """A missing package leaves a set out; a wrong import inside of it must not."""
+
+    def fail(module):
+        raise ImportError("no", name=name)
+
+    monkeypatch.setattr(primitive.importlib, "import_module", fail)
+    load = primitive.load.__wrapped__
+    if raised:
+        with pytest.raises(ImportError):
+            load("kernels.numpy")
+    else:
+        assert load("kernels.numpy") == (None, "no")
+
+
 def test_what_is_written_must_be_a_parameter():
-    with pytest.raises(TypeError, match=r"double writes \['dW'\], which are none of its parameters \(z, db\)"):
+    with pytest.raises(TypeError, match=r"double writes \['dW'\], which are not parameters of it \(z, db\)"):
 
         @primitive.primitive(writes=("dW", "db"))
         def double(z, db):

@@ -68,9 +68,7 @@ def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array
         raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
     lengths = [x.shape[0] for x in arrays]
     if len(set(lengths)) > 1:
-        raise ValueError(
-            f"{name} expected X, y and weights of one length, got {lengths} rows; drop the rows without a counterpart"
-        )
+        raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; drop incomplete rows")
     return int(y.shape[0])
 
 

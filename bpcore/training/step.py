@@ -131,7 +131,7 @@ class Step:
 
         labels: y on the host, to check its values, or None. number, lr: Python numbers, or scalars on the device, int64 and
         float64. look(outcome, batch) is called before the clip and the update; if it raises, θ stays as it was. total: if this
-        batch is a replica's part, Σ w of the whole batch; by default Σ w of this batch.
+        batch is a replica's part, Σ w of the whole batch; by default Σ w of this batch alone.
         """
         network, gradient = self.network, self.gradient
         if self.accumulate == 1 and total is None:

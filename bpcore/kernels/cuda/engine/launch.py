@@ -15,19 +15,7 @@ import cupy
 import numpy as np
 
 HERE = Path(__file__).parent
-SHARED = {  # all families, with the files that are compiled before theirs and after common.cu
-    "activations": (),
-    "attention": (),
-    "batch_normalization": (),
-    "convolution": ("placement",),
-    "dropout": (),
-    "embedding": (),
-    "losses": (),
-    "normalization": (),
-    "pooling": ("placement",),
-    "sums": (),
-    "updates": (),
-}
+SHARED = {"convolution": ("placement",), "pooling": ("placement",)}  # by family, files that its kernels need after common.cu
 NUMBERS = {
     "e": ("__half", "float"),
     "f": ("float", "float"),
@@ -48,7 +36,7 @@ def source(family: str, char: str, **constants: int) -> str:
         f"typedef {computed_type} A;",
         *(f"#define {name} {value!r}" for name, value in numbers.items()),
     ]
-    files = (path(name).read_text(encoding="utf-8") for name in ("common", *SHARED[family], family))
+    files = (path(name).read_text(encoding="utf-8") for name in ("common", *SHARED.get(family, ()), family))
     return "\n".join([*lines, *files])
 
 
