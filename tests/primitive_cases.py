@@ -306,7 +306,7 @@ def elementwise(name: str) -> Callable[[Draw], list[tuple]]:
 
 Rows = Callable[[Draw], Iterable[tuple]]
 TABLE: dict[str, Rows] = {
-    **{name: elementwise(name) for name in PRIMITIVES if family(name) == "activations"},
+    **{name: elementwise(name) for name in PRIMITIVES if family(name) in ("activations", "softmax")},
     "softmax_backward": lambda d: [(d.phi(), d.z(), -1), (d.phi(), d.z(), 0)],
     "log_softmax_backward": lambda d: [(np.log(d.phi()), d.z(), -1)],
     "summation": lambda d: [(d.z(), axis, keepdims) for axis in (None, 0, (0, 1)) for keepdims in (False, True)],

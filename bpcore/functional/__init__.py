@@ -21,6 +21,7 @@ from bpcore.functional.normalization import *
 from bpcore.functional.pooling import *
 from bpcore.functional.positions import *
 from bpcore.functional.recurrent import *
+from bpcore.functional.softmax import *
 from bpcore.functional.updates import *
 
 __all__ = face.gathered(globals())

@@ -1,4 +1,4 @@
-"""Activations σ, applied elementwise, and softmax. B[σ, z](v) = σ'(z) ⊙ v.
+"""Activations σ, applied elementwise. B[σ, z](v) = σ'(z) ⊙ v.
 
 Saturating activations flush their results: entries below the square root of the smallest normal number become 0 (see `flush`).
 
@@ -23,8 +23,6 @@ __all__ = [
     "gelu_tanh_backward",
     "leaky_relu",
     "leaky_relu_backward",
-    "log_softmax",
-    "log_softmax_backward",
     "mish",
     "mish_backward",
     "relu",
@@ -33,8 +31,6 @@ __all__ = [
     "sigmoid_backward",
     "silu",
     "silu_backward",
-    "softmax",
-    "softmax_backward",
     "softplus",
     "softplus_backward",
     "tanh",
@@ -217,36 +213,6 @@ def gelu_tanh_backward(z: Array, v: Array) -> Array:
     s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
     slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
     return flush(v * (s + 2 * z * s * (1 - s) * slope))
-
-
-@primitive(float32=True)
-def softmax(z: Array, axis: int) -> Array:
-    """eᶻ / Σ eᶻ along an axis."""
-    xp = namespace(z)
-    e = xp.exp(z - xp.max(z, axis=axis, keepdims=True))  # subtract the maximum: exp would overflow
-    return flush(e / xp.sum(e, axis=axis, keepdims=True))
-
-
-@primitive(float32=True)
-def softmax_backward(u: Array, v: Array, axis: int) -> Array:
-    """B[softmax, z](v) = u ⊙ (v - Σ u v), the Jacobian diag(u) - u uᵀ applied to v."""
-    xp = namespace(u)
-    return flush(u * (v - xp.sum(u * v, axis=axis, keepdims=True)))
-
-
-@primitive(float32=True)
-def log_softmax(z: Array, axis: int) -> Array:
-    """z - log Σ eᶻ along an axis."""
-    xp = namespace(z)
-    z = z - xp.max(z, axis=axis, keepdims=True)  # exp would overflow
-    return z - xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
-
-
-@primitive(float32=True)
-def log_softmax_backward(u: Array, v: Array, axis: int) -> Array:
-    """B[log softmax, z](v) = v - eᵘ Σ v."""
-    xp = namespace(u)
-    return flush(v - xp.exp(u) * xp.sum(v, axis=axis, keepdims=True))
 
 
 @primitive(float32=True)

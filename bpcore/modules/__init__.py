@@ -19,6 +19,7 @@ from bpcore.modules.normalization import *
 from bpcore.modules.pooling import *
 from bpcore.modules.positions import *
 from bpcore.modules.recurrent import *
+from bpcore.modules.softmax import *
 from bpcore.modules.transformer import *
 
 if not TYPE_CHECKING:  # mypy takes a name for private if `__all__` is not a literal list

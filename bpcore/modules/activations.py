@@ -11,7 +11,7 @@ import math
 
 from bpcore import arguments
 from bpcore.array import Array
-from bpcore.expect import expect_axis, expect_floats
+from bpcore.expect import expect_floats
 from bpcore.functional import activations as f
 from bpcore.module import Mode, Module, Windows
 
@@ -20,12 +20,10 @@ __all__ = [
     "GELU",
     "Identity",
     "LeakyReLU",
-    "LogSoftmax",
     "Mish",
     "ReLU",
     "SiLU",
     "Sigmoid",
-    "Softmax",
     "Softplus",
     "Tanh",
 ]
@@ -164,38 +162,3 @@ class Identity(Elementwise):
 
     def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return v
-
-
-class AlongAxis(Module):
-    """Base of Softmax and LogSoftmax: the axis, and whether rows are independent."""
-
-    def __init__(self, axis: int = -1):
-        self.axis = arguments.axis("axis", axis, of=self)
-        self.rows_independent = self.axis == -1
-
-    def expect(self, theta: Windows, z: Array) -> Array:
-        """z, or an error unless it holds floats and has the axis."""
-        expect_axis(self, theta, z, self.axis)
-        return expect_floats(self, theta, z)
-
-
-class Softmax(AlongAxis):
-    """u = eᶻ / Σ eᶻ along axis. Its backward function applies the whole Jacobian; for training use CrossEntropy on logits."""
-
-    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        u = f.softmax(self.expect(theta, z), self.axis)
-        return u, u
-
-    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.softmax_backward(saved, v, self.axis)
-
-
-class LogSoftmax(AlongAxis):
-    """u = z - log Σ eᶻ along axis."""
-
-    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        u = f.log_softmax(self.expect(theta, z), self.axis)
-        return u, u
-
-    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        return f.log_softmax_backward(saved, v, self.axis)

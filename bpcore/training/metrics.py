@@ -7,8 +7,8 @@ from typing import Any
 
 from bpcore.arguments import whole
 from bpcore.array import Array, is_floating, namespace
-from bpcore.functional.activations import log_softmax
 from bpcore.functional.losses import logistic_per_example, total
+from bpcore.functional.softmax import log_softmax
 
 __all__ = ["MAE", "MSE", "R2", "RMSE", "Accuracy", "LogLoss", "Metric", "TopK"]
 

@@ -20,6 +20,7 @@ from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    softmax,
     updates,
 )
 from bpcore.kernels.cuda.engine import cublas

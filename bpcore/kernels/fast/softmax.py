@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numba.extending import overload, register_jitable
 
-from bpcore.functional.activations import log_softmax, log_softmax_backward, softmax, softmax_backward
+from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, rows
 from bpcore.kernels.fast.engine.exponential import bits, exp, number

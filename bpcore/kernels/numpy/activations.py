@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bpcore.functional.activations import gelu, gelu_backward, relu, relu_backward
-from bpcore.kernels.numpy.blocks import BLOCK, blocks, flush_in_place
+from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpcore.functional.attention import attention, attention_backward, join_heads, pack, split_heads, unpack, visible
 from bpcore.kernels.conditions import not_half
-from bpcore.kernels.numpy.blocks import flush_in_place
+from bpcore.kernels.numpy.engine.blocks import flush_in_place
 from bpcore.primitive import twin
 
 

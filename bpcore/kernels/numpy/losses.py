@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.losses import cross_entropy, cross_entropy_backward, example_weights, weighted_mean
-from bpcore.kernels.numpy.blocks import flush_in_place
+from bpcore.kernels.numpy.engine.blocks import flush_in_place
 from bpcore.primitive import twin
 
 

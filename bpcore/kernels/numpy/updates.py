@@ -8,7 +8,7 @@ import numpy as np
 
 from bpcore.functional.numerics import smallest_normal
 from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
-from bpcore.kernels.numpy.blocks import BLOCK, blocks, flush_in_place
+from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
 FLUSH_EVERY = 16  # steps: a moment at the threshold needs more steps than that to decay to a subnormal number

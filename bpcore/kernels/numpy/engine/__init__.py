@@ -1,0 +1,1 @@
+"""The machinery of NumPy's twins: blocks of long vectors."""
