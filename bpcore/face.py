@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,8 @@ def unknown(package: str, names: Sequence[str], moved: Mapping[str, str] | None 
     """A package's `__getattr__`: an AttributeError that suggests the nearest name. moved: old name to the new place."""
 
     def __getattr__(name: str) -> Any:
+        import difflib  # only for an error
+
         by_lower = {known.lower(): known for known in names}
         close = difflib.get_close_matches(name.lower().replace("_", ""), by_lower, n=1)
         place = moved.get(name) if moved else None
