@@ -17,11 +17,16 @@ def named(name: str, of: Any) -> str:
     return name if of is None else f"{type(of).__name__}'s {name}"
 
 
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Whether value is a number of this kind, Real or Integral, and not a bool."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def plain(value: Any) -> Any:
     """value with Python's numbers instead of NumPy's and tuples instead of lists; other values are returned unchanged."""
     if isinstance(value, (tuple, list)):
         return tuple(map(plain, value))
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
 
@@ -39,14 +44,14 @@ def whole(name: str, value: Any, of: Any = None, least: int = 1) -> int:
 
 def number(name: str, value: Any, rule: str, holds: Callable[[Any], bool], of: Any = None) -> Any:
     """value as an int or a float, or a ValueError unless it is a number and `holds(value)`; rule: the condition in words."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not holds(value):
+    if not is_number(value) or not holds(value):
         raise ValueError(f"{named(name, of)} must be a number, {rule}, got {value!r}")
     return plain(value)  # a NumPy scalar would promote
 
 
 def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any = None) -> float:
     """value as a float, or a ValueError unless low <= value < below."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < below:
+    if not is_number(value) or not low <= float(value) < below:
         bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
         raise ValueError(f"{named(name, of)} must be a finite number with {bound}, got {value!r}")
     return float(value)
@@ -54,13 +59,13 @@ def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any 
 
 def axis(name: str, value: Any, of: Any = None) -> int:
     """value as an int, or a ValueError unless it is a whole number; a negative axis counts from the end."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if not is_number(value, Integral):
         raise ValueError(f"{named(name, of)} must be a whole number, got {value!r}")
     return int(value)
 
 
 def seed(value: Any) -> int:
     """value as an int, or a ValueError unless it is a whole number from 0 to 2**63 - 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
+    if not is_number(value, Integral) or not 0 <= int(value) < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value!r}")
     return int(value)

@@ -66,7 +66,7 @@ class _Check:
         self.differentiable = [i for i, z in enumerate(self.z) if backend.to_host(z).dtype.kind == "f"]
 
     def example(self, x: Any, positive: bool = False) -> Array:
-        """A fresh input of shape x, or a copy of the example x; floating numbers in float64."""
+        """A fresh input of shape x, or a copy of the example x; floating-point numbers in float64."""
         if is_shape(x):
             drawn = self.generator.standard_normal(tuple(x))
             drawn = np.abs(drawn) if positive else drawn
@@ -285,13 +285,13 @@ class _Check:
             if (old is None) != (new is None):
                 self.fail(f"dz of input {i}: it is None in one of two passes, with {where}; return None always or never")
             if old is not None and new is not None:
-                self.equal(f"dz of input {i}", old, new, f"it is another with {where}")
+                self.equal(f"dz of input {i}", old, new, f"it differs with {where}")
         for use in self.layout.homes:
             if use.parameter.trained:
                 part = slice(use.start, use.start + use.size)
                 shape = use.parameter.shape
                 path = f"the gradient of {use.path}"
-                self.equal(path, dtheta[part].reshape(shape), dtheta_again[part].reshape(shape), f"it is another with {where}")
+                self.equal(path, dtheta[part].reshape(shape), dtheta_again[part].reshape(shape), f"it differs with {where}")
 
     def equal(self, name: str, old: Host, new: Host, problem: str) -> None:
         """Fail unless old and new are equal up to rounding. name, problem: for the error."""

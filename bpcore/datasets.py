@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -111,6 +109,9 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
     The format: two zero bytes, the type, the number of axes; the length of each axis in 4 bytes; the numbers; all big-endian.
     """
+    import gzip
+    import zlib
+
     content = Path(path).read_bytes()
     repair = "delete it and fetch it again"
     if content[:2] == b"\x1f\x8b":

@@ -6,7 +6,6 @@ it is downloaded to the cache. Its md5 is checked in each case.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -21,12 +20,16 @@ def find(folder: str, name: str, md5: Mapping[str, str], url: str) -> Path:
     name: the file's name without ".gz". md5: by the name of each form that exists. url: of the folder. Raises ValueError if the
     file has another md5, and OSError if it is neither found nor downloadable.
     """
+    import hashlib  # slow to import
+
     forms = [form for form in (name, f"{name}.gz") if form in md5]
     roots = [cache()]
     if named := os.environ.get("BPCORE_DATA"):
         roots.insert(0, Path(named))
         if not roots[0].is_dir():
-            raise FileNotFoundError(f"BPCORE_DATA names {named}, which is no folder; correct it, or unset it to use {roots[1]}")
+            raise FileNotFoundError(
+                f"BPCORE_DATA names {named}, which is not a folder; correct the path, or unset it to use {roots[1]}"
+            )
     for path in (root / folder / form for root in roots for form in forms):
         if path.is_file():
             with path.open("rb") as file:
@@ -52,7 +55,8 @@ def cache() -> Path:
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Download `url` to `path`, whole or not at all. Raises ValueError if the md5 is another, OSError if the download fails."""
+    """Download `url` to `path`, whole or not at all; a ValueError if the md5 does not match, an OSError if the download fails."""
+    import hashlib
     from http.client import HTTPException
     from urllib.request import urlopen
 
@@ -70,7 +74,7 @@ def download(url: str, path: Path, md5: str) -> None:
             raise ValueError(f"{url} gave another file than expected: {wrong}; try again, or {elsewhere}")
         os.replace(temporary, path)
     except (OSError, HTTPException) as error:
-        raise OSError(f"{path} is not there, and could not be downloaded from {url} ({error}); {elsewhere}") from error
+        raise OSError(f"{path} does not exist, and could not be downloaded from {url} ({error}); {elsewhere}") from error
     finally:
         if temporary.exists():
             temporary.unlink()

@@ -10,9 +10,9 @@ from bpcore.module import Module, Windows
 
 
 def expect_floats(module: Module, theta: Windows, z: Array) -> Array:
-    """z, or a TypeError unless it holds real floating numbers."""
+    """z, or a TypeError unless it holds real floating-point numbers."""
     if not is_floating(z):
-        raise TypeError(f"{module.name(theta)} expected floating numbers, got {z.dtype}; convert: X.astype('float32')")
+        raise TypeError(f"{module.name(theta)} expected floating-point numbers, got {z.dtype}; convert: X.astype('float32')")
     return z
 
 
@@ -20,7 +20,9 @@ def expect_axis(module: Module, theta: Windows, z: Array, axis: int) -> None:
     """Raise ValueError unless z has this axis."""
     if not -z.ndim <= axis < z.ndim:
         got = f"z of shape {tuple(z.shape)}"
-        raise ValueError(f"{module.name(theta)} expected an axis {axis}, got {got}; choose an axis that is there")
+        raise ValueError(
+            f"{module.name(theta)} expected an axis {axis}, got {got}; choose an axis from {-z.ndim} to {z.ndim - 1}"
+        )
 
 
 def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,13 +34,15 @@ def unknown(package: str, names: Sequence[str], moved: Mapping[str, str] | None 
     """A package's `__getattr__`: an AttributeError that suggests the nearest name. moved: old name to the new place."""
 
     def __getattr__(name: str) -> Any:
-        by_lower = {known.lower(): known for known in names}
-        close = difflib.get_close_matches(name.lower().replace("_", ""), by_lower, n=1)
-        place = moved.get(name) if moved else None
-        if place is not None:
-            hint = f"; it is in {place} now"
-        else:
-            hint = f"; did you mean {by_lower[close[0]]!r}?" if close and not name.startswith("_") else ""
+        hint = ""
+        if moved and name in moved:
+            hint = f"; it is in {moved[name]} now"
+        elif not name.startswith("_"):
+            import difflib  # only for an error: Python itself asks for names with underscores
+
+            by_lower = {known.lower(): known for known in names}
+            close = difflib.get_close_matches(name.lower().replace("_", ""), by_lower, n=1)
+            hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}", name=name)
 
     return __getattr__

@@ -142,7 +142,7 @@ class PyTorch(Backend):
             )
         count = getattr(self.torch, kind).device_count()
         if index >= count:
-            raise RuntimeError(f"backend 'torch:{kind}:{index}' is not there: PyTorch finds {count}; choose 'torch:{kind}'")
+            raise RuntimeError(f"backend 'torch:{kind}:{index}' does not exist: PyTorch finds {count}; choose 'torch:{kind}'")
 
     @staticmethod
     def _name(device: Any) -> str:

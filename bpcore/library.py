@@ -23,9 +23,9 @@ class Backend:
     Attributes of an instance: `name`, as `get_backend` takes it; `xp`, the Array API namespace; `device`, as creation functions
     of `xp` take it; `dtypes`, the floating dtypes that a network may have here.
 
-    A subclass sets `library`, and overrides the methods that its library needs otherwise. Its constructor takes the text after
-    the name's colon, "" if there is none. It raises ValueError for a device that does not exist, and RuntimeError, with the
-    repair, for a library or a device that is missing.
+    A subclass sets `library`, and overrides the methods that its library needs in another form. Its constructor takes the text
+    after the name's colon, "" if there is none. It raises ValueError for a device that does not exist, and RuntimeError, with
+    the repair, for a library or a device that is missing.
     """
 
     library: ClassVar[str]  # the package that defines its arrays; the names of its backends begin with it
@@ -181,7 +181,9 @@ def host_data(x: Any) -> np.ndarray | None:
     try:
         host = np.asarray(x)
     except ValueError as error:
-        raise ValueError(f"expected rows of one length, got data that make no array ({error}); pad or cut the rows") from error
+        raise ValueError(
+            f"expected rows of one length, got data that cannot become an array ({error}); pad or cut the rows"
+        ) from error
     if host.dtype.kind not in "biuf":
         raise TypeError(f"expected numbers, got an array of dtype {host.dtype}; convert it, e.g. X.astype('float32')")
     return host

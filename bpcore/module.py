@@ -79,7 +79,7 @@ class Windows:
         if not rest and name in self.names:
             return getattr(self, name)
         if name not in self._children:
-            raise KeyError(f"{key!r} is not in {self.path or 'this module'}: there is {[*self.names, *self._children]}")
+            raise KeyError(f"{key!r} is not in {self.path or 'this module'}: it has {[*self.names, *self._children]}")
         return self._children[name][rest] if rest else self._children[name]
 
     def items(self) -> Iterator[tuple[str, Array]]:

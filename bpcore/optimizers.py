@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
-from bpcore.arguments import bounded, number
+from bpcore.arguments import bounded, is_number, number
 from bpcore.array import Array, namespace
 from bpcore.functional import updates
 
@@ -66,14 +65,15 @@ class Optimizer:
         declared = self._declared(name)
         if declared is None:
             own = type(self).__dataclass_fields__[name]
-            is_number = own.type in ("float", float) or (isinstance(value, Real) and not isinstance(value, bool))
-            return number(name, value, "finite", math.isfinite) if is_number else value
+            if own.type in ("float", float) or is_number(value):
+                return number(name, value, "finite", math.isfinite)
+            return value
         low, below = declared.metadata["low"], declared.metadata["below"]
         if not isinstance(declared.default, tuple):
             return bounded(name, value, low, below)
         if not isinstance(value, (tuple, list)) or len(value) != 2:
             raise ValueError(f"{name} must be two numbers, got {value!r}; e.g. {declared.default}")
-        return tuple(bounded(name, entry, low, below) for entry in value)
+        return tuple(bounded(f"{name}[{i}]", entry, low, below) for i, entry in enumerate(value))
 
     @classmethod
     def _declared(cls, name: str) -> Any:

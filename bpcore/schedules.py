@@ -49,6 +49,12 @@ class Schedule:
         """Set the schedule to the state that `state` returned."""
 
 
+def store(schedule: Schedule, **numbers: float) -> None:
+    """Set fields of a frozen schedule: to checked Python numbers, because NumPy's would promote."""
+    for name, number in numbers.items():
+        object.__setattr__(schedule, name, number)
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """1 in every step."""
@@ -65,8 +71,7 @@ class Step(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        whole("every", self.every)
-        bounded("factor", self.factor, 0.0)
+        store(self, every=whole("every", self.every), factor=bounded("factor", self.factor, 0.0))
 
     def __call__(self, step: int) -> float:
         return self.factor ** (step // self.every)
@@ -79,7 +84,7 @@ class Exponential(Schedule):
     rate: float
 
     def __post_init__(self) -> None:
-        bounded("rate", self.rate, 0.0)
+        store(self, rate=bounded("rate", self.rate, 0.0))
 
     def __call__(self, step: int) -> float:
         return self.rate**step
@@ -96,8 +101,7 @@ class Cosine(Schedule):
     floor: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("steps", self.steps)
-        bounded("floor", self.floor, 0.0)
+        store(self, steps=whole("steps", self.steps), floor=bounded("floor", self.floor, 0.0))
 
     def __call__(self, step: int) -> float:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
@@ -115,7 +119,7 @@ class WarmUp(Schedule):
         return self.then.monitor
 
     def __post_init__(self) -> None:
-        whole("steps", self.steps)
+        store(self, steps=whole("steps", self.steps))
         if not isinstance(self.then, Schedule):
             raise TypeError(f"then must be a schedule, got {self.then!r}; see bpcore.schedules, or subclass Schedule")
 
@@ -145,10 +149,8 @@ class OneCycle(Schedule):
     end: float = 4e-6
 
     def __post_init__(self) -> None:
-        whole("steps", self.steps)
-        bounded("warm", self.warm, 0.0, 1.0)
-        bounded("start", self.start, 0.0)
-        bounded("end", self.end, 0.0)
+        store(self, steps=whole("steps", self.steps), warm=bounded("warm", self.warm, 0.0, 1.0))
+        store(self, start=bounded("start", self.start, 0.0), end=bounded("end", self.end, 0.0))
 
     def __call__(self, step: int) -> float:
         peak = self.warm * self.steps

@@ -181,7 +181,7 @@ def test_the_public_names_are_there():
     assert set(bp.modules.__all__) <= set(bp.__all__)
 
 
-@pytest.mark.parametrize("package", [bp, bp.functional], ids=lambda package: package.__name__)
+@pytest.mark.parametrize("package", [bp, bp.functional, bp.modules], ids=lambda package: package.__name__)
 def test_completion_lists_the_public_names_alone(package):
     assert {name for name in dir(package) if not name.startswith("__")} == set(package.__all__)
 

@@ -148,7 +148,7 @@ def test_a_device_of_torch_that_is_missing(kind, says, torch, afresh):
 
 def test_a_device_of_torch_beyond_the_last(torch, afresh):
     torch_finds(afresh, torch, "cuda", 2)
-    with pytest.raises(RuntimeError, match=r"backend 'torch:cuda:2' is not there: PyTorch finds 2; choose 'torch:cuda'"):
+    with pytest.raises(RuntimeError, match=r"backend 'torch:cuda:2' does not exist: PyTorch finds 2; choose 'torch:cuda'"):
         bp.get_backend("torch:cuda:2")
 
 

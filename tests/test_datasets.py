@@ -107,7 +107,9 @@ def test_the_folder_comes_before_the_cache(small, tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("BPCORE_DATA", str(tmp_path / "typo"))
-    with pytest.raises(FileNotFoundError, match=r"BPCORE_DATA names .*typo, which is no folder; correct it, or unset it to use"):
+    with pytest.raises(
+        FileNotFoundError, match=r"BPCORE_DATA names .*typo, which is not a folder; correct the path, or unset it to use"
+    ):
         bp.datasets.mnist()
 
 
@@ -301,7 +303,7 @@ def test_a_download_that_fails_leaves_nothing(name, server, small, tmp_path, mon
 def test_without_a_network(small, tmp_path):
     """The error says where the file goes."""
     message = (
-        rf"cache.bpcore.mnist.{IMAGES} is not there, and could not be downloaded .*mnist/ of the folder that BPCORE_DATA names"
+        rf"cache.bpcore.mnist.{IMAGES} does not exist, and could not be downloaded .*mnist/ of the folder that BPCORE_DATA names"
     )
     with pytest.raises(OSError, match=message):
         bp.datasets.mnist()
@@ -310,7 +312,7 @@ def test_without_a_network(small, tmp_path):
 
 def test_a_cache_that_cannot_be_written(server, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match=r"is not there, and could not be downloaded .*fetch it on another machine"):
+    with pytest.raises(OSError, match=r"does not exist, and could not be downloaded .*fetch it on another machine"):
         bp.datasets.mnist()
 
 

@@ -21,6 +21,7 @@ MAKE = {
     "half a dilation": (lambda: bp.Conv1d(1, 1, 3, dilation=0.5), "Conv1d's dilation must be a whole number from 1 up, got 0.5"),
     "padding below zero": (lambda: bp.Conv2d(1, 1, 3, padding=-1), "padding must be 'same', 'valid', or .* got -1"),
     "padding of another name": (lambda: bp.AvgPool2d(3, padding="full"), "padding must be 'same', 'valid', or .* got 'full'"),
+    "padding of a bool": (lambda: bp.Conv2d(1, 1, 3, padding=(1, True)), r"must be 'same', 'valid', or .* got \(1, True\)"),
     "padding that fills a place": (lambda: bp.MaxPool2d(2, padding=2), "MaxPool2d's padding must be below its kernel 2, got 2"),
     "transposed, same": (
         lambda: bp.ConvTranspose2d(1, 1, 3, padding="same"),
@@ -29,6 +30,10 @@ MAKE = {
     "output padding of a stride": (
         lambda: bp.ConvTranspose2d(1, 1, 3, (1, 2), output_padding=1),
         "output_padding must be in 0 <= output_padding < stride, got 1",
+    ),
+    "a negative output padding": (
+        lambda: bp.ConvTranspose2d(1, 1, 3, 2, output_padding=-1),
+        "ConvTranspose2d's output_padding must be a whole number from 0 up, got -1",
     ),
     "a factor of nothing": (lambda: bp.Upsample(0), "Upsample's factor must be a whole number from 1 up, got 0"),
     "dropout of all": (lambda: bp.Dropout2d(1.0), "Dropout2d's p must be a number, 0 <= p < 1, got 1.0"),
@@ -103,5 +108,5 @@ def test_shapes(name):
 )
 def test_pixels_that_are_bytes(module):
     net = bp.Network(bp.Sequential(module))
-    with pytest.raises(TypeError, match=r"0: .* expected floating numbers, got uint8; convert: X.astype"):
+    with pytest.raises(TypeError, match=r"0: .* expected floating-point numbers, got uint8; convert: X.astype"):
         net(np.zeros(IMAGES, "uint8"))

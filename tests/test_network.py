@@ -93,7 +93,7 @@ def test_windows_are_named_and_nested():
     assert "1.body.1.W (3, 3)" in repr(theta)
     u, B = bp.evaluate(module, theta, np.ones((2, 4), "float32"))
     assert [path for path, _ in B(u)[1].items()] == [path for path, _ in theta.items()]
-    with pytest.raises(KeyError, match=r"'Q' is not in 0: there is \['W', 'b'\]"):
+    with pytest.raises(KeyError, match=r"'Q' is not in 0: it has \['W', 'b'\]"):
         theta["0.Q"]
 
 
@@ -213,7 +213,10 @@ def test_a_column_of_a_table_is_host_data(backend):
 
 @pytest.mark.parametrize("ragged", [[[1.0] * 4, [1.0] * 3], [[0], [0, 1]]], ids=repr)
 def test_rows_of_several_lengths(ragged):
-    net, message = bp.Network(bp.MLP([4, 5, 3])), "expected rows of one length, got data that make no array .*; pad or cut"
+    net, message = (
+        bp.Network(bp.MLP([4, 5, 3])),
+        "expected rows of one length, got data that cannot become an array .*; pad or cut",
+    )
     for call in (lambda: net(ragged), lambda: net.value_and_gradient(bp.CrossEntropy(), data()[0], ragged)):
         with pytest.raises(ValueError, match=message):
             call()

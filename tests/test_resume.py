@@ -440,7 +440,9 @@ def test_other_data_in_the_middle_of_an_epoch(saved, rows, batch_size):
     before = become(run)
     X, y = examples(rows or 40)
     given = (X, y) if rows else [(X[:8], y[:8])] * 5
-    with pytest.raises(ValueError, match=r"an epoch is under way, 2 steps into \(rows, batch size\) \(40, 8\); got .*go on with"):
+    with pytest.raises(
+        ValueError, match=r"an epoch is unfinished, 2 steps into \(rows, batch size\) \(40, 8\); got .*continue with"
+    ):
         run.fit(given, (X, y), epochs=9, batch_size=batch_size)
     assert_same(become(run), before)
 

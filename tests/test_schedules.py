@@ -110,6 +110,24 @@ def test_warm_up_then_plateau_keeps_its_state():
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Step(np.int64(2), np.float32(0.5)),
+        schedules.Exponential(np.float32(0.5)),
+        schedules.Cosine(np.int64(3), np.float32(0.5)),
+        schedules.WarmUp(np.int32(3)),
+        schedules.OneCycle(np.int64(5), np.float32(0.5), np.float32(0.5), np.float32(0.5)),
+        schedules.ReduceOnPlateau(np.float32(0.5), np.int64(3), np.float32(0.5)),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_numbers_are_pythons(schedule):
+    """NumPy's would promote."""
+    assert not any(isinstance(value, np.generic) for value in vars(schedule).values())
+    assert type(schedule(3)) is float
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: schedules.Step(0), "every must be a whole number from 1 up, got 0"),

@@ -57,14 +57,22 @@ DATA = {
     "no examples": ((X[:0], Y[:0]), ValueError, "train is empty: X has 0 rows; give at least one example"),
     "no batches": ([], ValueError, "train is empty: it gave no batch"),
     "an empty batch": ([(X[:0], Y[:0])], ValueError, "train is empty: X has 0 rows"),
-    "integer X": ((np.ones((ROWS, FEATURES), int), Y), TypeError, r"0: Linear expected floating numbers, got .*int64; .*astype"),
+    "integer X": (
+        (np.ones((ROWS, FEATURES), int), Y),
+        TypeError,
+        r"0: Linear expected floating-point numbers, got .*int64; .*astype",
+    ),
     "too few features": ((X[:, 1:], Y), ValueError, r"0: Linear expected features 5 in the last axis, got z of shape \(2, 4\); "),
     "features without an axis": ((X[:, 0], Y), ValueError, r"0: Linear expected features 5 .* \(2,\)"),
     "lengths": ((X, Y[1:]), ValueError, r"expected X, y and weights of one length, got \[40, 39\] rows; drop"),
     "lengths of weights": ((X, Y, W[1:]), ValueError, r"of one length, got \[40, 40, 39\] rows"),
     "a scalar": ((X, 1), ValueError, "train expected arrays with an axis of examples, got a scalar"),
     "text": ((X, Y.astype(str)), TypeError, "expected numbers, got an array of dtype <U"),
-    "ragged": ((X, [[1], [1, 2]]), ValueError, "expected rows of one length, got data that make no array .* pad or cut the rows"),
+    "ragged": (
+        (X, [[1], [1, 2]]),
+        ValueError,
+        "expected rows of one length, got data that cannot become an array .* pad or cut the rows",
+    ),
     "X alone": ((X,), TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got a tuple of 1"),
     "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
     "an array": (X, TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got ndarray"),
@@ -426,7 +434,7 @@ def test_a_loss_that_is_not_finite(options, on):
         run.fit((X, Y), (X, Y), epochs=4, batch_size=8)
     assert isinstance(caught.value, FloatingPointError)
     clip = "" if "clip_norm" in options else "pass clip_norm=1.0, "
-    assert f"lower lr, {clip}or look at the scale of the data" in str(caught.value)
+    assert f"lower lr, {clip}or check the scale of the data" in str(caught.value)
     theta = on.to_host(run.network.theta)
     good = {1 + step: at_step for step, at_step in enumerate(thetas)} | {0: start}
     np.testing.assert_array_equal(theta, good[run.steps])

@@ -24,3 +24,4 @@ from bpcore.modules.transformer import *
 
 if not TYPE_CHECKING:  # mypy takes a name for private if `__all__` is not a literal list
     __all__ = face.gathered(globals())
+    __dir__ = face.listed(globals())

@@ -183,7 +183,7 @@ class Reduction(Module):
         for axis in axes:
             expect_axis(self, theta, z, axis)
         if len({axis % z.ndim for axis in axes}) < len(axes):
-            raise ValueError(f"{self.name(theta)} expected axes that differ, got {axes} for z of {z.ndim} axes; name each once")
+            raise ValueError(f"{self.name(theta)} expected distinct axes, got {axes} for z of {z.ndim} axes; give each axis once")
         return expect_floats(self, theta, z)
 
 

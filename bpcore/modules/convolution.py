@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from bpcore.arguments import plain, whole
@@ -34,12 +33,12 @@ def pads(padding: Any, of: Module) -> Pads | None:
     if padding == "valid":
         return (0, 0), (0, 0)
     both = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding, padding)
-    for n in both:
-        if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
-            raise ValueError(
-                f"{type(of).__name__}'s padding must be 'same', 'valid', or one or two whole numbers from 0 up, got {padding!r}"
-            )
-    return (both[0], both[0]), (both[1], both[1])
+    try:
+        vertical, horizontal = (whole("padding", n, of=of, least=0) for n in both)
+    except ValueError:
+        must = "must be 'same', 'valid', or one or two whole numbers from 0 up"
+        raise ValueError(f"{type(of).__name__}'s padding {must}, got {padding!r}") from None
+    return (vertical, vertical), (horizontal, horizontal)
 
 
 class Windowed(Module):
@@ -212,17 +211,13 @@ class ConvTranspose2d(Windowed):
         self.stride = plain(stride)
         self.padding = plain(padding)
         self.dilation = plain(dilation)
-        self.output_padding = plain(output_padding)
+        self.output_padding = whole("output_padding", output_padding, of=self, least=0)
         self.bias = bias
         self.initializer = initializer
         self.place(self.kernel, self.stride, self.padding, self.dilation)
         if padding in ("same", "valid"):
             raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {padding!r}")
-        if (
-            isinstance(output_padding, bool)
-            or not isinstance(output_padding, Integral)
-            or not 0 <= output_padding < min(self._stride)
-        ):
+        if self.output_padding >= min(self._stride):
             raise ValueError(f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {output_padding!r}")
         self.parameters = {
             "W": Parameter((*self._kernel, self.c_out, self.c_in), initializer or HeNormal()),

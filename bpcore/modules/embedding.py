@@ -16,8 +16,8 @@ __all__ = ["Embedding", "Unembed"]
 class Embedding(Module):
     """u = the rows of W with these ids: ids (...), integers from 0 to n - 1, u (..., d).
 
-    Parameter: W (n, d), by default normal with standard deviation 0.02. Ids out of range raise an error wherever values may
-    be looked at: when `fit` starts, when a network is called, in `evaluate`, and on a CPU in every step.
+    Parameter: W (n, d), by default normal with standard deviation 0.02. Ids out of range raise an error with
+    Mode(look=True): when `fit` starts, when a network is called, in `evaluate`, and on a CPU in every step.
     """
 
     rows_independent = True

@@ -47,7 +47,7 @@ class MLP(Sequential):
         self, sizes: Sequence[int], activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None
     ):
         if isinstance(sizes, (str, int)) or len(sizes) < 2:
-            raise ValueError(f"MLP's sizes must have the input's and the output's at least, got {sizes!r}; e.g. [64, 128, 10]")
+            raise ValueError(f"MLP needs at least two sizes, input and output, got {sizes!r}; e.g. [64, 128, 10]")
         self.sizes = tuple(whole("sizes", n, of=self) for n in sizes)
         if not isinstance(activation, Module) and activation not in ACTIVATIONS:
             raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")

@@ -174,6 +174,6 @@ class Guard:
         """The text of the error: what happened, and the repair."""
         clip = "" if self.step.clip_norm is not None else "pass clip_norm=1.0, "
         return (
-            f"J = {J} at step {self.counters.steps}: {where}. θ is at its last good values; lower lr, {clip}or look at the scale "
+            f"J = {J} at step {self.counters.steps}: {where}. θ is at its last good values; lower lr, {clip}or check the scale "
             "of the data"
         )

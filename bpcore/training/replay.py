@@ -105,7 +105,7 @@ class Replay:
         self.lr = backend.zeros((), "float64")
         self.known: tuple[Any, Any] = (0, 0.0)  # the values of number and lr on the device
         self.recordings: dict[Any, Recording] = {}
-        self.why = ""  # why steps cannot be replayed
+        self.why = ""  # why steps cannot be replayed; empty if they can
         self.warned = False
 
     def __call__(self, batch: Batch, labels: Array | None, number: int, lr: float, look: Look | None = None) -> Outcome:

@@ -28,7 +28,7 @@ class Scaling:
         self.S[...] = start
 
     def unscale(self, gradient: Array) -> None:
-        """Make S ∇J to ∇J, in place, or to zeros if it is not finite. Then update S for the next step."""
+        """Turn S ∇J into ∇J, in place, or to zeros if it is not finite. Then update S for the next step."""
         xp = namespace(gradient)
         finite = xp.all(xp.isfinite(gradient))
         gradient[...] = xp.where(finite, gradient / self.S, xp.zeros_like(gradient))

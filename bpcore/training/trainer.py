@@ -164,8 +164,8 @@ class Trainer:
         self._check_callbacks(held_out is not None)
         if self.position and (examples.n, batch_size) != self.position_of:
             raise ValueError(
-                f"an epoch is under way, {self.position} steps into (rows, batch size) {self.position_of}; got "
-                f"{(examples.n, batch_size)}: go on with the same data and batch_size"
+                f"an epoch is unfinished, {self.position} steps into (rows, batch size) {self.position_of}; got "
+                f"{(examples.n, batch_size)}: continue with the same data and batch_size"
             )
         self.position_of = (examples.n, batch_size)
         self.epochs, self.steps_per_epoch = epochs, examples.steps(batch_size)

@@ -16,7 +16,7 @@ VARIABLES = ("GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_
 
 
 def keep_freed() -> None:
-    """Set glibc's thresholds, unless the environment sets them or the C library is another."""
+    """Set glibc's thresholds, unless the environment sets them or the C library is not glibc."""
     if any(name in os.environ for name in VARIABLES):
         return
     try:
