@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from process import environment
 
-STEPS = ("small", "cnn", "transformer")  # cells of run.py whose training steps are measured too
-SETTINGS = {"kernels.fast": "on", "kernels.numpy": "plain"}
+STEPS = ("tiny", "small", "cnn", "transformer")  # cells of run.py whose training steps are measured too
+SETTINGS = {"kernels.fast": "on", "kernels.numpy": "plain"}  # BPCORE_KERNELS
+ENGINES = {"kernels.fast": "bpcore", "kernels.numpy": "bpcore-plain"}  # of run.py
 
 
 def modules() -> dict[str, tuple[Any, Any]]:
@@ -73,12 +74,12 @@ def passes(module: Any, z: Any) -> Callable[[], Any]:
     return run
 
 
-def steps(cell: str) -> Callable[[], Any]:
+def steps(cell: str, of: str) -> Callable[[], Any]:
     """A function that takes a training step in a cell of run.py."""
     from cells import CELLS, theta
     from engines import build
 
-    engine = build("bpcore", CELLS[cell], theta(CELLS[cell]))
+    engine = build(ENGINES[of], CELLS[cell], theta(CELLS[cell]))
     ring = engine.ring(CELLS[cell])
 
     def run() -> None:
@@ -116,6 +117,7 @@ def families_run(run: Callable[[], Any], of: str) -> list[str]:
     twins = [primitive.twins[of] for _, primitive in known]
     for (family, primitive), twin in zip(known, twins, strict=True):
         primitive.twins[of] = twin._replace(call=noted(family, twin.call))
+        primitive.picked.clear()
     run()
     for (_, primitive), twin in zip(known, twins, strict=True):
         primitive.twins[of] = twin
@@ -129,7 +131,7 @@ def work(what: str, of: str, without: str) -> None:
 
     for name in families(of).get(without, []):
         del PRIMITIVES[name].twins[of]
-    run = steps(what) if what in STEPS else passes(*modules()[what])
+    run = steps(what, of) if what in STEPS else passes(*modules()[what])
     print(json.dumps([] if without else families_run(run, of)), flush=True)
     for line in sys.stdin:
         times, end = [], time.perf_counter() + float(line)
