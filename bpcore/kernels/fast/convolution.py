@@ -11,7 +11,7 @@ import numpy as np
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import onednn
-from bpcore.kernels.fast.engine.arrays import rows
+from bpcore.kernels.fast.engine.arrays import aligned, rows
 from bpcore.kernels.fast.engine.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, create, dims, engine
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
@@ -84,7 +84,7 @@ def execute(plan: Plan, *operands: np.ndarray) -> None:
 def forward(z, W, b, u, placement, groups):
     """Writes the convolution of z with W, plus b unless it is None, to u."""
     plan, copy, size = plans("forward", z.shape, W.shape, u.shape, placement, groups, b is not None)
-    kernels = np.empty(size, W.dtype)
+    kernels = aligned(size, W.dtype)
     execute(copy, W, kernels)
     execute(plan, z, kernels, u, *(() if b is None else (b,)))
 
@@ -92,7 +92,7 @@ def forward(z, W, b, u, placement, groups):
 def backward_data(v, W, dz, placement, groups):
     """Writes dz of a convolution with W, from v."""
     plan, copy, size = plans("backward_data", dz.shape, W.shape, v.shape, placement, groups, False)
-    kernels = np.empty(size, W.dtype)
+    kernels = aligned(size, W.dtype)
     execute(copy, W, kernels)
     execute(plan, v, kernels, dz)
 
@@ -100,7 +100,7 @@ def backward_data(v, W, dz, placement, groups):
 def backward_weights(z, v, dW, db, placement, groups):
     """Writes dW and, unless it is None, db of a convolution of z, from v."""
     plan, copy, size = plans("backward_weights", z.shape, dW.shape, v.shape, placement, groups, db is not None)
-    kernels = np.empty(size, dW.dtype)
+    kernels = aligned(size, dW.dtype)
     execute(plan, z, v, kernels, *(() if db is None else (db,)))
     execute(copy, kernels, dW)
 
