@@ -79,6 +79,14 @@ def assert_same(got: Any, expected: Any, rtol: float = 0.0, where: str = "") -> 
         assert got == expected or (got != got and expected != expected), f"{where}: {got!r} and {expected!r}"
 
 
+def assert_close_runs(got: dict[str, Any], expected: dict[str, Any], rtol: float) -> None:
+    """Two results of `become` are equal to rtol, but for the gap of each epoch: it is of two numbers nearly equal."""
+    pair = []
+    for run in (got, expected):
+        pair.append({**run, "history": [{k: v for k, v in record.items() if k != "gap"} for record in run["history"]]})
+    assert_same(*pair, rtol)
+
+
 @contextlib.contextmanager
 def unchanged(trainer: bp.Trainer) -> Iterator[None]:
     """What happens within leaves θ, the optimiser's vectors, the counters and the history as they were."""
