@@ -15,7 +15,7 @@ import pytest
 from conftest import environment
 
 import bpcore as bp
-from bpcore.primitive import PRIMITIVES
+from bpcore.primitive import PRIMITIVES, SETS, load
 
 PACKAGE = Path(bp.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -73,7 +73,7 @@ def floor(dotted: str) -> int | None:
 
 
 def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import, wherever in the file; `from bpcore import x` means bpcore.x where x is a module."""
+    """(line, module) of every import, wherever in the file; `from x import y` means x.y where that is a module."""
     package = ["bpcore", *file.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(tree(file)):
         if isinstance(node, ast.Import):
@@ -81,8 +81,10 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *filter(None, [node.module])])
+            folder = PACKAGE.parent / Path(*module.split("."))
             for alias in node.names:
-                yield node.lineno, f"{module}.{alias.name}" if module == "bpcore" and alias.name in FLOORS else module
+                inside = (folder / alias.name).is_dir() or (folder / f"{alias.name}.py").is_file()
+                yield node.lineno, f"{module}.{alias.name}" if inside else module
 
 
 @pytest.mark.parametrize("file", FILES, ids=name)
@@ -221,6 +223,20 @@ def test_no_public_function_has_the_name_of_a_file_beside_it():
     assert {name for name in files & set(bp.__all__) if callable(getattr(bp, name))} == set()
 
 
+def test_the_files_of_twins_are_named_as_the_families_of_their_primitives():
+    """The twins of functional/linear.py are in linear.py of each set, and their CUDA kernels in linear.cu."""
+    records = [record for record in PRIMITIVES.values() if record.definition.__module__.startswith("bpcore.functional.")]
+    families = {record.definition.__module__.rpartition(".")[2] for record in records}
+    kernels = [file for kind in ("py", "cu") for file in (PACKAGE / "kernels").glob(f"*/*.{kind}")]
+    assert {name(file) for file in kernels if file.stem not in families | {"__init__"}} == set()
+    for twins in filter(None, (load(kind)[0] for kind in SETS["numpy"])):
+        kind = twins.__name__.removeprefix("bpcore.")
+        for record in records:
+            if kind in record.twins:
+                expected = record.definition.__module__.replace("functional", kind)
+                assert record.twins[kind].call.__module__ == expected, record.name
+
+
 def test_importing_pulls_in_nothing_that_is_not_used_yet():
     lazy = LIBRARIES - {"numpy"} | {"safetensors", "tqdm", "matplotlib", "scipy", "sklearn", "pandas"}
     code = f"import sys, bpcore; print([name for name in {sorted(lazy)} if name in sys.modules])"
@@ -230,26 +246,19 @@ def test_importing_pulls_in_nothing_that_is_not_used_yet():
 
 def test_no_two_files_import_each_other():
     """Nor do three or more in a circle; imports for type checkers alone count."""
-    modules = {".".join(["bpcore", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__") for file in FILES}
+    modules = {dotted(file) for file in FILES}
     above = {}
     for file in FILES:
         if file.parent == PACKAGE and file.stem in ("__init__", "__main__"):
             continue
-        module = ".".join(["bpcore", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
-        above[module] = {name for name in imported(file) if name in modules and name != module}
+        module = dotted(file)
+        above[module] = {name for _, name in imports(file) if name in modules and name != module}
     while free := [module for module, names in above.items() if not names & above.keys()]:
         for module in free:
             del above[module]
     assert not above, f"a circle goes through some of {sorted(above)}"
 
 
-def imported(file: Path) -> Iterator[str]:
-    """The modules that a file imports; `from x import y` is x.y where that is a module, else x."""
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            folder = PACKAGE.parent / Path(*node.module.split("."))
-            for alias in node.names:
-                inside = (folder / alias.name).is_dir() or (folder / f"{alias.name}.py").is_file()
-                yield f"{node.module}.{alias.name}" if inside else node.module
+def dotted(file: Path) -> str:
+    """The name that imports this file."""
+    return ".".join(["bpcore", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
