@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, device, namespace
-from bpcore.functional.numerics import flush
+from bpcore.functional.numerics import flush, masked
 from bpcore.primitive import primitive
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
 TANH_SCALE = math.sqrt(2 / math.pi)
 TANH_CUBE = 0.044715
 FAR = 38.0  # Φ(-38) is below the smallest normal float64
+BOUND = 1000.0  # the sigmoid of -1000 is 0, that of 1000 is 1: entries beyond it, also ±∞, have the limit's value in products with them
 
 # Rational approximations of erf(x) / x near 0 and of e^(x²) erfc(x) beyond, coefficients from the highest power down; relative
 # error below 6e-19 in each interval. Cody, "Rational Chebyshev approximations for the error function", 1969
@@ -71,20 +72,19 @@ def relu(z: Array) -> Array:
 @primitive()
 def relu_backward(u: Array, v: Array) -> Array:
     """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
-    return v * namespace(v).astype(u > 0, v.dtype)
+    return masked(v, u > 0)
 
 
 @primitive()
 def leaky_relu(z: Array, slope: float) -> Array:
     """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
-    return namespace(z).maximum(z, slope * z)
+    return namespace(z).where(z > 0, z, slope * z)
 
 
 @primitive()
 def leaky_relu_backward(u: Array, v: Array, slope: float) -> Array:
     """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
-    positive = namespace(v).astype(u > 0, v.dtype)
-    return v * (slope + (1 - slope) * positive)
+    return namespace(v).where(u > 0, v, slope * v)
 
 
 @primitive()
@@ -105,6 +105,13 @@ def elu_backward(u: Array, v: Array, alpha: float) -> Array:
     zero = xp.zeros_like(u)
     positive = xp.astype(u > 0, v.dtype)
     return flush(v * (positive + (1 - positive) * (xp.minimum(u, zero) + alpha)))
+
+
+def bounded(z: Array) -> Array:
+    """z between -BOUND and BOUND; NaN stays NaN."""
+    xp = namespace(z)
+    bound = xp.full((), BOUND, dtype=z.dtype, device=device(z))
+    return xp.maximum(xp.minimum(z, bound), -bound)
 
 
 @primitive()
@@ -146,18 +153,25 @@ def softplus_backward(z: Array, v: Array) -> Array:
     return flush(sigmoid(z) * v)
 
 
+def gated(z: Array, s: Array) -> Array:
+    """z s for a gate s that is 0 below -BOUND: 0 for z = -∞, where -∞ · 0 would be NaN."""
+    xp = namespace(z)
+    return xp.maximum(z, xp.full((), -BOUND, dtype=z.dtype, device=device(z))) * s
+
+
 @primitive()
 def silu(z: Array) -> Array:
     """z · sigmoid(z).
 
     Elfwing et al., 2018
     """
-    return flush(z * sigmoid(z))
+    return flush(gated(z, sigmoid(z)))
 
 
 @primitive()
 def silu_backward(z: Array, v: Array) -> Array:
     """B[SiLU, z](v) = s (1 + z (1 - s)) v with s = sigmoid(z)."""
+    z = bounded(z)
     s = sigmoid(z)
     return flush(v * s * (1 + z * (1 - s)))
 
@@ -168,12 +182,13 @@ def mish(z: Array) -> Array:
 
     Misra, 2020
     """
-    return flush(z * tanh(softplus(z)))
+    return flush(gated(z, tanh(softplus(z))))
 
 
 @primitive(float32=True)
 def mish_backward(z: Array, v: Array) -> Array:
     """B[Mish, z](v) = (t + z s (1 - t²)) v with t = tanh(log(1 + eᶻ)) and s = sigmoid(z)."""
+    z = bounded(z)
     t = tanh(softplus(z))
     return flush(v * (t + z * sigmoid(z) * (1 - t * t)))
 
@@ -204,12 +219,13 @@ def gelu_tanh(z: Array) -> Array:
 
     ½ (1 + tanh(x)) is computed as sigmoid(2 x), where no digits cancel.
     """
-    return flush(z * sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))))
+    return flush(gated(z, sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))))
 
 
 @primitive(float32=True)
 def gelu_tanh_backward(z: Array, v: Array) -> Array:
     """B[σ, z](v) = (s + 2 z s (1 - s) √(2/π) (1 + 3 · 0.044715 z²)) v with the sigmoid s of `gelu_tanh`."""
+    z = bounded(z)
     s = sigmoid(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z)))
     slope = TANH_SCALE * (1 + 3 * TANH_CUBE * (z * z))
     return flush(v * (s + 2 * z * s * (1 - s) * slope))

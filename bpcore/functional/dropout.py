@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array
 from bpcore.backend import backend_of
+from bpcore.functional.numerics import masked
 from bpcore.library import is_array
 from bpcore.philox import philox_mask
 from bpcore.primitive import primitive
@@ -26,10 +27,10 @@ def keep_mask(like: Array, p: float, key: tuple[Any, ...]) -> Array:
 
 @primitive()
 def dropout(z: Array, keep: Array, p: float) -> Array:
-    """z ⊙ keep / (1 - p), whose expected value is z.
+    """z / (1 - p) where `keep` is True, 0 elsewhere; its expected value is z.
 
     keep: booleans that broadcast to the shape of z; 0 <= p < 1. Linear in z and its own adjoint: B[dropout, z](v) = dropout(v).
 
     Srivastava et al., 2014
     """
-    return z * (namespace(z).astype(keep, z.dtype) * (1 / (1 - p)))
+    return masked(z * (1 / (1 - p)), keep)

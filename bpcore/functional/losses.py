@@ -1,5 +1,7 @@
 """Losses of section 7.4.3: J = Σ w ℓ / Σ w over the examples; w = 1 where weights is None.
 
+An example of weight 0 is left out: it adds nothing to J and its gradient is 0, also where its outputs or its label are NaN.
+
 The outputs of an example lie along the last axis, and ℓ is a sum over them; an array with one axis has one output per example.
 Backward functions take v, the gradient with respect to J (a number or a scalar array), and flush their results (see `flush`).
 """
@@ -10,7 +12,7 @@ from typing import Any
 
 from bpcore.array import Array, device, namespace
 from bpcore.functional.activations import sigmoid
-from bpcore.functional.numerics import flush, smallest_normal
+from bpcore.functional.numerics import flush, masked, smallest_normal
 from bpcore.primitive import primitive
 
 __all__ = [
@@ -37,7 +39,7 @@ def weighted_mean(ell: Array, weights: Array | None) -> Array:
     xp = namespace(ell)
     if weights is None:
         return xp.mean(ell)
-    return xp.sum(weights * ell) / total(weights)
+    return xp.sum(masked(weights * ell, weights != 0)) / total(weights)
 
 
 def total(weights: Array) -> Array:
@@ -58,6 +60,15 @@ def example_weights(v: Scalar, weights: Array | None, shape: tuple[int, ...], nd
     return namespace(w).expand_dims(w, axis=-1) if ndim > len(shape) else w
 
 
+def weighted(d: Array, weights: Array | None, v: Scalar, shape: tuple[int, ...]) -> Array:
+    """B[J, z](v) for d = dℓ/dz: d v w / Σ w, and 0 for examples of weight 0. shape: that of ℓ."""
+    dz = flush(d * example_weights(v, weights, shape, d.ndim))
+    if weights is None:
+        return dz
+    counts = weights != 0
+    return masked(dz, namespace(d).expand_dims(counts, axis=-1) if d.ndim > len(shape) else counts)
+
+
 def examples(z: Array) -> tuple[int, ...]:
     """The shape of ℓ for outputs z: the shape of z without its last axis, or all of it if z has at most one axis."""
     return tuple(z.shape[:-1]) if z.ndim > 1 else tuple(z.shape)
@@ -76,7 +87,7 @@ def squared_error(z: Array, y: Array, weights: Array | None) -> Array:
 @primitive()
 def squared_error_backward(z: Array, y: Array, weights: Array | None, v: Scalar) -> Array:
     """B[J, z](v) = (z - y) v w / Σ w."""
-    return flush((z - y) * example_weights(v, weights, examples(z), z.ndim))
+    return weighted(z - y, weights, v, examples(z))
 
 
 @primitive()
@@ -96,18 +107,22 @@ def huber_backward(z: Array, y: Array, weights: Array | None, v: Scalar, delta: 
     """B[J, z](v) = min(max(r, -δ), δ) v w / Σ w."""
     xp = namespace(z)
     bound = xp.full_like(z, delta)
-    return flush(xp.maximum(xp.minimum(z - y, bound), -bound) * example_weights(v, weights, examples(z), z.ndim))
+    return weighted(xp.maximum(xp.minimum(z - y, bound), -bound), weights, v, examples(z))
 
 
 def logistic_per_example(t: Array, y: Array) -> Array:
     """The ℓ of `logistic` for each example."""
     xp = namespace(t)
-    return per_example(xp.maximum(t, xp.zeros_like(t)) - y * t + xp.log1p(xp.exp(-xp.abs(t))))
+    size = xp.abs(t)
+    wrong = xp.where(t >= 0, 1 - y, y)  # the part of the label that disagrees with the sign of t
+    return per_example(masked(wrong * size, wrong != 0) + xp.log1p(xp.exp(-size)))
 
 
 @primitive()
 def logistic(t: Array, y: Array, weights: Array | None) -> Array:
     """ℓ = log(1 + eᵗ) - y t = max(t, 0) - y t + log(1 + e^-|t|), y between 0 and 1, of the dtype of t.
+
+    t = ±∞ gives ℓ = 0 if y is the label of its sign, else ∞.
 
     (7.70)
     """
@@ -120,7 +135,7 @@ def logistic_backward(t: Array, y: Array, weights: Array | None, v: Scalar) -> A
 
     (7.70)
     """
-    return flush((sigmoid(t) - y) * example_weights(v, weights, examples(t), t.ndim))
+    return weighted(sigmoid(t) - y, weights, v, examples(t))
 
 
 def target_rows(t: Array, y: Array, smoothing: float) -> Array:
@@ -140,7 +155,8 @@ def target_rows(t: Array, y: Array, smoothing: float) -> Array:
 def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -> tuple[Array, Array]:
     """ℓ = -Σ_j y_j log φ_j with φ = softmax(t): log Σ eᵗ - t_y for a class index y.
 
-    t (..., k); y: integers (...) or probabilities (..., k). Returns J, and φ (..., k) for the backward function.
+    t (..., k); y: integers (...) or probabilities (..., k). Returns J, and φ (..., k) for the backward function. A class with
+    y_j = 0 adds nothing, also if φ_j = 0: a logit of -∞ leaves a class out.
 
     (7.71)
     """
@@ -148,7 +164,8 @@ def cross_entropy(t: Array, y: Array, weights: Array | None, smoothing: float) -
     t = t - xp.max(t, axis=-1, keepdims=True)  # exp would overflow
     e = xp.exp(t)
     sum_e = xp.sum(e, axis=-1, keepdims=True)
-    ell = -xp.sum(target_rows(t, y, smoothing) * (t - xp.log(sum_e)), axis=-1)
+    target = target_rows(t, y, smoothing)
+    ell = -xp.sum(masked(target * (t - xp.log(sum_e)), target != 0), axis=-1)
     return weighted_mean(ell, weights), e / sum_e
 
 
@@ -158,5 +175,4 @@ def cross_entropy_backward(phi: Array, y: Array, weights: Array | None, v: Scala
 
     (7.71)
     """
-    weight = example_weights(v, weights, tuple(phi.shape[:-1]), phi.ndim)
-    return flush((phi - target_rows(phi, y, smoothing)) * weight)
+    return weighted(phi - target_rows(phi, y, smoothing), weights, v, tuple(phi.shape[:-1]))

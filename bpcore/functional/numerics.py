@@ -1,11 +1,12 @@
-"""Care for small numbers and for float16."""
+"""Care for small numbers, for entries that are left out or not finite, and for float16."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-from bpcore.array import Array, is_half, namespace
+from bpcore.array import Array, device, is_half, namespace
 
 Axes = int | tuple[int, ...] | None  # the axes of a reduction: one, several, or all
 
@@ -31,6 +32,23 @@ def flush(z: Array) -> Array:
         return z
     xp = namespace(z)
     return z * xp.astype(xp.abs(z) >= math.sqrt(smallest_normal(z)), z.dtype)
+
+
+def masked(x: Array, keep: Array) -> Array:
+    """x where `keep` is True, 0 elsewhere, whatever x is there: a product with 0 would keep NaN, and make one of an infinity."""
+    xp = namespace(x)
+    return xp.where(keep, x, xp.zeros((), dtype=x.dtype, device=device(x)))
+
+
+def add_not_finite(u: Array, x: Array, reach: Callable[[Array], Array]) -> Array:
+    """u plus the entries of x that are not finite; `reach` takes a mask of entries of x to the mask of entries of u they reach.
+
+    It completes a product that was computed with `masked(x, isfinite(x))`, because 0 times an infinity is NaN.
+    """
+    xp = namespace(u)
+    for value, there in ((math.inf, x == math.inf), (-math.inf, x == -math.inf), (math.nan, x != x)):
+        u = xp.where(reach(there), u + value, u)
+    return u
 
 
 def sum_over(x: Array, axis: Axes) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from bpcore.functional.activations import (
+    BOUND,
     TANH_CUBE,
     TANH_SCALE,
     elu_backward,
@@ -175,6 +176,20 @@ def gaussian_tail(z):
 
 
 @register_jitable
+def above(z):
+    """z, but at least -BOUND: with it the product -∞ · 0 is 0. NaN becomes -BOUND, since it is in the other factor too."""
+    bound = type(z)(-BOUND)
+    return z if z > bound else bound
+
+
+@register_jitable
+def bounded(z):
+    """z between -BOUND and BOUND, as in functional/activations.py."""
+    bound = type(z)(BOUND)
+    return z if abs(z) <= bound else (bound if z > 0 else (-bound if z < 0 else z))
+
+
+@register_jitable
 def gelu_tanh_argument(z):
     """y = 2 √(2/π) (z + 0.044715 z³), the argument of the sigmoid in gelu_tanh, and dy/dz."""
     scale = type(z)(2 * TANH_SCALE)
@@ -188,7 +203,7 @@ def _relu(z, v, c):
 
 
 def _relu_backward(u, v, c):
-    return v * (type(u)(1) if u > 0 else type(u)(0))
+    return v if u > 0 else type(u)(0)
 
 
 def _leaky_relu(z, v, c):
@@ -196,7 +211,7 @@ def _leaky_relu(z, v, c):
 
 
 def _leaky_relu_backward(u, v, c):
-    return v * (type(u)(1) if u > 0 else c)
+    return v if u > 0 else c * v
 
 
 def _elu_backward(u, v, c):
@@ -228,20 +243,22 @@ def _softplus_backward(z, v, c):
 
 
 def _silu(z, v, c):
-    return z * sigmoid_of(z)
+    return above(z) * sigmoid_of(z)
 
 
 def _silu_backward(z, v, c):
+    z = bounded(z)
     s = sigmoid_of(z)
     one = type(z)(1)
     return v * s * (one + z * (one - s))
 
 
 def _mish(z, v, c):
-    return z * tanh_of(_softplus(z, v, c))
+    return above(z) * tanh_of(_softplus(z, v, c))
 
 
 def _mish_backward(z, v, c):
+    z = bounded(z)
     t, one = tanh_of(_softplus(z, v, c)), type(z)(1)
     return v * (t + z * sigmoid_of(z) * (one - t * t))
 
@@ -259,10 +276,11 @@ def _gelu_backward(z, v, c):
 
 def _gelu_tanh(z, v, c):
     y, _ = gelu_tanh_argument(z)
-    return z * sigmoid_of(y)
+    return above(z) * sigmoid_of(y)
 
 
 def _gelu_tanh_backward(z, v, c):
+    z = bounded(z)
     y, dy = gelu_tanh_argument(z)
     s = sigmoid_of(y)
     return v * (s + z * dy * s * (type(z)(1) - s))

@@ -1,4 +1,7 @@
-"""Attention: oneDNN computes products of all heads on the packed arrays; compiled passes over rows of A run in between."""
+"""Attention: oneDNN computes products of all heads on the packed arrays; compiled passes over rows of A run in between.
+
+Products multiply keys that are not seen by 0, so a result that is not finite is computed again by the definition.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.onednn import Plan, batched_plan, execute
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.kernels.fast.softmax import maximum
-from bpcore.primitive import twin
+from bpcore.primitive import definition, twin
 
 AT_ONCE = 1 << 19  # numbers of A to compute at a time: they and their gradient fit in the cache
 WIDTH = 64  # causal: passes read keys up to the next multiple of this, since whole vectors are faster than parts
@@ -73,11 +76,27 @@ def _hide(row, i, causal, padding, n):
 
 
 @compiled
+def _hidden(row, i, causal, padding, n):
+    """Whether query i sees no key."""
+    seen = padding[n, : i + 1 if causal else row.shape[0]] if padding.shape[0] else padding[:0, 0]
+    return padding.shape[0] > 0 and not seen.any()
+
+
+@compiled
+def finite(x):
+    """Whether all numbers of a vector are finite."""
+    total = x.dtype.type(0)
+    for i in range(x.shape[0]):
+        total += x[i] * x.dtype.type(0)
+    return total == 0
+
+
+@compiled
 def _drop(row, keep, r, factor):
     if keep.shape[0]:
         mask = keep[r, : row.shape[0]]
         for j in range(row.shape[0]):
-            row[j] = row[j] * (factor if mask[j] else row.dtype.type(0))
+            row[j] = row[j] * factor if mask[j] else row.dtype.type(0)
 
 
 @compiled
@@ -89,7 +108,7 @@ def _rows_of_A(start, stop, A, L, heads, causal, padding, keep, scale, factor, l
         rest = A[r, width:]
         total = A.dtype.type(0)
         largest = maximum(row)
-        sees_any = largest > -np.inf
+        sees_any = largest > -np.inf or not _hidden(row, r % tokens, causal, padding, r // (heads * tokens))
         largest = largest if sees_any else total
         for j in range(width):
             e = exp((row[j] - largest) * scale)
@@ -203,6 +222,8 @@ def _(qkv, heads, causal, padding, keep, p):
         run(products.scores, q, k, A)
         _run_rows_of_A(A, L[part].reshape(-1), *arguments)
         run(products.mixed, A, values, as_row(u[part]))
+        if not finite(u[part].reshape(-1)):
+            return definition(attention)(qkv, heads, causal, padding, keep, p)
     return u, L
 
 
@@ -219,4 +240,6 @@ def _(qkv, padding, keep, u, L, v, heads, causal, p):
         run(products.dvalues, A, as_row(v[part]), dvalues)
         run(products.dq, dS, k, dq)
         run(products.dk, dS, q, dk)
+        if not finite(dqkv[part].reshape(-1)):
+            return definition(attention_backward)(qkv, padding, keep, u, L, v, heads, causal, p)
     return dqkv

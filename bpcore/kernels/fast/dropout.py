@@ -77,7 +77,7 @@ def _(like, p, key):
 def _drop(start, stop, z, keep, factor, u):
     z, keep, u = z[start:stop], keep[start:stop], u[start:stop]
     for i in range(u.shape[0]):
-        u[i] = z[i] * (factor if keep[i] else z.dtype.type(0))
+        u[i] = z[i] * factor if keep[i] else z.dtype.type(0)
 
 
 @compiled

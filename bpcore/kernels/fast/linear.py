@@ -34,7 +34,7 @@ def _bias_relu(start, stop, u, b):
         row = u[i]
         for j in range(row.shape[0]):
             t = row[j] + b[j]
-            row[j] = t if not t < 0 else t - t  # NaN stays NaN
+            row[j] = t if not t < 0 else u.dtype.type(0)  # NaN stays NaN
 
 
 @compiled
@@ -50,7 +50,7 @@ def _relu_backward_sum(start, stop, u, v, dt, db):
     for i in range(v.shape[0]):
         up, row, d = u[i, start:stop], v[i, start:stop], dt[i, start:stop]
         for j in range(d.shape[0]):
-            d[j] = row[j] if up[j] > 0 else row[j] * 0
+            d[j] = row[j] if up[j] > 0 else v.dtype.type(0)
             db[j] += d[j]
 
 

@@ -78,6 +78,9 @@ def _difference_rows(start, stop, phi, y, w, scale, least, dt):
     for i in range(start, stop):
         row, d = phi[i], dt[i]
         factor = scale * w[i] if w.shape[0] else scale
+        if w.shape[0] and w[i] == 0:
+            d[:] = 0
+            continue
         own = y[i]
         for j in range(row.shape[0]):
             d[j] = flushed(row[j] * factor, least)

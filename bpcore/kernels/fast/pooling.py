@@ -27,6 +27,7 @@ def _images(start, stop, kind, geometry, z, u, first):
     for n in range(start, stop):
         for y in range(u.shape[1]):
             for x in range(u.shape[2]):
+                empty = True
                 for i in range(kernel_h):
                     row = y * stride_h + i * dilation_h - top
                     if row < 0 or row >= z.shape[1]:
@@ -36,10 +37,15 @@ def _images(start, stop, kind, geometry, z, u, first):
                         if column < 0 or column >= z.shape[2]:
                             continue
                         entry = np.int32(i * kernel_w + j)
-                        if kind == MAX:
+                        if kind == MAX and empty:
+                            for c in range(u.shape[3]):
+                                u[n, y, x, c] = z[n, row, column, c]
+                                first[n, y, x, c] = entry
+                            empty = False
+                        elif kind == MAX:
                             for c in range(u.shape[3]):
                                 seen, best = z[n, row, column, c], u[n, y, x, c]
-                                more = (seen > best) | (seen != seen)  # NaN stays NaN
+                                more = (seen > best) | ((seen != seen) & (best == best))  # the first NaN stays
                                 u[n, y, x, c] = seen if more else best
                                 first[n, y, x, c] = entry if more else first[n, y, x, c]
                         elif kind == MAX_BACKWARD:
@@ -63,7 +69,7 @@ def pool(kind, geometry, z, u, first):
 def _(z, placement):
     shape = len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]
     u = np.full(shape, -np.inf, z.dtype)
-    first = np.zeros(shape, np.int32)
+    first = np.full(shape, placement.size, np.int32)
     pool(MAX, geometry(placement), z, u, first)
     return u, first
 

@@ -40,4 +40,6 @@ def _(phi, y, weights, v, smoothing):
     weights = None if weights is None else weights.reshape(-1)
     dt[np.arange(len(y)), y] -= 1
     np.multiply(dt, example_weights(v, weights, y.shape, 2), out=dt)
+    if weights is not None:
+        dt[weights == 0] = 0
     return flush_in_place(dt).reshape(phi.shape)

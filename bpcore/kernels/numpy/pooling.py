@@ -7,17 +7,19 @@ import numpy as np
 from bpcore.functional.convolution import pad
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
-from bpcore.primitive import twin
+from bpcore.primitive import definition, twin
 
 
 @twin(max_pool2d)
 def _(z, placement):
     h, w = z.shape[1:3]
-    z = pad(z, placement, -np.inf)
-    seen = [z[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
+    padded = pad(z, placement, -np.inf)
+    seen = [padded[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
     u = seen[0].copy()
     for entry in seen[1:]:
         np.maximum(u, entry, out=u)
+    if not np.min(u, initial=np.inf) > -np.inf:  # NaN equals no entry, and -∞ equals the padding
+        return definition(max_pool2d)(z, placement)
     first = np.full(u.shape, placement.size, np.int32)
     for entry in reversed(range(placement.size)):
         np.copyto(first, entry, where=seen[entry] == u)
@@ -29,7 +31,7 @@ def _(first, v, placement, h, w):
     dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
     for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
         image = dz[:, rows, columns]
-        np.add(image, v * (first == entry), out=image)
+        np.add(image, np.where(first == entry, v, v.dtype.type(0)), out=image)
     return unpadded(dz, placement, h, w)
 
 
