@@ -6,7 +6,7 @@ import math
 
 from bpcore.array import Array, device, namespace
 from bpcore.functional.dropout import dropout
-from bpcore.functional.numerics import add_not_finite, flush, masked
+from bpcore.functional.numerics import flush, masked, sparse_product
 from bpcore.primitive import primitive
 
 __all__ = ["attention", "attention_backward"]
@@ -51,40 +51,11 @@ def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Ar
     return seen
 
 
-def of_seen_keys(x: Array, padding: Array | None) -> Array:
-    """x (n, heads, tokens, d), one row a key, with 0 for the keys that are padding."""
-    return x if padding is None else masked(x, namespace(x).reshape(padding, (x.shape[0], 1, x.shape[2], 1)))
-
-
 def attention_scores(q: Array, k: Array, seen: Array | None) -> Array:
     """S = q kᵀ / √d, (n, heads, queries, keys), -∞ where the query does not see the key. seen: see `visible`."""
     xp = namespace(q)
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ xp.matrix_transpose(k)
     return scores if seen is None else xp.where(seen, scores, xp.full((), -math.inf, dtype=q.dtype, device=device(q)))
-
-
-def attention_weights(scores: Array, L: Array, seen: Array | None) -> Array:
-    """A = exp(S - L), 0 where the query does not see the key, also if its L is not finite."""
-    A = flush(namespace(scores).exp(scores - L))
-    return A if seen is None else masked(A, seen)
-
-
-def mixed(A: Array, x: Array, causal: bool, later: bool = False) -> Array:
-    """A @ x. If causal, A is 0 where row i does not see x[j], j > i, and what x[j] is has no influence there: 0 · NaN counts as 0.
-
-    later: A is transposed, and row i does not see x[j] for j < i.
-    """
-    if not causal:
-        return A @ x
-    xp = namespace(x)
-    tokens = x.shape[-2]
-    order = xp.expand_dims(xp.arange(tokens, device=device(x)), axis=1)  # (tokens, 1): who sees x[j] has the order of j or more
-    order = -order if later else order
-
-    def reach(there: Array) -> Array:
-        return order >= xp.min(xp.where(there, order, xp.full_like(order, tokens)), axis=-2, keepdims=True)
-
-    return add_not_finite(A @ masked(x, xp.isfinite(x)), x, reach)
 
 
 @primitive(float32=True)
@@ -93,7 +64,7 @@ def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep:
 
     qkv (n, tokens, 3 · heads · d): queries, then keys, then values, each one head after the other. causal: no query sees later
     keys. padding: None or booleans (n, tokens); no query sees a key where it is False, and a query that sees no key has A = 0.
-    A key and its value have no influence on the queries that do not see it, nor these on their gradients, not even as NaN.
+    A key with A = 0 and a query have no influence on each other, here and in the gradients, whatever they hold, also NaN.
     keep: None or booleans (n, heads, tokens, tokens), the mask of dropout on A with probability p.
     Returns u (n, tokens, heads · d) and L (n, heads, tokens) = log Σ exp(q kᵀ / √d) over the keys that the query sees, 0 if it
     sees none. The backward function computes A = exp(q kᵀ / √d - L) again.
@@ -106,16 +77,16 @@ def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep:
     seen = visible(qkv.shape[1], causal, padding, qkv)
     scores = attention_scores(q, k, seen)
     largest = xp.max(scores, axis=-1, keepdims=True)  # exp would overflow
-    if padding is None:
-        L = largest + xp.log(xp.sum(xp.exp(scores - largest), axis=-1, keepdims=True))
-    else:
-        sees_any = xp.any(seen, axis=-1, keepdims=True)
-        largest = masked(largest, sees_any)
-        total = xp.sum(xp.exp(scores - largest), axis=-1, keepdims=True)
-        L = largest + xp.log(xp.where(sees_any, total, xp.ones_like(total)))
-    A = attention_weights(scores, L, seen)
+    sees_any = None if padding is None else xp.any(seen, axis=-1, keepdims=True)
+    largest = largest if sees_any is None else masked(largest, sees_any)
+    A = xp.exp(scores - largest)
+    total = xp.sum(A, axis=-1, keepdims=True)
+    total = total if sees_any is None else xp.where(sees_any, total, xp.ones_like(total))
+    A = flush(A / total)
+    A = A if seen is None else masked(A, seen)  # also where the total is NaN
     A = A if keep is None else dropout(A, keep, p)
-    return join_heads(mixed(A, of_seen_keys(values, padding), causal)), L[..., 0]
+    L = largest + xp.log(total)
+    return join_heads(sparse_product(A, values)), L[..., 0]
 
 
 @primitive(float32=True)
@@ -129,13 +100,14 @@ def attention_backward(
     xp = namespace(qkv)
     q, k, values = unpack(qkv, heads)
     seen = visible(qkv.shape[1], causal, padding, qkv)
-    A = attention_weights(attention_scores(q, k, seen), xp.expand_dims(L, axis=-1), seen)
+    A = flush(xp.exp(attention_scores(q, k, seen) - xp.expand_dims(L, axis=-1)))
+    A = A if seen is None else masked(A, seen)  # also where L is NaN
     mean = xp.sum(split_heads(u * v, heads), axis=-1, keepdims=True)
     v = split_heads(v, heads)
     dA = v @ xp.matrix_transpose(values)
-    dvalues = mixed(xp.matrix_transpose(A if keep is None else dropout(A, keep, p)), v, causal, later=True)
+    dvalues = sparse_product(xp.matrix_transpose(A if keep is None else dropout(A, keep, p)), v)
     dS = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
     dS = dS if seen is None else masked(dS, seen)
     # where q or k is not finite and seen, dS is NaN already, or 0 because the score is -∞
     q, k = masked(q, xp.isfinite(q)), masked(k, xp.isfinite(k))
-    return pack(dS @ k, xp.matrix_transpose(dS) @ q, of_seen_keys(dvalues, padding))
+    return pack(dS @ k, xp.matrix_transpose(dS) @ q, dvalues)

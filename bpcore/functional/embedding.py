@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore.array import Array, device, namespace
 from bpcore.functional.linear import rows
-from bpcore.functional.numerics import add_not_finite, masked
+from bpcore.functional.numerics import sparse_product
 from bpcore.primitive import primitive
 
 __all__ = ["embedding", "embedding_backward", "scatter_add"]
@@ -38,5 +38,4 @@ def scatter_add(v: Array, index: Array, out: Array) -> None:
     xp = namespace(v)
     row = xp.arange(out.shape[0], dtype=index.dtype, device=device(v))
     one_hot = xp.astype(xp.expand_dims(row, axis=1) == xp.expand_dims(index, axis=0), v.dtype)  # (n, rows)
-    total = one_hot @ masked(v, xp.isfinite(v))
-    out[...] = add_not_finite(total, v, lambda there: one_hot @ xp.astype(there, v.dtype) > 0)
+    out[...] = sparse_product(one_hot, v)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from bpcore.array import Array, device, is_half, namespace
@@ -40,14 +39,13 @@ def masked(x: Array, keep: Array) -> Array:
     return xp.where(keep, x, xp.zeros((), dtype=x.dtype, device=device(x)))
 
 
-def add_not_finite(u: Array, x: Array, reach: Callable[[Array], Array]) -> Array:
-    """u plus the entries of x that are not finite; `reach` takes a mask of entries of x to the mask of entries of u they reach.
-
-    It completes a product that was computed with `masked(x, isfinite(x))`, because 0 times an infinity is NaN.
-    """
-    xp = namespace(u)
+def sparse_product(A: Array, x: Array) -> Array:
+    """A @ x for A >= 0, where an entry 0 of A leaves its row of x out, also if that is infinite or NaN: then 0 x would be NaN."""
+    xp = namespace(A)
+    u = A @ masked(x, xp.isfinite(x))
+    taken = xp.astype(A != 0, x.dtype)
     for value, there in ((math.inf, x == math.inf), (-math.inf, x == -math.inf), (math.nan, x != x)):
-        u = xp.where(reach(there), u + value, u)
+        u = xp.where(taken @ xp.astype(there, x.dtype) > 0, u + value, u)
     return u
 
 

@@ -143,7 +143,7 @@ def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: 
     Chen et al., 2023
     """
     direction = namespace(g).sign(beta1 * m + (1 - beta1) * g)
-    theta[...] = theta - lr * (direction + decay * theta)
+    theta[...] = theta - lr * (direction + decay * theta if decay else direction)
     m[...] = flush(beta2 * m + (1 - beta2) * g)
 
 

@@ -95,6 +95,7 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
     for (int i = 0; i < CHUNKS / FORWARD; i++)
         for (int k = 0; k < 4; k++) q[i].x[k] *= scale;
     A largest = -INFINITE, total = 0;
+    bool sees_any = false, added = false;  // whether there is a key for the query, and one that dropout has left
     const Int stop = causal ? min(tokens, first + Int(blockDim.y)) : tokens;
     for (Int start = 0; start < stop; start += TILE) {
         __syncthreads();  // all threads have read the tile before
@@ -104,13 +105,14 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
         __syncthreads();
         for (int j = 0; j < TILE; j += BATCH) {
             A scores[BATCH], best = largest;
-            bool any = false;
+            bool any = false;  // whether a visible score is above -infinity, or NaN
             for (int b = 0; b < BATCH; b++) {
                 const A score = product<FORWARD>(q, keys[j + b]);
-                const bool visible = seen[j + b] && (!causal || start + j + b <= row);
-                scores[b] = visible ? score : -INFINITE;
+                const bool sees = seen[j + b] && (!causal || start + j + b <= row);
+                scores[b] = sees ? score : -INFINITE;
                 best = fmax(best, scores[b]);
-                any = any || visible;
+                sees_any = sees_any || sees;
+                any = any || scores[b] != -INFINITE;
             }
             if (!any) continue;
             const A shrink = exp(largest - best);
@@ -121,20 +123,28 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
                 A weight = exp(scores[b] - best);
                 total += weight;
                 const Int key = start + j + b;
-                if (keep && there && key < tokens) weight *= keep[(head * tokens + row) * tokens + key] ? factor : A(0);
-                add_row<FORWARD>(mixed, weight, values[j + b]);
+                if (keep && there && key < tokens) weight = keep[(head * tokens + row) * tokens + key] ? weight * factor : A(0);
+                if (weight != 0) add_row<FORWARD>(mixed, weight, values[j + b]);
+                added = added || weight != 0;
             }
             largest = best;
         }
     }
-    store_own<FORWARD>(u + from_u + row * width, size, there, total == 0 ? A(0) : 1 / total, mixed);
-    if (there && threadIdx.x == 0) L[head * tokens + row] = total == 0 ? A(0) : largest + log(total);
+    if (sees_any && total == 0) {  // all scores are -infinity
+        total = A(__int_as_float(0x7fc00000));
+        added = true;
+    }
+    store_own<FORWARD>(u + from_u + row * width, size, there, added ? 1 / total : A(0), mixed);
+    if (there && threadIdx.x == 0) L[head * tokens + row] = sees_any ? largest + log(total) : A(0);
 }
 
+// What has weight 0 is skipped, because 0 times an infinity is NaN.
+//
 // A, dJ/dS (S: the scores) and the factor of dropout for one query and one key. product: q k; dA: v times the values of the key;
 // kept: the factor of dropout.
 #define WEIGHT(visible, product, L) ((visible) ? flush(exp((product) * scale - (L))) : A(0))
-#define SLOPE(weight, dA, kept, mean) flush((weight) * ((dA) * (kept) - (mean)) * scale)
+#define SLOPE(visible, weight, dA, kept, mean) \
+    ((visible) ? flush((weight) * (((kept) != 0 ? (dA) * (kept) : A(0)) - (mean)) * scale) : A(0))
 #define KEPT(visible, query, key) \
     ((keep && (visible) && !keep[(head * tokens + (query)) * tokens + (key)]) ? A(0) : keep ? factor : A(1))
 
@@ -165,7 +175,8 @@ extern "C" __global__ void backward_queries(SIZES, const T *qkv, const bool *pad
             const A score = product<BACKWARD>(q, keys[j]), dA = product<BACKWARD>(v_own, values[j]);
             const bool visible = there && seen[j] && (!causal || start + j <= row);
             const A weight = WEIGHT(visible, score, L_own), kept = KEPT(visible, row, start + j);
-            add_row<BACKWARD>(dq, SLOPE(weight, dA, kept, mean), keys[j]);
+            const A slope = SLOPE(visible, weight, dA, kept, mean);
+            if (slope != 0) add_row<BACKWARD>(dq, slope, keys[j]);
         }
     }
     store_own<BACKWARD>(dqkv + from + row * stride, size, there, A(1), dq);
@@ -195,8 +206,9 @@ extern "C" __global__ void backward_keys(SIZES, const T *qkv, const bool *paddin
             const A score = product<BACKWARD>(k, queries[j]), dA = product<BACKWARD>(value, vs[j]);
             const bool visible = seen && start + j < tokens && (!causal || row <= start + j);
             const A weight = WEIGHT(visible, score, Ls[j]), kept = KEPT(visible, start + j, row);
-            add_row<BACKWARD>(dvalue, weight * kept, vs[j]);
-            add_row<BACKWARD>(dk, SLOPE(weight, dA, kept, mean[j]), queries[j]);
+            const A slope = SLOPE(visible, weight, dA, kept, mean[j]);
+            if (weight != 0 && kept != 0) add_row<BACKWARD>(dvalue, weight * kept, vs[j]);
+            if (slope != 0) add_row<BACKWARD>(dk, slope, queries[j]);
         }
     }
     store_own<BACKWARD>(dqkv + from + width + row * stride, size, there, A(1), dk);

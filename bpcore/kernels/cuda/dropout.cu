@@ -34,8 +34,8 @@ extern "C" __global__ void keep_mask(Int blocks, Int size, Word seed, Word seed_
     }
 }
 
-// u = z keep factor. If inner is 0, keep has the shape of z. Else z is (examples, inner / c, c) and keep is (examples, c).
+// u = z factor where keep, else 0. If inner is 0, keep has the shape of z. Else z is (examples, inner / c, c) and keep is (examples, c).
 extern "C" __global__ void dropout(Int n, Int inner, Int c, const T *z, const bool *keep, double factor, T *u)
 {
-    EACH(i, n) u[i] = T(A(z[i]) * (keep[inner ? i / inner * c + i % c : i] ? A(factor) : A(0)));
+    EACH(i, n) u[i] = keep[inner ? i / inner * c + i % c : i] ? T(A(z[i]) * A(factor)) : T(A(0));
 }

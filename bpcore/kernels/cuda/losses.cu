@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
             const A w = weights ? A(weights[row]) : A(1), log_total = log(total);
             A l = own >= 0 && own < k ? A(1 - smoothing) * (log_total - (A(t[from + own]) - largest)) : A(0);
             if (smoothing != 0) l += A(smoothing / k) * (k * log_total - sum);
-            ell_sum += w * l;
+            ell_sum += w != 0 ? w * l : A(0);
             weight_sum += w;
         }
     }
@@ -68,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
             sums[thread] += sums[thread + half];
         }
     }
-    if (thread == 0) *J = T(ells[0] / (weights ? fmax(sums[0], A(SMALLEST)) : A(rows)));
+    const A sum = weights ? sums[0] : A(rows);
+    if (thread == 0) *J = T(ells[0] / (sum < A(SMALLEST) ? A(SMALLEST) : sum));  // NaN stays NaN
 }
 
 // dt = (phi - own e_y - every) v w / (sum of w); without weights, w = 1 and the sum is `rows`.
@@ -80,6 +81,7 @@ extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, co
     EACH(i, count) {
         const Int row = i / k, j = i - row * k;
         const A target = (index_at(y, kind, row) == j ? A(own) : A(0)) + A(every);
-        dt[i] = T(flush((A(phi[i]) - target) * (weights ? A(weights[row]) * v : v)));
+        const A w = weights ? A(weights[row]) : A(1);
+        dt[i] = T(w != 0 ? flush((A(phi[i]) - target) * (w * v)) : A(0));
     }
 }

@@ -79,7 +79,7 @@ extern "C" __global__ void lion(Int n, const T *g_, RATE, double beta1, double b
     EACH(i, n) {
         const A theta = A(theta_[i]), g = A(g_[i]), m = A(m_[i]), mixed = A(beta1) * m + A(1 - beta1) * g;
         const A direction = mixed > 0 ? A(1) : mixed < 0 ? A(-1) : mixed;
-        theta_[i] = T(theta - lr * (direction + A(decay) * theta));
+        theta_[i] = T(theta - lr * (decay != 0 ? direction + A(decay) * theta : direction));
         m_[i] = T(flush(A(beta2) * m + A(1 - beta2) * g));
     }
 }

@@ -1,6 +1,6 @@
 """Attention: oneDNN computes products of all heads on the packed arrays; compiled passes over rows of A run in between.
 
-Products multiply keys that are not seen by 0, so a result that is not finite is computed again by the definition.
+A product multiplies what has weight 0 too, so a result that is not finite is computed again by the definition.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numba.extending import register_jitable
 
 from bpcore.functional.numerics import smallest_normal
 from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
@@ -26,21 +27,27 @@ def in_dtype_of(g, *values):
     return tuple(map(g.dtype.type, values))
 
 
+@register_jitable
+def decayed(g, decay, theta):
+    """g + λ θ; g where λ = 0, since 0 times an infinite θ is NaN. The compiler takes the branch out of the loop."""
+    return g + decay * theta if decay != 0 else g
+
+
 @compiled
 def _sgd(start, stop, g, theta, lr, decay):
     g, theta = g[start:stop], theta[start:stop]
     for i in range(g.shape[0]):
-        theta[i] -= lr * (g[i] + decay * theta[i])
+        theta[i] -= lr * decayed(g[i], decay, theta[i])
 
 
 @compiled
 def _momentum(start, stop, g, theta, m, lr, decay, mu, factor_g, factor_m, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
-        d = g[i] + decay * theta[i]
+        d = decayed(g[i], decay, theta[i])
         new = flushed(mu * m[i] + d, least)
         m[i] = new
-        theta[i] -= lr * (factor_g * d + factor_m * new)
+        theta[i] -= lr * decayed(factor_m * new, factor_g, d)
 
 
 @compiled
@@ -66,7 +73,7 @@ def _(g, lr, momentum, nesterov, decay, theta, m):
 def _adaptive(start, stop, g, theta, v, lr, decay, rho, fresh, eps, least):
     g, theta, v = g[start:stop], theta[start:stop], v[start:stop]
     for i in range(g.shape[0]):
-        d = g[i] + decay * theta[i]
+        d = decayed(g[i], decay, theta[i])
         v[i] = flushed(rho * v[i] + fresh * (d * d), least)
         theta[i] -= lr * d / (np.sqrt(v[i]) + eps)
 
@@ -87,20 +94,20 @@ def _(g, lr, eps, decay, theta, v):
 
 
 @compiled
-def _adam(start, stop, g, theta, m, v, rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+def _adam(start, stop, g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
     g, theta, m, v = g[start:stop], theta[start:stop], m[start:stop], v[start:stop]
     for i in range(g.shape[0]):
-        d = g[i] + decay * theta[i]
+        d = decayed(g[i], decay, theta[i])
         first = flushed(beta1 * m[i] + fresh1 * d, least_m)
         second = flushed(beta2 * v[i] + fresh2 * (d * d), least_v)
         m[i] = first
         v[i] = second
-        theta[i] = shrink * theta[i] - rate * first / (np.sqrt(second) + eps)
+        theta[i] -= decayed(rate * first / (np.sqrt(second) + eps), fade, theta[i])
 
 
 @compiled
-def _run_adam(g, theta, m, v, rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
-    constants = (rate, shrink, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
+def _run_adam(g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+    constants = (rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
     share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *constants))
 
 
@@ -109,9 +116,9 @@ def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     # θ -= lr / (1 - β₁ᵗ) · m / (√v / root + ε), with numerator and denominator multiplied by root
     root = math.sqrt(1 - beta2**step)
     rate = lr * root / (1 - beta1**step)
-    shrink = 1 - lr * decay if decoupled else 1.0
+    fade = lr * decay if decoupled else 0.0
     coupled = 0.0 if decoupled else decay
-    constants = in_dtype_of(g, rate, shrink, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
+    constants = in_dtype_of(g, rate, fade, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
     _run_adam(g, theta, m, v, *constants, flush_threshold(g), flush_square_threshold(g))
 
 
@@ -119,7 +126,7 @@ def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
 def _lion(start, stop, g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
-        theta[i] -= lr * (np.sign(beta1 * m[i] + fresh1 * g[i]) + decay * theta[i])
+        theta[i] -= lr * decayed(np.sign(beta1 * m[i] + fresh1 * g[i]), decay, theta[i])
         m[i] = flushed(beta2 * m[i] + fresh2 * g[i], least)
 
 

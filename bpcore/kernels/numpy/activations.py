@@ -13,7 +13,7 @@ from bpcore.primitive import definition, twin
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
 # were fitted by weighted least squares; the relative error is below 1.2e-7, as large as rounding to float32.
 TAIL_RATE = 0.3
-FAR = 12.5  # beyond, Φ(-a) is so small that it is flushed to 0
+FAR = 14.5  # beyond, e^(-a²/2) is 0 in float32
 TAIL = (0.0361950307, -0.159378986, 0.210119467, -0.0571682769, 0.130416898, 0.099347, 0.120845549, 0.119623262)
 
 

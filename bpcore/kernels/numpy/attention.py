@@ -1,6 +1,6 @@
 """Attention: scores and their softmax are computed in place.
 
-Products multiply keys that are not seen by 0, so a result that is not finite is computed again by the definition.
+A product multiplies what has weight 0 too, so a result that is not finite is computed again by the definition.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _(qkv, heads, causal, padding, keep, p):
     if keep is not None:
         drop_in_place(A, keep, p)
     u = join_heads(np.matmul(A, values))
-    if seen is not None and not np.isfinite(u).all():
+    if not np.isfinite(u).all():
         return definition(attention)(qkv, heads, causal, padding, keep, p)
     return u, L[..., 0]
 

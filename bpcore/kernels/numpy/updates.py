@@ -51,7 +51,8 @@ def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     eps = eps * root
     for g, theta, m, v, s in blocks(g, theta, m, v):
         if decay and decoupled:
-            np.multiply(theta, 1 - lr * decay, out=theta)
+            np.multiply(theta, lr * decay, out=s)
+            np.subtract(theta, s, out=theta)
         elif decay:
             np.multiply(theta, decay, out=s)
             g = np.add(g, s)

@@ -12,7 +12,7 @@ extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, cons
     A v_sum = 0, x_sum = 0;
     if (j < n)
         for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
-            const A v_ij = A(v[i * n + j]) * (u && !(A(u[i * n + j]) > 0) ? A(0) : A(1));
+            const A v_ij = u && !(A(u[i * n + j]) > 0) ? A(0) : A(v[i * n + j]);
             if (u) dt[i * n + j] = T(v_ij);
             v_sum += v_ij;
             if (z) {
@@ -61,7 +61,7 @@ extern "C" __global__ void finish_total(Int parts, const A *part, double least, 
     A sum = 0;
     TEAM(i, parts) sum += part[i];
     sum = team_sum(sum);
-    if (threadIdx.x == 0) *out = T(fmax(sum, A(least)));
+    if (threadIdx.x == 0) *out = T(sum < A(least) ? A(least) : sum);  // NaN stays NaN
 }
 
 // u = u + b in each row, b null or (n,); then max(u, 0) if `relu`.
