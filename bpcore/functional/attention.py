@@ -86,7 +86,9 @@ def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep:
     A = A if seen is None else masked(A, seen)  # also where the total is NaN
     A = A if keep is None else dropout(A, keep, p)
     L = largest + xp.log(total)
-    return join_heads(sparse_product(A, values)), L[..., 0]
+    u = sparse_product(A, values)
+    u = u if keep is None else xp.where(xp.isnan(L), L, u)  # dropout does not hide that A is NaN
+    return join_heads(u), L[..., 0]
 
 
 @primitive(float32=True)

@@ -95,7 +95,7 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
     for (int i = 0; i < CHUNKS / FORWARD; i++)
         for (int k = 0; k < 4; k++) q[i].x[k] *= scale;
     A largest = -INFINITE, total = 0;
-    bool sees_any = false, added = false;  // whether there is a key for the query, and one that dropout has left
+    bool sees_any = false;
     const Int stop = causal ? min(tokens, first + Int(blockDim.y)) : tokens;
     for (Int start = 0; start < stop; start += TILE) {
         __syncthreads();  // all threads have read the tile before
@@ -125,16 +125,12 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
                 const Int key = start + j + b;
                 if (keep && there && key < tokens) weight = keep[(head * tokens + row) * tokens + key] ? weight * factor : A(0);
                 if (weight != 0) add_row<FORWARD>(mixed, weight, values[j + b]);
-                added = added || weight != 0;
             }
             largest = best;
         }
     }
-    if (sees_any && total == 0) {  // all scores are -infinity
-        total = A(__int_as_float(0x7fc00000));
-        added = true;
-    }
-    store_own<FORWARD>(u + from_u + row * width, size, there, added ? 1 / total : A(0), mixed);
+    if (sees_any && total == 0) total = A(__int_as_float(0x7fc00000));  // all scores are -infinity
+    store_own<FORWARD>(u + from_u + row * width, size, there, sees_any ? 1 / total : A(0), mixed);
     if (there && threadIdx.x == 0) L[head * tokens + row] = sees_any ? largest + log(total) : A(0);
 }
 

@@ -222,7 +222,7 @@ def _(qkv, heads, causal, padding, keep, p):
         run(products.scores, q, k, A)
         _run_rows_of_A(A, L[part].reshape(-1), *arguments)
         run(products.mixed, A, values, as_row(u[part]))
-        if not finite(u[part].reshape(-1)):
+        if not (finite(u[part].reshape(-1)) and finite(L[part].reshape(-1))):
             return definition(attention)(qkv, heads, causal, padding, keep, p)
     return u, L
 

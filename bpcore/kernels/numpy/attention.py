@@ -42,7 +42,7 @@ def _(qkv, heads, causal, padding, keep, p):
     if keep is not None:
         drop_in_place(A, keep, p)
     u = join_heads(np.matmul(A, values))
-    if not np.isfinite(u).all():
+    if not (np.isfinite(u).all() and np.isfinite(L).all()):
         return definition(attention)(qkv, heads, causal, padding, keep, p)
     return u, L[..., 0]
 
