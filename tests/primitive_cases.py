@@ -72,7 +72,7 @@ class Draw:
         return np.abs(self.vector())
 
     def square(self) -> np.ndarray:
-        return np.asarray(7.0, self.dtype)[()]
+        return np.float64(7.0)
 
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         return self.z(self.rows, 1), self.positive(self.rows, 1)

@@ -147,22 +147,30 @@ def binary_power_backward(a: Array, b: Array, u: Array, v: Array) -> tuple[Array
 @primitive(float32=True)
 def summation(z: Array, axis: Axes, keepdims: bool) -> Array:
     """Σ z over an axis, a tuple of axes, or all axes (None)."""
-    return namespace(z).sum(z, axis=axis, keepdims=keepdims)
+    total = sum_over(z, axis)
+    return namespace(z).reshape(total, kept(z.shape, axis)) if keepdims else total
+
+
+def kept(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
+    """The shape with length 1 in the axes of a reduction."""
+    axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    summed = {i % len(shape) for i in axes} if shape else set()
+    return tuple(1 if i in summed else n for i, n in enumerate(shape))
 
 
 def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
     """B[Σ, z](v): v broadcast along the axes that were summed, a view in the shape of z."""
     xp = namespace(v)
     if not keepdims:
-        axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
-        summed = {i % len(shape) for i in axes} if shape else set()
-        v = xp.reshape(v, tuple(1 if i in summed else n for i, n in enumerate(shape)))
+        v = xp.reshape(v, kept(shape, axis))
     return xp.broadcast_to(v, tuple(shape))
 
 
 def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
     """The mean of z over an axis, a tuple of axes, or all axes (None)."""
-    return namespace(z).mean(z, axis=axis, keepdims=keepdims)
+    xp, shape = namespace(z), kept(z.shape, axis)
+    u = xp.astype(sum_over(z, axis) * (math.prod(shape) / max(1, math.prod(z.shape))), z.dtype, copy=False)
+    return xp.reshape(u, shape) if keepdims else u
 
 
 def mean_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:

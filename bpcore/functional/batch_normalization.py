@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bpcore.array import Array, is_half, namespace
 from bpcore.functional.linear import rows
+from bpcore.functional.numerics import sum_over
 from bpcore.primitive import primitive
 
 __all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
@@ -11,12 +12,18 @@ __all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
 
 @primitive()
 def batch_statistics(z: Array) -> tuple[Array, Array]:
-    """For each feature (last axis of z), μ and the mean of (z - μ)² over all other axes. float32 if z is float16."""
+    """For each feature (last axis of z), μ and the mean of (z - μ)² over all other axes. float32 if z is float16.
+
+    In float32 (z - μ)² is finite for |z - μ| below 1.8e19.
+    """
     xp, flat = namespace(z), rows(z)
     flat = xp.astype(flat, xp.float32) if is_half(z) else flat
-    mean = xp.mean(flat, axis=0)
-    centred = flat - mean
-    return mean, xp.mean(centred * centred, axis=0)
+    first = flat[0, ...]
+    centred = flat - first  # the mean of equal numbers is then exact
+    mean = sum_over(centred, 0) / flat.shape[0]
+    centred = centred - mean
+    rest = sum_over(centred, 0) / flat.shape[0]  # rounding error of a mean far from the first row
+    return first + (mean + rest), sum_over(centred * centred, 0) / flat.shape[0]
 
 
 @primitive(float32=True)
@@ -48,7 +55,7 @@ def batch_norm_backward(
     xp = namespace(z)
     scale = 1 / xp.sqrt(variance + eps)
     x, v_rows = rows((z - mean) * scale), rows(v)
-    vx, v_sum = xp.sum(v_rows * x, axis=0), xp.sum(v_rows, axis=0)
+    vx, v_sum = sum_over(v_rows * x, 0), sum_over(v_rows, 0)
     dgamma[...], dbeta[...] = vx, v_sum
     if not need_dz:
         return None

@@ -39,6 +39,7 @@ def weighted_mean(ell: Array, weights: Array | None) -> Array:
     xp = namespace(ell)
     if weights is None:
         return xp.mean(ell)
+    weights = relative(weights)
     return xp.sum(masked(weights * ell, weights != 0)) / total(weights)
 
 
@@ -49,6 +50,13 @@ def total(weights: Array) -> Array:
     return xp.maximum(sum_w, xp.full_like(sum_w, smallest_normal(weights)))
 
 
+def relative(weights: Array) -> Array:
+    """The weights over the largest of them: J stays the same, and Σ w neither overflows nor vanishes."""
+    xp = namespace(weights)
+    largest = xp.max(weights)
+    return weights / xp.maximum(largest, xp.full_like(largest, smallest_normal(weights)))
+
+
 def example_weights(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
     """v dJ/dℓ = v w / Σ w, with a last axis of length 1 if the outputs have `ndim` > len(shape) axes. shape: that of ℓ."""
     if weights is None:
@@ -56,6 +64,7 @@ def example_weights(v: Scalar, weights: Array | None, shape: tuple[int, ...], nd
         for n in shape:
             size *= n
         return v / size
+    weights = relative(weights)
     w = weights * (v / total(weights))
     return namespace(w).expand_dims(w, axis=-1) if ndim > len(shape) else w
 

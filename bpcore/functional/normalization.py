@@ -6,6 +6,7 @@ from math import prod
 
 from bpcore.array import Array, namespace
 from bpcore.functional.linear import rows
+from bpcore.functional.numerics import inverse_deviation, sum_over
 from bpcore.primitive import primitive
 
 __all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward"]
@@ -15,14 +16,16 @@ __all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backwa
 def layer_norm(z: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Array, Array]:
     """γ ⊙ (z - μ) / √(s² + ε) + β, where μ and s² are the mean and variance of each row.
 
-    z (..., n), gamma and beta (n,). Returns u (..., n), and μ and 1 / √(s² + ε), both (..., 1).
+    z (..., n), gamma and beta (n,). Returns u (..., n), and μ - z[..., 0] and 1 / √(s² + ε), both (..., 1). Measured from the
+    row's first entry, a mean far from zero loses no digits, and that of equal entries is exactly 0.
 
     Ba et al., 2016
     """
     xp = namespace(z)
+    z = z - z[..., :1]
     mean = xp.mean(z, axis=-1, keepdims=True)
     centred = z - mean
-    scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)
+    scale = inverse_deviation(centred, -1, eps)
     return gamma * (centred * scale) + beta, mean, scale
 
 
@@ -32,12 +35,13 @@ def layer_norm_backward(
 ) -> Array | None:
     """B[LN, ·](v). With x = (z - μ) / √(s² + ε) and w = γ ⊙ v: dz = (w - mean(w) - x mean(w x)) / √(s² + ε).
 
-    Writes dgamma = Σ v x and dbeta = Σ v, summed over rows. Returns dz (..., n), or None unless need_dz.
+    mean, scale: as `layer_norm` returns them. Writes dgamma = Σ v x and dbeta = Σ v, summed over rows. Returns dz (..., n), or
+    None unless need_dz.
     """
     xp = namespace(z)
-    x = (z - mean) * scale
-    dgamma[...] = xp.sum(rows(v * x), axis=0)
-    dbeta[...] = xp.sum(rows(v), axis=0)
+    x = (z - z[..., :1] - mean) * scale
+    dgamma[...] = sum_over(rows(v * x), 0)
+    dbeta[...] = sum_over(rows(v), 0)
     if not need_dz:
         return None
     w = v * gamma
@@ -52,8 +56,7 @@ def rms_norm(z: Array, gamma: Array, eps: float) -> tuple[Array, Array]:
 
     Zhang and Sennrich, 2019
     """
-    xp = namespace(z)
-    scale = 1 / xp.sqrt(xp.mean(z * z, axis=-1, keepdims=True) + eps)
+    scale = inverse_deviation(z, -1, eps)
     return gamma * (z * scale), scale
 
 
@@ -65,7 +68,7 @@ def rms_norm_backward(z: Array, scale: Array, gamma: Array, v: Array, dgamma: Ar
     """
     xp = namespace(z)
     x = z * scale
-    dgamma[...] = xp.sum(rows(v * x), axis=0)
+    dgamma[...] = sum_over(rows(v * x), 0)
     if not need_dz:
         return None
     w = v * gamma
@@ -81,15 +84,17 @@ def grouped_shape(z: Array, groups: int) -> tuple[int, int, int, int]:
 def group_norm(z: Array, gamma: Array, beta: Array, groups: int, eps: float) -> tuple[Array, Array, Array]:
     """LN over the axes between the first and the last and over the channels of each group; γ and β act on channels.
 
-    z (n, ..., c), gamma and beta (c,). Returns u, and μ and 1 / √(s² + ε), both (n, 1, groups, 1).
+    z (n, ..., c), gamma and beta (c,). Returns u, and μ, measured from the first entry of the group, and 1 / √(s² + ε), both
+    (n, 1, groups, 1).
 
     Wu and He, 2018
     """
     xp = namespace(z)
     grouped = xp.reshape(z, grouped_shape(z, groups))
+    grouped = grouped - grouped[:, :1, :, :1]
     mean = xp.mean(grouped, axis=(1, 3), keepdims=True)
     centred = grouped - mean
-    scale = 1 / xp.sqrt(xp.mean(centred * centred, axis=(1, 3), keepdims=True) + eps)
+    scale = inverse_deviation(centred, (1, 3), eps)
     return xp.reshape(centred * scale, z.shape) * gamma + beta, mean, scale
 
 
@@ -100,9 +105,10 @@ def group_norm_backward(
     """B[GN, ·](v): as B[LN, ·](v), with means over each group. Writes dgamma and dbeta; returns dz, or None unless need_dz."""
     xp = namespace(z)
     shape = grouped_shape(z, mean.shape[2])
-    x = (xp.reshape(z, shape) - mean) * scale
-    dgamma[...] = xp.sum(rows(v * xp.reshape(x, z.shape)), axis=0)
-    dbeta[...] = xp.sum(rows(v), axis=0)
+    grouped = xp.reshape(z, shape)
+    x = (grouped - grouped[:, :1, :, :1] - mean) * scale
+    dgamma[...] = sum_over(rows(v * xp.reshape(x, z.shape)), 0)
+    dbeta[...] = sum_over(rows(v), 0)
     if not need_dz:
         return None
     w = xp.reshape(v * gamma, shape)

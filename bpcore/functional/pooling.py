@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore.array import Array, device, namespace
 from bpcore.functional.convolution import Placement, columns, spread
-from bpcore.functional.numerics import masked
+from bpcore.functional.numerics import masked, sum_over
 from bpcore.primitive import primitive
 
 __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
@@ -45,7 +45,8 @@ def avg_pool2d(z: Array, placement: Placement) -> Array:
     """u = the mean of the pixels that the kernel sees at each place; padding counts as 0."""
     xp = namespace(z)
     n, h, w, c = z.shape
-    return xp.reshape(xp.mean(columns(z, placement), axis=2), (n, *placement.outputs(h, w), c))
+    total = xp.astype(sum_over(columns(z, placement), 2) * (1 / placement.size), z.dtype, copy=False)
+    return xp.reshape(total, (n, *placement.outputs(h, w), c))
 
 
 @primitive()

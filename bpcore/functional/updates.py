@@ -18,6 +18,7 @@ __all__ = ["adagrad", "adam", "clip_norm", "lion", "nadam", "rmsprop", "sgd", "s
 
 Scalar = Any  # a Python number, or a scalar array on the device
 
+WITHOUT_FLOAT64 = ("mps", "xpu")  # devices of PyTorch that have no float64, or not always
 SQUARES = 2.0**10  # second moments below this multiple of the smallest normal number are set to 0
 
 
@@ -147,10 +148,22 @@ def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: 
     m[...] = flush(beta2 * m + (1 - beta2) * g)
 
 
+def scaled_square(g: Array) -> tuple[Array, Array]:
+    """(a, b), scalars with ‖g‖² = a² b: a = max |g|. If an entry is not finite, b is NaN."""
+    xp = namespace(g)
+    size = xp.max(xp.abs(g)) if g.shape[0] else xp.sum(g)
+    x = g / xp.maximum(size, xp.full_like(size, smallest_normal(g)))
+    return size, xp.sum(x * x)
+
+
 @primitive()
 def squared_norm(g: Array) -> Array:
-    """‖g‖², a scalar on the device."""
-    return namespace(g).sum(g * g)
+    """‖g‖², a scalar on the device: float64 where the device has it, since float32 ends at (2e19)²."""
+    xp = namespace(g)
+    size, square = scaled_square(g)
+    if getattr(device(g), "type", "") not in WITHOUT_FLOAT64:
+        size, square = xp.astype(size, xp.float64), xp.astype(square, xp.float64)
+    return size * size * square
 
 
 @primitive(writes=("clipped",))
@@ -158,4 +171,7 @@ def clip_norm(g: Array, square: Scalar, largest: float, clipped: Array) -> None:
     """Writes to `clipped`, which may be g itself, g scaled to a norm of at most `largest`. square: ‖g‖², a scalar."""
     xp = namespace(g)
     norm = xp.sqrt(square)
-    clipped[...] = g * (largest / xp.maximum(norm, xp.full_like(norm, largest)))
+    if square.dtype == g.dtype:  # `square` may overflow where the norm does not
+        size, relative = scaled_square(g)
+        norm = xp.where(xp.isfinite(norm), norm, size * xp.sqrt(relative))
+    clipped[...] = g * xp.astype(largest / xp.maximum(norm, xp.full_like(norm, largest)), g.dtype)

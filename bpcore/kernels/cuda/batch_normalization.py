@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import cupy
 
-from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward
-from bpcore.kernels.cuda.engine.launch import each
-from bpcore.kernels.cuda.engine.sums import sum_columns, with_statistics
+from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward, batch_statistics
+from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine.launch import each, kernel, pointer
+from bpcore.kernels.cuda.engine.sums import grid_of_columns, scratch, sum_columns, with_statistics
 from bpcore.primitive import twin
+
+
+@twin(batch_statistics, serves=CUDA.nonempty)
+def _(z):
+    n, char = z.shape[-1], z.dtype.char
+    rows = z.size // n
+    strips, parts = grid_of_columns(rows, n)
+    mean, variance, part = scratch(n, char), scratch(n, char), scratch((parts, 2 * n), char)
+    for about, squares in ((None, None), (mean, variance)):  # about the first row, then about the mean
+        kernel("batch_normalization", "moments", char)((strips, parts), (32, 8), (rows, n, z, pointer(about), part))
+        each("batch_normalization", "finish_moments", char, n, parts, rows, part, z, mean, pointer(squares))
+    return mean, variance
 
 
 @twin(batch_norm, serves=with_statistics(2))

@@ -6,7 +6,7 @@ from typing import Any
 
 import cupy
 
-from bpcore.functional.losses import cross_entropy, cross_entropy_backward
+from bpcore.functional.losses import cross_entropy, cross_entropy_backward, relative
 from bpcore.functional.numerics import smallest_normal
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import each, index_arguments, kernel, pointer, scalar_arguments, teams
@@ -28,6 +28,7 @@ def _(t, y, weights, smoothing):
     char = t.dtype.char
     phi = cupy.empty_like(t)
     J = cupy.empty((), t.dtype)
+    weights = None if weights is None else relative(weights)
     grid, block = teams(rows, k)
     blocks = min(BLOCKS, grid[0])
     arguments = rows, k, t, *index_arguments(y), pointer(weights), float(smoothing), scratch(2 * blocks, char), phi, J
@@ -45,7 +46,8 @@ def class_indices_backward(phi: Any, y: Any, weights: Any, v: Any, smoothing: fl
 def _(phi, y, weights, v, smoothing):
     k = phi.shape[-1]
     dt = cupy.empty_like(phi)
-    weights_and_sum = (0, 0) if weights is None else (weights, total(weights, False, least=smallest_normal(weights)))
+    weights = None if weights is None else relative(weights)
+    weights_and_sum = (0, 0) if weights is None else (weights, total(weights, smallest_normal(weights)))
     targets = phi.size // k, k, phi, *index_arguments(y), *weights_and_sum, float(1 - smoothing), smoothing / k
     each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar_arguments(v), dt)
     return dt

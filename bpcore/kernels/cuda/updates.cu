@@ -84,8 +84,9 @@ extern "C" __global__ void lion(Int n, const T *g_, RATE, double beta1, double b
     }
 }
 
-extern "C" __global__ void clip_norm(Int n, const T *g, double square_value, const T *square_at, double largest, T *clipped)
+extern "C" __global__ void clip_norm(Int n, const T *g, double square_value, const double *square_at, double largest,
+                                     T *clipped)
 {
-    const A norm = sqrt(number(square_value, square_at)), factor = A(largest) / (norm < A(largest) ? A(largest) : norm);
-    EACH(i, n) clipped[i] = T(A(g[i]) * factor);
+    const double norm = sqrt(square_at ? *square_at : square_value), factor = largest / (norm < largest ? largest : norm);
+    EACH(i, n) clipped[i] = T(A(double(A(g[i])) * factor));  // in float, factors below 1e-38 would be 0
 }

@@ -12,7 +12,7 @@ import cupy
 from bpcore.functional.updates import adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import each, pointer, scalar_arguments
-from bpcore.kernels.cuda.engine.sums import total
+from bpcore.kernels.cuda.engine.sums import sum_of_squares
 from bpcore.primitive import twin
 
 
@@ -68,12 +68,12 @@ def _(g, lr, beta1, beta2, decay, theta, m):
 
 @twin(squared_norm, serves=CUDA.dense)
 def _(g):
-    return total(g, True)
+    return sum_of_squares(g)
 
 
 def dense_with_square(g: Any, square: Any, largest: float, clipped: Any) -> bool:
-    """Whether the vectors are dense, and square is a Python number or has the dtype of g."""
-    return CUDA.dense(g, clipped) and getattr(square, "dtype", g.dtype) == g.dtype
+    """Whether the vectors are dense and not float64, whose squares may overflow, and square is a Python number or float64."""
+    return g.dtype.char != "d" and CUDA.dense(g, clipped) and getattr(square, "dtype", "float64") == "float64"
 
 
 @twin(clip_norm, serves=dense_with_square)

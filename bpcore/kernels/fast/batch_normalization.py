@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward, batch_statistics
+from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import minus
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
@@ -43,25 +45,27 @@ def block_sums(z) -> Any:
 
 def total(sums, out):
     """Writes the sums of each feature to out, over blocks and over joined rows, and returns it."""
-    return np.add.reduce(sums.reshape(-1, len(out)), axis=0, out=out)
+    out[...] = sum_over(sums.reshape(-1, len(out)), 0)
+    return out
 
 
 @compiled
-def add_rows(z, total):
-    """Writes the sum of the rows of z to total."""
+def add_rows(z, first, total):
+    """Writes the sum of z - first over the rows of z to total."""
+    zero = z.dtype.type(0)
     total[:] = 0
     for i in range(z.shape[0]):
         for j in range(total.shape[0]):
-            total[j] += z[i, j]
+            total[j] += minus(z[i, j], first[j], zero)
 
 
 @compiled
-def add_squares(z, mean, square):
-    """Writes the sum of (z - mean)² over the rows of z to square."""
+def add_squares(z, first, mean, square):
+    """Writes the sum of (z - first - mean)² over the rows of z to square."""
     square[:] = 0
     for i in range(z.shape[0]):
         for j in range(square.shape[0]):
-            d = z[i, j] - mean[j]
+            d = minus(z[i, j], first[j], mean[j])
             square[j] += d * d
 
 
@@ -80,10 +84,12 @@ def add_products(z, mean, v, total, product):
 def _moments(start, stop, z, size, means, squares):
     for k in range(start, stop):
         block, mean = z[k * size : (k + 1) * size], means[k]
-        add_rows(block, mean)
+        add_rows(block, block[0], mean)
         for j in range(mean.shape[0]):
             mean[j] /= z.dtype.type(block.shape[0])
-        add_squares(block, mean, squares[k])
+        add_squares(block, block[0], mean, squares[k])
+        for j in range(mean.shape[0]):
+            mean[j] += block[0, j]
 
 
 @compiled
@@ -95,14 +101,18 @@ def _run_moments(z, size, means, squares):
 def _(z):
     mean, variance = np.empty((2, z.shape[-1]), z.dtype)
     n = z.size // len(mean)
+    first = z.reshape(-1, len(mean))[0]
     z = joined_rows(z)
     size, means, squares = block_sums(z)
     _run_moments(z, size, means, squares)
     rows = np.full((len(means), 1), size, z.dtype)
     rows[-1] = len(z) - size * (len(means) - 1)
-    np.multiply(total(means * rows, mean), 1 / n, out=mean)
-    (row_mean,) = repeated(z, mean)
-    np.subtract(means, row_mean, out=means)  # the squares were taken about the mean of each block
+    mean[...] = first
+    for _ in range(2):  # first about the first row, then about the mean, which may be far from it
+        (about,) = repeated(z, mean)
+        mean += total((means - about) * rows, np.empty_like(mean)) / n
+    (about,) = repeated(z, mean)
+    np.subtract(means, about, out=means)  # the squares were taken about the mean of each block
     np.multiply(total(squares + rows * means * means, variance), 1 / n, out=variance)
     return mean, variance
 

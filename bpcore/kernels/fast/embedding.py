@@ -9,6 +9,8 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
+ROWS = 1 << 14  # of a longer sum, row by row, float32 would lose too much
+
 
 @compiled
 def _scatter_add(start, stop, v, index, out):
@@ -27,8 +29,8 @@ def _run_scatter_add(v, index, out):
 
 
 def int64_index(v, index, out):
-    """Whether index has an int64 for each row of v, and the arrays are dense."""
-    return len(v) == len(index) and COMPILED.dense(v, out) and index.flags.carray and index.dtype == np.int64
+    """Whether index has an int64 for each row of v, the rows are not too many to add one by one, and the arrays are dense."""
+    return len(v) == len(index) <= ROWS and COMPILED.dense(v, out) and index.flags.carray and index.dtype == np.int64
 
 
 @twin(scatter_add, serves=int64_index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.functional.numerics import PART
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import rows
 from bpcore.kernels.fast.engine.onednn import gemm
@@ -13,19 +14,30 @@ from bpcore.primitive import twin
 
 
 @compiled
-def _sum_rows(start, stop, v, db):
-    db = db[start:stop]
+def add_part(part, db):
+    """db += part; part = 0. A sum over many rows is taken in parts, see `sum_over`."""
+    for j in range(db.shape[0]):
+        db[j] += part[j]
+        part[j] = 0
+
+
+@compiled
+def _sum_rows(start, stop, v, part, db):
+    part, db = part[start:stop], db[start:stop]
+    part[:] = 0
     db[:] = 0
-    for i in range(v.shape[0]):
-        row = v[i, start:stop]
-        for j in range(db.shape[0]):
-            db[j] += row[j]
+    for first in range(0, v.shape[0], PART):
+        for i in range(first, min(first + PART, v.shape[0])):
+            row = v[i, start:stop]
+            for j in range(part.shape[0]):
+                part[j] += row[j]
+        add_part(part, db)
 
 
 @compiled
 def sum_rows(v, db):
     """Writes the sum of the rows of v to db. Each thread sums some of the columns."""
-    share(_sum_rows, db.shape[0], team(v, v.size), (v, db))
+    share(_sum_rows, db.shape[0], team(v, v.size), (v, np.empty_like(db), db))
 
 
 @compiled
@@ -44,20 +56,23 @@ def bias_relu(u, b):
 
 
 @compiled
-def _relu_backward_sum(start, stop, u, v, dt, db):
-    db = db[start:stop]
+def _relu_backward_sum(start, stop, u, v, dt, part, db):
+    part, db = part[start:stop], db[start:stop]
+    part[:] = 0
     db[:] = 0
-    for i in range(v.shape[0]):
-        up, row, d = u[i, start:stop], v[i, start:stop], dt[i, start:stop]
-        for j in range(d.shape[0]):
-            d[j] = row[j] if up[j] > 0 else v.dtype.type(0)
-            db[j] += d[j]
+    for first in range(0, v.shape[0], PART):
+        for i in range(first, min(first + PART, v.shape[0])):
+            up, row, d = u[i, start:stop], v[i, start:stop], dt[i, start:stop]
+            for j in range(d.shape[0]):
+                d[j] = row[j] if up[j] > 0 else v.dtype.type(0)
+                part[j] += d[j]
+        add_part(part, db)
 
 
 @compiled
 def relu_backward_sum(u, v, dt, db):
     """Writes 1{u > 0} ⊙ v to dt, and the sum of its rows to db. Each thread takes some of the columns."""
-    share(_relu_backward_sum, db.shape[0], team(v, v.size), (u, v, dt, db))
+    share(_relu_backward_sum, db.shape[0], team(v, v.size), (u, v, dt, np.empty_like(db), db))
 
 
 @twin(linear, serves=COMPILED.linear)

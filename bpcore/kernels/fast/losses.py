@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bpcore.functional.losses import cross_entropy, cross_entropy_backward, total, weighted_mean
+from bpcore.functional.losses import cross_entropy, cross_entropy_backward, relative, total, weighted_mean
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
 from bpcore.kernels.fast.engine.exponential import exp
@@ -58,7 +58,7 @@ def _softmax_rows(start, stop, t, y, phi, ell):
 def _cross_entropy(t, y, phi, ell):
     _expect_classes(y, t.shape[1])
     share(_softmax_rows, t.shape[0], team(t, COST * t.size), (t, y, phi, ell))
-    J = t.dtype.type(0)
+    J = 0.0  # float64, since the examples may be many
     for i in range(ell.shape[0]):
         J += ell[i]
     return J / ell.shape[0]
@@ -96,6 +96,7 @@ def _cross_entropy_backward(phi, y, w, scale, least, dt):
 @twin(cross_entropy_backward, serves=class_indices_backward)
 def _(phi, y, weights, v, smoothing):
     k = phi.shape[-1]
+    weights = None if weights is None else relative(weights)
     w = np.empty(0, phi.dtype) if weights is None else flat(weights, phi.dtype)
     scale = v / (y.size if weights is None else total(weights))
     dt = np.empty_like(phi)

@@ -12,35 +12,53 @@ from bpcore.functional.normalization import (
     rms_norm,
     rms_norm_backward,
 )
+from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.batch_normalization import add_products, add_rows, add_squares, combined, scaled
-from bpcore.kernels.fast.engine.arrays import rows
+from bpcore.kernels.fast.engine.arrays import exact, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import twin
 
-PARTS = 16  # sums over rows are taken over this many parts first: they do not depend on the number of threads
+# Sums over rows are taken over this many parts first, or more if a part would have more than PART rows: they do not depend on the
+# number of threads.
+PARTS = 16
+
+
+@exact
+def inverse_deviation(z, first, mean, eps):
+    """1 / √(mean((z - first - mean)²) + ε) of a matrix. Large numbers are scaled down first: their squares overflow."""
+    one, n = z.dtype.type(1), z.dtype.type(z.size)
+    largest, square = one, z.dtype.type(0)
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            largest = max(largest, abs(z[i, j] - first - mean))
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            scaled = (z[i, j] - first - mean) / largest
+            square += scaled * scaled
+    return one / (largest * np.sqrt(square / n + eps / largest / largest))
 
 
 @compiled
 def _norm(start, stop, z, gamma, beta, eps, centred, u, mean, scale):
     n = z.dtype.type(z.shape[1])
-    one = z.dtype.type(1)
-    m = z.dtype.type(0)
+    zero, one = z.dtype.type(0), z.dtype.type(1)
     for i in range(start, stop):
         row, out = z[i], u[i]
+        first = row[0] if centred else zero
+        m, square = zero, zero
         if centred:
-            m = z.dtype.type(0)
             for j in range(row.shape[0]):
-                m += row[j]
+                m += minus(row[j], first, zero)
             m /= n
-        square = z.dtype.type(0)
         for j in range(row.shape[0]):
-            square += (row[j] - m) * (row[j] - m)
-        s = one / np.sqrt(square / n + eps)
+            d = minus(row[j], first, m)
+            square += d * d
+        s = one / np.sqrt(square / n + eps) if square < np.inf else inverse_deviation(z[i : i + 1], first, m, eps)
         mean[i] = m
         scale[i] = s
         for j in range(row.shape[0]):
-            out[j] = gamma[j] * ((row[j] - m) * s) + beta[j]
+            out[j] = gamma[j] * (minus(row[j], first, m) * s) + beta[j]
 
 
 @compiled
@@ -49,7 +67,7 @@ def _run_norm(z, gamma, beta, eps, centred, u, mean, scale):
 
 
 def norm(z, gamma, beta, eps, centred):
-    """u = γ (z - μ) / √(s² + ε) + β, then μ and 1 / √(s² + ε), both (..., 1). μ is 0 unless `centred`."""
+    """As `layer_norm`; unless `centred`, as `rms_norm` with β, and the second result is 0."""
     u = np.empty_like(z)
     mean, scale = np.empty((2, *z.shape[:-1], 1), z.dtype)
     _run_norm(rows(z), gamma, beta, z.dtype.type(eps), centred, rows(u), mean.reshape(-1), scale.reshape(-1))
@@ -68,17 +86,19 @@ def _(z, gamma, eps):
 
 
 @compiled
-def _norm_backward(start, stop, z, mean, scale, gamma, v, centred, need_dz, sums, dz):
+def _norm_backward(start, stop, z, mean, scale, gamma, v, centred, sums, dz):
     n = z.dtype.type(z.shape[1])
     zero = z.dtype.type(0)
     for part in range(start, stop):
         dgamma = sums[0, part]
         dbeta = sums[1, part]
         for i in range(part * z.shape[0] // sums.shape[1], (part + 1) * z.shape[0] // sums.shape[1]):
-            row, up, m, s = z[i], v[i], mean[i], scale[i]
+            row, up, d, m, s = z[i], v[i], dz[i], mean[i], scale[i]
+            first = row[0] if centred else zero
             mean_w, mean_wx = zero, zero
             for j in range(row.shape[0]):
-                x = (row[j] - m) * s
+                x = minus(row[j], first, m) * s
+                d[j] = x
                 w = up[j] * gamma[j]
                 dgamma[j] += up[j] * x
                 dbeta[j] += up[j]
@@ -86,27 +106,25 @@ def _norm_backward(start, stop, z, mean, scale, gamma, v, centred, need_dz, sums
                 mean_wx += w * x
             mean_w = mean_w / n if centred else zero
             mean_wx /= n
-            if need_dz:
-                d = dz[i]
-                for j in range(row.shape[0]):
-                    d[j] = s * (up[j] * gamma[j] - mean_w - (row[j] - m) * s * mean_wx)
+            for j in range(row.shape[0]):
+                d[j] = s * (up[j] * gamma[j] - mean_w - d[j] * mean_wx)
 
 
 @compiled
-def _run_norm_backward(z, mean, scale, gamma, v, centred, need_dz, sums, dz):
-    share(_norm_backward, sums.shape[1], team(z, COST * z.size), (z, mean, scale, gamma, v, centred, need_dz, sums, dz))
+def _run_norm_backward(z, mean, scale, gamma, v, centred, sums, dz):
+    share(_norm_backward, sums.shape[1], team(z, COST * z.size), (z, mean, scale, gamma, v, centred, sums, dz))
 
 
 def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
     """Writes dgamma and dbeta. Returns dz, or None unless need_dz."""
     n = z.shape[-1]
-    sums = np.zeros((2, min(PARTS, z.size // n), n), z.dtype)
-    dz = np.empty_like(z) if need_dz else None
-    flat = rows(z), mean.reshape(-1), scale.reshape(-1), gamma, rows(v)
-    _run_norm_backward(*flat, centred, need_dz, sums, rows(z if dz is None else dz))
-    np.add.reduce(sums[0], axis=0, out=dgamma)
-    np.add.reduce(sums[1], axis=0, out=dbeta)
-    return dz
+    n_rows = z.size // n
+    sums = np.zeros((2, max(min(PARTS, n_rows), n_rows // PART), n), z.dtype)
+    dz = np.empty_like(z)
+    _run_norm_backward(rows(z), mean.reshape(-1), scale.reshape(-1), gamma, rows(v), centred, sums, rows(dz))
+    dgamma[...] = sum_over(sums[0], 0)
+    dbeta[...] = sum_over(sums[1], 0)
+    return dz if need_dz else None
 
 
 @twin(layer_norm_backward, serves=COMPILED.nonempty)
@@ -125,9 +143,10 @@ def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
     one = z.dtype.type(1)
     inverse_n = one / z.dtype.type(z.shape[1] * c)
     for n in range(start, stop):
-        means = scratch[n, 0]
-        scales = scratch[n, 1]
-        add_rows(z[n], means)
+        firsts, means, scales = scratch[n, 0], scratch[n, 1], scratch[n, 2]
+        for j in range(z.shape[2]):
+            firsts[j] = z[n, 0, j // c * c]
+        add_rows(z[n], firsts, means)
         for g in range(mean.shape[1]):
             total = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):
@@ -135,15 +154,20 @@ def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
             mean[n, g] = total * inverse_n
             for j in range(g * c, (g + 1) * c):
                 means[j] = mean[n, g]
-        add_squares(z[n], means, scales)
+        add_squares(z[n], firsts, means, scales)
         for g in range(mean.shape[1]):
             total = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):
                 total += scales[j]
-            scale[n, g] = one / np.sqrt(total * inverse_n + eps)
+            if total < np.inf:
+                factor = one / np.sqrt(total * inverse_n + eps)
+            else:
+                factor = inverse_deviation(z[n, :, g * c : (g + 1) * c], firsts[g * c], mean[n, g], eps)
+            scale[n, g] = factor
             for j in range(g * c, (g + 1) * c):
-                scales[j] = gamma[j] * scale[n, g]
-        scaled(0, z.shape[1], z[n], means, scales, beta, u[n])
+                scales[j] = gamma[j] * factor
+                means[j] = beta[j] - means[j] * scales[j]
+        scaled(0, z.shape[1], z[n], firsts, scales, means, u[n])
 
 
 @compiled
@@ -156,7 +180,7 @@ def _(z, gamma, beta, groups, eps):
     u = np.empty(z.shape, z.dtype)
     mean, scale = np.empty((2, len(z), groups), z.dtype)
     images = len(z), -1, z.shape[-1]  # a shape
-    scratch = np.empty((len(z), 2, z.shape[-1]), z.dtype)
+    scratch = np.empty((len(z), 3, z.shape[-1]), z.dtype)
     _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), scratch, u.reshape(images), mean, scale)
     return u, mean.reshape(-1, 1, groups, 1), scale.reshape(-1, 1, groups, 1)
 
@@ -166,21 +190,21 @@ def _group_gradient(start, stop, z, mean, scale, gamma, v, scratch, sums, produc
     c = z.shape[2] // mean.shape[1]
     inverse_n = z.dtype.type(1) / z.dtype.type(z.shape[1] * c)
     for n in range(start, stop):
-        means, factor_v, factor_z, constant = scratch[n, 0], scratch[n, 1], scratch[n, 2], scratch[n, 3]
+        firsts, factor_v, factor_z, constant = scratch[n, 0], scratch[n, 1], scratch[n, 2], scratch[n, 3]
         for j in range(z.shape[2]):
-            means[j] = mean[n, j // c]
+            firsts[j] = z[n, 0, j // c * c]
             factor_v[j] = gamma[j] * scale[n, j // c]
-        add_products(z[n], means, v[n], sums[n], products[n])
+        add_products(z[n], firsts, v[n], sums[n], products[n])
         for g in range(mean.shape[1]):
             mean_w = mean_wx = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):
-                products[n, j] *= scale[n, g]
+                products[n, j] = (products[n, j] - mean[n, g] * sums[n, j]) * scale[n, g]
                 mean_w += factor_v[j] * sums[n, j] * inverse_n
                 mean_wx += factor_v[j] * products[n, j] * inverse_n
             for j in range(g * c, (g + 1) * c):
-                constant[j] = -mean_w
                 factor_z[j] = -mean_wx * scale[n, g]
-        combined(0, dz.shape[1], z[n], means, v[n], factor_v, factor_z, constant, dz[n])
+                constant[j] = -mean_w - mean[n, g] * factor_z[j]
+        combined(0, dz.shape[1], z[n], firsts, v[n], factor_v, factor_z, constant, dz[n])
 
 
 @compiled
@@ -203,6 +227,6 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     sums, products = np.empty((2, len(z), z.shape[2]), z.dtype)
     scratch = np.empty((len(z), 4, z.shape[2]), z.dtype)  # threads allocate nothing: see `share`
     _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, scratch, sums, products, out)
-    np.add.reduce(sums, axis=0, out=dbeta)
-    np.add.reduce(products, axis=0, out=dgamma)
+    dbeta[...] = sum_over(sums, 0)
+    dgamma[...] = sum_over(products, 0)
     return dz if need_dz else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.convolution import Placement
+from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.threads import compiled, share, team
@@ -86,7 +87,12 @@ def _(first, v, placement, h, w):
     return dz
 
 
-@twin(avg_pool2d, serves=COMPILED.dense)
+def short_sums(z, placement):
+    """Whether a mean has few numbers, which may be added one after the other, and z is dense."""
+    return placement.size <= PART and COMPILED.dense(z)
+
+
+@twin(avg_pool2d, serves=short_sums)
 def _(z, placement):
     u = np.zeros((len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]), z.dtype)
     pool(MEAN, geometry(placement), z, u, np.empty(u.shape, np.int32))

@@ -12,6 +12,7 @@ from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, r
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.threads import compiled, share, team
+from bpcore.kernels.numpy.updates import checked_square
 from bpcore.primitive import twin
 
 BLOCK = 1 << 14  # numbers that one thread sums: the sum does not depend on the number of threads
@@ -161,7 +162,7 @@ def _squared_norm(g, sums):
 
 @twin(squared_norm, serves=COMPILED.dense)
 def _(g):
-    return g.dtype.type(_squared_norm(g, np.empty(-(-g.size // BLOCK), g.dtype)))
+    return checked_square(_squared_norm(g, np.empty(-(-g.size // BLOCK), g.dtype)), g)
 
 
 @compiled
@@ -176,7 +177,12 @@ def _clip_norm(g, factor, clipped):
     share(_scale, g.shape[0], team(g, g.size), (g, factor, clipped))
 
 
-@twin(clip_norm, serves=COMPILED.dense)
+def dense_finite_square(g, square, largest, clipped):
+    """Whether the vectors are dense, and `square` did not overflow."""
+    return square < math.inf and COMPILED.dense(g, clipped)
+
+
+@twin(clip_norm, serves=dense_finite_square)
 def _(g, square, largest, clipped):
     factor = largest / max(math.sqrt(square), largest)
     if factor != 1 or clipped is not g:

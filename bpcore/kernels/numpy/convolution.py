@@ -9,6 +9,7 @@ import numpy as np
 
 from bpcore.array import is_half
 from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, pad
+from bpcore.functional.numerics import sum_over
 from bpcore.primitive import twin
 
 
@@ -85,5 +86,5 @@ def _(z, W, v, placement, groups, dW, db, need_dz):
                 image = dz[part, rows, cols]
                 np.add(image, d[:, :, :, entry], out=image)
     if db is not None:
-        np.add.reduce(v, axis=(0, 1, 2), out=db)
+        db[...] = sum_over(v.reshape(-1, v.shape[3]), 0)
     return None if dz is None else unpadded(dz, placement, h, w)

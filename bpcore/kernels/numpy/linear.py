@@ -6,6 +6,7 @@ import numpy as np
 
 from bpcore.array import is_half
 from bpcore.functional.linear import linear, linear_backward, linear_relu
+from bpcore.functional.numerics import PART, sum_over
 from bpcore.primitive import twin
 
 
@@ -24,7 +25,10 @@ def _(z, W, v, dW, db, need_dz):
         z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
     np.matmul(z.T, v, out=dW)
     if db is not None:
-        np.add.reduce(v, axis=0, dtype=np.float32 if is_half(v) else None, out=db)
+        if len(v) <= PART and not is_half(v):
+            np.add.reduce(v, axis=0, out=db)
+        else:
+            db[...] = sum_over(v, 0)
     if not need_dz:
         return None
     dz = np.matmul(v, W.T)

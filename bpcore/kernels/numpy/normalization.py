@@ -5,21 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.normalization import layer_norm, layer_norm_backward
+from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
-from bpcore.primitive import twin
+from bpcore.primitive import definition, twin
 
 
 @twin(layer_norm, serves=not_half)
 def _(z, gamma, beta, eps):
     n = z.shape[-1]
-    mean = np.add.reduce(z, axis=-1, keepdims=True)
+    u = np.subtract(z, z[..., :1])
+    mean = np.add.reduce(u, axis=-1, keepdims=True)
     np.divide(mean, n, out=mean)
-    u = np.subtract(z, mean)
+    np.subtract(u, mean, out=u)
     scale = np.vecdot(u, u)[..., None]
     np.divide(scale, n, out=scale)
     np.add(scale, eps, out=scale)
     np.sqrt(scale, out=scale)
     np.reciprocal(scale, out=scale)
+    if not scale.all():  # squares overflowed
+        return definition(layer_norm)(z, gamma, beta, eps)
     np.multiply(u, scale, out=u)
     np.multiply(u, gamma, out=u)
     return np.add(u, beta, out=u), mean, scale
@@ -28,11 +32,12 @@ def _(z, gamma, beta, eps):
 @twin(layer_norm_backward, serves=not_half)
 def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     n = z.shape[-1]
-    x = np.subtract(z, mean)
+    x = np.subtract(z, z[..., :1])
+    np.subtract(x, mean, out=x)
     np.multiply(x, scale, out=x)
     w = np.multiply(v, x)
-    np.add.reduce(w.reshape(-1, n), axis=0, out=dgamma)
-    np.add.reduce(v.reshape(-1, n), axis=0, out=dbeta)
+    dgamma[...] = sum_over(w.reshape(-1, n), 0)
+    dbeta[...] = sum_over(v.reshape(-1, n), 0)
     if not need_dz:
         return None
     np.multiply(x, np.matmul(w, gamma)[..., None] / n, out=x)  # x mean(γ v x)

@@ -11,15 +11,27 @@ from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, r
 from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
+LEAST = 1e-30  # sums of squares below it are computed again: squares may have underflowed
 FLUSH_EVERY = 16  # steps: a moment at the threshold needs more steps than that to decay to a subnormal number
+
+
+def checked_square(square, g):
+    """`square`, ‖g‖² computed in the dtype of g, as float64; computed again if it overflowed, or lost digits of small numbers."""
+    square = np.float64(square)
+    return square if LEAST < square < math.inf else definition(squared_norm)(g)
 
 
 @twin(squared_norm)
 def _(g):
-    return np.dot(g, g)
+    return checked_square(np.dot(g, g), g)
 
 
-@twin(clip_norm)
+def finite_square(g, square, largest, clipped):
+    """Whether `square` did not overflow."""
+    return square < math.inf
+
+
+@twin(clip_norm, serves=finite_square)
 def _(g, square, largest, clipped):
     np.multiply(g, largest / max(math.sqrt(square), largest), out=clipped)
 

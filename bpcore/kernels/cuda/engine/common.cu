@@ -26,9 +26,9 @@ __device__ inline Int index_at(const void *y, Int kind, Int i)
 
 // Sum and maximum over a team, the blockDim.x threads that share a row; each of them gets the result. All threads of the block
 // must call. blockDim.x is a power of two; if it is above 32, the block has one row.
-__device__ inline A team_sum(A x)
+template <class X> __device__ inline X team_sum(X x)
 {
-    __shared__ A part[32];
+    __shared__ X part[32];
     for (int k = min((int)blockDim.x, 32) / 2; k > 0; k /= 2) x += __shfl_xor_sync(0xffffffffu, x, k);
     if (blockDim.x > 32) {
         __syncthreads();  // all threads have read the parts of the sum before this one
@@ -52,6 +52,14 @@ __device__ inline A team_max(A x)
         for (int k = 1; k < (int)blockDim.x / 32; k++) x = fmax(x, part[k]);
     }
     return x;
+}
+
+// Whether `yes` in a thread of the warp.
+__device__ inline bool any_in_warp(bool yes)
+{
+    float count = yes;
+    for (int k = 16; k > 0; k /= 2) count += __shfl_xor_sync(0xffffffffu, count, k);
+    return count > 0;
 }
 
 // The row of this thread's team, and the team's loop over the n entries of its row.

@@ -2,7 +2,7 @@
 
 // part (gridDim.y, n), or (gridDim.y, 2 n) if z is not null: the sums over some of the rows of v (rows, n), and of v x with
 // x = (z - mean) scale. `span` rows and `width` columns share one number of mean and scale; mean may be null. eps >= 0: `scale`
-// is a variance. If u is not null, v counts only where u > 0, and v with all other entries set to 0 is written to dt. A block has
+// is a variance; eps < 0: mean is measured from the first entry of z of the rows and columns that share it. If u is not null, v counts only where u > 0, and v with all other entries set to 0 is written to dt. A block has
 // 32 x 8 threads and sums 32 columns.
 extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const A *mean, const A *scale, double eps, Int span,
                                    Int width, const T *u, T *dt, A *part)
@@ -17,9 +17,10 @@ extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, cons
             v_sum += v_ij;
             if (z) {
                 const Int at = i / span * groups + j / width;
+                const A start = mean && eps < 0 ? A(z[i / span * span * n + j / width * width]) : A(0);
                 const A centre = mean ? A(mean[at]) : A(0);
                 const A factor = eps >= 0 ? 1 / sqrt(A(scale[at]) + A(eps)) : A(scale[at]);
-                x_sum += v_ij * ((A(z[i * n + j]) - centre) * factor);
+                x_sum += v_ij * ((A(z[i * n + j]) - start - centre) * factor);
             }
         }
     sums[0][threadIdx.y][threadIdx.x] = v_sum;
@@ -46,11 +47,20 @@ extern "C" __global__ void finish_columns(Int count, Int parts, Int n, const A *
     }
 }
 
-// part (blocks,): for each block, its part of the sum of x, or of x squared.
-extern "C" __global__ void total(Int n, Int squared, const T *x, A *part)
+// part (blocks,): for each block, its part of the sum of x.
+extern "C" __global__ void total(Int n, const T *x, A *part)
 {
     A sum = 0;
-    EACH(i, n) sum += squared ? A(x[i]) * A(x[i]) : A(x[i]);
+    EACH(i, n) sum += A(x[i]);
+    sum = team_sum(sum);
+    if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// part (blocks,): for each block, its part of the sum of x squared, in double: squares of float overflow.
+extern "C" __global__ void squares(Int n, const T *x, double *part)
+{
+    double sum = 0;
+    EACH(i, n) sum += double(A(x[i])) * double(A(x[i]));
     sum = team_sum(sum);
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }

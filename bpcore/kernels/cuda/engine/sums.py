@@ -28,6 +28,12 @@ def with_statistics(count: int) -> Any:
     return serves
 
 
+def grid_of_columns(rows: int, n: int) -> tuple[int, int]:
+    """The grid of blocks of 32 x 8 threads that sum the columns of a matrix: strips of 32 columns, and parts of the rows."""
+    strips = -(-n // 32)
+    return strips, max(1, min(rows // 32, 2048 // strips))
+
+
 def sum_columns(
     v: Any,
     dbeta: Any,
@@ -45,14 +51,14 @@ def sum_columns(
     """Writes the sums over rows of v (rows, n) to dbeta, and of v (z - mean) scale to dgamma. Arguments may be None.
 
     span, width: how many rows and columns share one entry of mean and scale; width None means all columns. eps >= 0: `scale` is
-    a variance. u: entries of v count only where u > 0. dt: v, with all other entries set to 0, is written there.
+    a variance; else mean is measured from the first entry of z of those that share it. u: entries of v count only where u > 0.
+    dt: v, with all other entries set to 0, is written there.
     """
     n, char = v.shape[-1], v.dtype.char
     rows = v.size // n if n else 0
     if not n:
         return
-    strips = -(-n // 32)
-    parts = max(1, min(rows // 32, 2048 // strips))
+    strips, parts = grid_of_columns(rows, n)
     part = scratch(parts * n * (1 if dgamma is None else 2), char)
     statistics = pointer(z), pointer(mean), pointer(scale), eps, span, n if width is None else width
     kernel("sums", "columns", char)((strips, parts), (32, 8), (rows, n, v, *statistics, pointer(u), pointer(dt), part))
@@ -60,12 +66,23 @@ def sum_columns(
     each("sums", "finish_columns", char, count, parts, n, part, pointer(dbeta), pointer(dgamma))
 
 
-def total(x: Any, squared: bool, least: float = -float("inf")) -> Any:
-    """Σ x, or Σ x² if squared, but at least `least`: an array without axes."""
+def blocks(x: Any) -> int:
+    """The number of blocks that share a sum over x."""
+    return max(1, min(PARTS, -(-int(x.size) // 1024)))
+
+
+def total(x: Any, least: float) -> Any:
+    """Σ x, but at least `least`: an array without axes."""
     char = x.dtype.char
-    out = cupy.empty((), x.dtype)
-    parts = max(1, min(PARTS, -(-x.size // 1024)))
-    part = scratch(parts, char)
-    kernel("sums", "total", char)((parts,), (256,), (x.size, int(squared), x, part))
-    kernel("sums", "finish_total", char)((1,), (256,), (parts, part, least, out))
+    out, part = cupy.empty((), x.dtype), scratch(blocks(x), char)
+    kernel("sums", "total", char)((part.size,), (256,), (x.size, x, part))
+    kernel("sums", "finish_total", char)((1,), (256,), (part.size, part, least, out))
+    return out
+
+
+def sum_of_squares(x: Any) -> Any:
+    """Σ x²: an array without axes, float64."""
+    out, part = scratch((), "d"), scratch(blocks(x), "d")
+    kernel("sums", "squares", x.dtype.char)((part.size,), (256,), (x.size, x, part))
+    kernel("sums", "finish_total", "d")((1,), (256,), (part.size, part, -float("inf"), out))
     return out

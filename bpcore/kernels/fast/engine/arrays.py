@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numba
 import numpy as np
 
 from bpcore.functional.numerics import smallest_normal
@@ -25,6 +26,15 @@ def writable(x: np.ndarray) -> np.ndarray:
 def flushed(x, least):
     """x, or 0 if |x| is below `least`, a number of the same dtype. For compiled code."""
     return type(x)(0) if abs(x) < least else x  # NaN stays NaN
+
+
+exact: Any = numba.njit(error_model="numpy", fastmath={"contract"})  # unlike `compiled`, without "reassoc"
+
+
+@exact
+def minus(z, first, mean):
+    """(z - first) - mean, for compiled code, in this order: the first difference is exact where z and first are close."""
+    return z - first - mean
 
 
 def flush_threshold(z: np.ndarray) -> Any:
