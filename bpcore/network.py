@@ -16,7 +16,7 @@ from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
-from bpcore.structure import describe, rebuild
+from bpcore.structure import describe, expect_structure, rebuild
 
 __all__ = ["Network"]
 
@@ -248,14 +248,20 @@ class Network:
     ) -> Network:
         """The network in a checkpoint that `save` or `Trainer.save` wrote, on any backend and with any compute_dtype.
 
-        module: needed only if some modules or initialisers are not bpcore's own. Raises CheckpointError if the file is damaged,
-        has a newer format, or does not fit the module.
+        module: needed only if some modules or initialisers are not bpcore's own, or were changed after they were made. It must be
+        the module that was saved: the same classes with the same arguments, initialisers aside. A class that is not bpcore's may
+        come from a module of another name: "__main__.Net" is "train.Net" once it is imported. To put θ into another module:
+        `net.theta[...] = bp.Network.load(path).theta`. Raises CheckpointError if the file is damaged, has a newer format, or does
+        not fit the module.
         """
         tensors, header = checkpoint.read(path)
         described = saved_network(path, header)
+        given = module is not None
         if module is None:
             module = rebuild(described.get("structure"), path)
         theta = saved_theta(path, tensors, described, Layout(module))
+        if given:
+            expect_structure(path, module, described.get("structure"), initializers=False)
         return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)
 
     def summary(self, *input_shapes: Any) -> Cost:

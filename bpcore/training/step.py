@@ -21,7 +21,7 @@ from bpcore.module import Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
-from bpcore.structure import describe
+from bpcore.structure import class_name, describe, expect_class, expect_structure
 from bpcore.training.data import Batch, check_lengths
 from bpcore.training.scaling import Scaling
 
@@ -202,19 +202,21 @@ class Step:
         tensors.update({f"optimizer.{name}": to_host(vector) for name, vector in self.moments.items()})
         if self.scaling is not None:
             tensors["scaling"] = to_host(self.scaling.state)
-        optimizer = {"class": type(self.optimizer).__name__, "hyperparameters": asdict(self.optimizer)}
-        return tensors, {**header, "training": {"optimizer": optimizer, "seed": self.seed}}
+        optimizer = {"class": class_name(self.optimizer), "hyperparameters": asdict(self.optimizer)}
+        return tensors, {**header, "training": {"optimizer": optimizer, "loss": describe(self.loss), "seed": self.seed}}
 
-    def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str) -> Tensors:
+    def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str, loss: str | None = None) -> Tensors:
         """The values of `vectors` in a checkpoint. Raises CheckpointError if it does not fit this step. Assigns nothing.
 
-        optimizer: the name of the optimiser's class in the checkpoint.
+        optimizer, loss: the names of their classes in the checkpoint; a file of format 1 names no loss.
         """
         network = self.network
         vectors = {"theta": network.check_state(path, tensors, header)}
         checkpoint.expect(path, "dtype", network.dtype, header["network"].get("dtype"))
-        checkpoint.expect(path, "network", describe(network.module), header["network"].get("structure"))
-        checkpoint.expect(path, "optimiser", type(self.optimizer).__name__, optimizer)
+        expect_structure(path, network.module, header["network"].get("structure"))
+        expect_class(path, "optimiser", self.optimizer, optimizer)
+        if loss is not None:
+            expect_class(path, "loss", self.loss, loss)
         names = sorted(name.removeprefix("optimizer.") for name in tensors if name.startswith("optimizer."))
         checkpoint.expect(path, "the optimiser's vectors", sorted(self.moments), names)
         for name in self.moments:

@@ -11,7 +11,8 @@ from typing import Any
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
-from bpcore.checkpoint import Header, Tensors, check_place
+from bpcore.checkpoint import Header, Tensors
+from bpcore.files import check_place
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
@@ -253,6 +254,7 @@ class Trainer:
         arrays, callbacks = state.callbacks_state(self.callbacks, self)
         header["training"] |= {
             "schedule": state.schedule_state(self.schedule),
+            "schedule class": state.schedule_class(self.schedule),
             "counters": [self.steps, self.epoch, self.position],
             "position_of": self.position_of,
             "finished": self.finished,
@@ -266,7 +268,7 @@ class Trainer:
         step = self.training_step
         saved = state.parse(path, header)
         step.check_bound()
-        vectors = step.check_state(path, tensors, header, saved.optimizer)
+        vectors = step.check_state(path, tensors, header, saved.optimizer, saved.loss)
         state.check_callbacks(path, self.callbacks, saved, tensors)
         state.check_schedule(path, self.schedule, saved)
 
@@ -290,8 +292,8 @@ class Trainer:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue the run that wrote `path`. Raises CheckpointError, and changes nothing, if the file does not fit.
 
-        The network's structure and dtype, and the classes of the optimiser and the callbacks, must be the same. Hyperparameters
-        stay those of this trainer; the seed becomes that of the file.
+        The network's structure and dtype must be the same, and the classes of the loss, the optimiser, the callbacks and a
+        schedule with state. Hyperparameters stay those of this trainer; the seed becomes that of the file.
         """
         self.restore(*checkpoint.read(path), path)
 
