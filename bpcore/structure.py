@@ -14,6 +14,7 @@ from bpcore.checkpoint import CheckpointError, expect
 from bpcore.module import Module
 
 UNKNOWN = "unknown"  # of a value that JSON cannot hold: the key before the name of its class or function
+CHANGED = ", changed after it was made"  # behind the name of a bpcore class: the arguments do not say what the module computes
 LOAD = "build the module yourself and pass it: Network.load(path, module=...)"
 
 
@@ -38,11 +39,11 @@ def same_name(name: str, saved: Any) -> bool:
     The module of a class that is not bpcore's may have another name today: "__main__.Linear" is "train.Linear" after an import.
     A file of format 1 has the class's bare name.
     """
-    if name == saved or not isinstance(saved, str):
-        return name == saved
+    if not isinstance(saved, str):
+        return False
     if "." not in saved:
         return name.rpartition(".")[2] == saved
-    return not any(x.startswith("bpcore.") for x in (name, saved)) and qualified(name) == qualified(saved)
+    return name == saved or (not any(x.startswith("bpcore.") for x in (name, saved)) and qualified(name) == qualified(saved))
 
 
 def qualified(name: str) -> str:
@@ -89,6 +90,8 @@ def describe(module: Module, children: bool = True) -> list[dict[str, Any]]:
             entry: dict[str, Any] = {"class": class_name(type(part))}
             try:
                 positional, named = part.arguments()
+                if entry["class"].startswith("bpcore.") and not intact(part, positional, named):
+                    entry["class"] += CHANGED
                 entry |= {"positional": encode(positional), "named": encode(named)}
             except (AttributeError, ValueError):  # a user's module that keeps its arguments under other names, or arrays
                 entry |= {"positional": {UNKNOWN: "arguments"}, "named": {}}
@@ -100,6 +103,25 @@ def describe(module: Module, children: bool = True) -> list[dict[str, Any]]:
 
     number(module)
     return described
+
+
+def intact(module: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a module is as its constructor made it, but for its children. named, positional: its arguments."""
+
+    if {"forward", "backward"} & vars(module).keys():
+        return False
+    if module.children:  # a container is made of its children, which are compared themselves
+        return True
+    try:
+        made = type(module)(*positional, **named)
+    except (TypeError, ValueError):  # its arguments are not valid any more
+        return False
+
+    def state(of: Module) -> Any:
+        parameters = {name: p and (p.shape, p.decay, p.trained) for name, p in of.parameters.items()}
+        return parameters, {name: vars(of).get(name) for name in vars(made) if name != "parameters" and not name.startswith("_")}
+
+    return bool(state(module) == state(made))
 
 
 def expect_structure(path: Any, module: Module, saved: Any, initializers: bool = True) -> None:

@@ -282,7 +282,7 @@ REFUSED = {
     "another activation's place": ({"module": bp.MLP([FEATURES, 8, CLASSES], dropout=0.1)}, "expected parameters"),
     "another activation": (
         {"module": bp.MLP([FEATURES, 8, CLASSES], "tanh")},
-        "expected module .*'bpcore.Tanh'.*, the file has .*ReLU",
+        "expected module .*MLP.*'tanh'.*, the file has .*MLP",
     ),
     "another slope": ({"module": leaky(0.2)}, "expected module .*Sequential.*, the file has .*MLP"),
     "another dtype": ({"dtype": "float32"}, "expected dtype float32, the file has float64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -96,6 +97,15 @@ class Trainer:
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the current epoch
         self._replay: Replay | None = replay_for(self.training_step) if replay else None
         self._take: Step | Replay = self._replay or self.training_step
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy. Raises NonFiniteLoss, back at the last good θ, if J of the last step is not finite."""
+        self.guard.look_back()
+        return vars(self)
+
+    def __copy__(self) -> Trainer:
+        """A deep copy: two trainers with one network and one count of steps would disturb each other."""
+        return copy.deepcopy(self)
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
