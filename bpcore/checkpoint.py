@@ -1,22 +1,27 @@
-"""Checkpoint files: safetensors with a JSON header. Writing is atomic; reading executes nothing from the file."""
+"""Checkpoint files: safetensors with a JSON header and checksums. Writing is atomic; reading executes nothing from the file."""
 
 from __future__ import annotations
 
 import json
 import os
+import struct
+import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bpcore import files
 
 __all__ = ["CheckpointError"]
 
 Tensors = dict[str, np.ndarray[Any, Any]]  # by name
 Header = dict[str, Any]  # values that JSON can hold
 
-FORMAT = 1
-KEY = "bpcore"
+FORMAT = 2  # 1 had no checksums, and bare names of classes
+KEY, SUMS = "bpcore", "bpcore.checksums"  # entries of safetensors' metadata
+CHECKED = "checked"  # in the JSON of a file with checksums: one that lost them is damaged
+DTYPES = {"BOOL", "F16", "F32", "F64", "C64", *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64))}  # that NumPy has
 
 
 class CheckpointError(ValueError):
@@ -25,41 +30,43 @@ class CheckpointError(ValueError):
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> None:
     """Write tensors and header to `path`. A crash at any moment leaves the whole old file or the whole new file."""
-    from safetensors.numpy import save
-
-    # safetensors writes the memory of a strided array as if it were contiguous
-    whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    content = save(whole, metadata={KEY: json.dumps({"format": FORMAT, **header}, default=float)})
-    target = check_place(path)
-    temporary = target.with_name(f".{target.name}.tmp")  # always this name: the next write replaces what a killed process left
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    files.write(path, pack(tensors, header), durable=True)
 
 
-def check_place(path: str | os.PathLike[str]) -> Path:
-    """The path of a file to write, links resolved. Raises OSError if no file can be written there."""
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
-    if target.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
-    return target
+def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> list[Any]:
+    """The content of a checkpoint in pieces: a length, safetensors' header, and a copy of each tensor."""
+    described: dict[str, Any] = {}
+    pieces: list[Any] = []
+    checksums: dict[str, int] = {}
+    end = 0
+    # the largest dtypes first, so that each tensor begins at a multiple of its dtype's size
+    for name, array in sorted(tensors.items(), key=lambda item: (-np.asarray(item[1]).dtype.itemsize, item[0])):
+        host = np.array(array, order="C")  # a copy, which a thread that trains cannot change between its checksum and the disk
+        host = host.astype(host.dtype.newbyteorder("<"), copy=False)
+        dtype = "BOOL" if host.dtype.kind == "b" else f"{host.dtype.kind.upper()}{8 * host.dtype.itemsize}"
+        if dtype not in DTYPES:
+            raise TypeError(f"a checkpoint holds arrays of numbers, got {name!r} of dtype {host.dtype}; convert it first")
+        start, end = end, end + host.nbytes
+        described[name] = {"dtype": dtype, "shape": host.shape, "data_offsets": (start, end)}
+        checksums[name] = checksum(host)
+        pieces.append(host.data)
+    text = json.dumps({"format": FORMAT, CHECKED: True, **header}, default=float)
+    sums = {"header": zlib.crc32(text.encode()), "tensors": checksums}
+    front = json.dumps({"__metadata__": {KEY: text, SUMS: json.dumps(sums)}, **described}).encode()
+    front += b" " * (-len(front) % 8)
+    return [struct.pack("<Q", len(front)), front, *pieces]
+
+
+def checksum(array: np.ndarray[Any, Any]) -> int:
+    """The CRC-32 of a contiguous array's dtype, shape and numbers: 45 ms for 100 MB, where blake2b takes 100."""
+    return zlib.crc32(array.data, zlib.crc32(f"{array.dtype.name} {array.shape}".encode()))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
-    """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError if the file cannot be read."""
+    """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError if the file cannot be read.
+
+    A file of an earlier format has no checksums. In others each byte is checked.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):
@@ -74,11 +81,28 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
                 raise CheckpointError(
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is not a mapping
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, AttributeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
+        if header.pop(CHECKED, False) or SUMS in metadata:
+            check_sums(path, metadata, tensors)
+        return tensors, header
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, KeyError, RecursionError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a bpcore checkpoint, or it is damaged ({error}); take an older copy. Nothing was loaded"
         ) from error
+
+
+def check_sums(path: Any, metadata: Mapping[str, str], tensors: Tensors) -> None:
+    """Raise CheckpointError unless the header and each tensor are what was written, or KeyError if the checksums are missing."""
+    expected = json.loads(metadata[SUMS])
+    wrong = [] if zlib.crc32(metadata[KEY].encode()) == expected["header"] else ["the header"]
+    sums = {name: checksum(array) for name, array in tensors.items()}
+    wrong += [repr(name) for name in sorted({*sums, *expected["tensors"]}) if sums.get(name) != expected["tensors"].get(name)]
+    if wrong:
+        raise CheckpointError(
+            f"{path} is damaged: {', '.join(wrong)} changed after it was written; take an older copy. Nothing was loaded"
+        )
 
 
 def expect(path: Any, what: str, expected: Any, got: Any) -> None:

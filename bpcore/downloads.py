@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from bpcore import files
+
 TIMEOUT = 30  # seconds without new data
 
 
@@ -60,21 +62,15 @@ def download(url: str, path: Path, md5: str) -> None:
     from http.client import HTTPException
     from urllib.request import urlopen
 
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     elsewhere = f"fetch it on another machine, and put it there or in {path.parent.name}/ of the folder that BPCORE_DATA names"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.md5(usedforsecurity=False)
-        with urlopen(url, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
-            while block := answer.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if (got := digest.hexdigest()) != md5:
+        with urlopen(url, timeout=TIMEOUT) as answer:
+            content = b"".join(iter(lambda: answer.read(1 << 20), b""))
+        got = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if got != md5:
             wrong = f"its md5 is {got}, expected {md5}"
             raise ValueError(f"{url} gave another file than expected: {wrong}; try again, or {elsewhere}")
-        os.replace(temporary, path)
+        files.write(path, content)
     except (OSError, HTTPException) as error:
         raise OSError(f"{path} does not exist, and could not be downloaded from {url} ({error}); {elsewhere}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()

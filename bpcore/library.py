@@ -46,6 +46,9 @@ class Backend:
     def __init__(self, suffix: str):
         raise TypeError("a Backend is made by get_backend(name)")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle and copy make it anew from its name; `xp` is a module
+        return type(self), (self.name.partition(":")[2],)
+
     def __repr__(self) -> str:
         return f"Backend({self.name!r}, device={self.device})"
 

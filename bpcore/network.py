@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array, is_floating
@@ -16,9 +17,26 @@ from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
-from bpcore.structure import describe, rebuild
+from bpcore.structure import describe, expect_structure, rebuild
 
 __all__ = ["Network"]
+
+
+class OnTheClass(classmethod):  # type: ignore[type-arg]  # type checkers see a plain classmethod
+    """A class method that makes an object. Called on an instance, which it would not change, it raises TypeError."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return super().__get__(instance, owner)
+
+        def refuse(*args: Any, **named: Any) -> NoReturn:
+            name = f"{type(instance).__name__}.{self.__func__.__name__}"
+            raise TypeError(
+                f"{name} makes a new network and leaves this one as it is: net = bp.{name}(path), or, to set θ of this one, "
+                f"net.theta[...] = bp.{name}(path).theta"
+            )
+
+        return refuse
 
 
 class Network:
@@ -71,6 +89,20 @@ class Network:
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
         # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: θ as one vector on the host, without what `_bind` makes of it."""
+        derived = ("_windows", "_dtype", "_half", "_computed", "_gradient")
+        kept = {name: value for name, value in vars(self).items() if name not in derived}
+        return kept | {"_theta": self.backend.to_host(self._theta)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind(state["_theta"])
+
+    def copy(self) -> Network:
+        """An independent network with the same modules, θ and backend: to train one of the two leaves the other as it is."""
+        return copy.deepcopy(self)
 
     @property
     def theta(self) -> Array:
@@ -248,15 +280,24 @@ class Network:
     ) -> Network:
         """The network in a checkpoint that `save` or `Trainer.save` wrote, on any backend and with any compute_dtype.
 
-        module: needed only if some modules or initialisers are not bpcore's own. Raises CheckpointError if the file is damaged,
-        has a newer format, or does not fit the module.
+        module: needed only if some modules or initialisers are not bpcore's own, or were changed after they were made. It must be
+        the module that was saved: the same classes with the same arguments, initialisers aside. A class that is not bpcore's may
+        come from a module of another name: "__main__.Net" is "train.Net" once it is imported. To put θ into another module:
+        `net.theta[...] = bp.Network.load(path).theta`. Raises CheckpointError if the file is damaged, has a newer format, or does
+        not fit the module.
         """
         tensors, header = checkpoint.read(path)
         described = saved_network(path, header)
+        given = module is not None
         if module is None:
             module = rebuild(described.get("structure"), path)
         theta = saved_theta(path, tensors, described, Layout(module))
+        if given:
+            expect_structure(path, module, described.get("structure"), initializers=False)
         return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)
+
+    if not TYPE_CHECKING:
+        load = OnTheClass(load.__func__)
 
     def summary(self, *input_shapes: Any) -> Cost:
         """A table of the modules with output shapes, parameters and costs, for inputs of these shapes: see `cost`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bpcore import files
 from bpcore.arguments import whole
 from bpcore.training.callbacks import Callback, Run
 from bpcore.training.history import History
@@ -127,7 +130,10 @@ def blank(width: float, height: float) -> Any:
 def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     """Write the figure to `path`, if there is one, and return it."""
     if path is not None:
-        figure.savefig(path, dpi=150)
+        path = path if Path(path).suffix else f"{os.fspath(path)}.png"
+        content = io.BytesIO()
+        figure.savefig(content, dpi=150, format=Path(path).suffix[1:])
+        files.write(path, content.getvalue())
     return figure
 
 

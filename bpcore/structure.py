@@ -1,20 +1,69 @@
-"""A module's structure as JSON, and back: the description of a network in a checkpoint. It names bpcore's own classes only."""
+"""A module's structure as JSON, and back: the description of a network in a checkpoint. Only bpcore's own classes are rebuilt."""
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import asdict, is_dataclass
+from itertools import zip_longest
 from numbers import Integral, Real
 from typing import Any
 
 from bpcore import initializers, modules
-from bpcore.checkpoint import CheckpointError
+from bpcore.checkpoint import CheckpointError, expect
 from bpcore.module import Module
 
+UNKNOWN = "unknown"  # of a value that JSON cannot hold: the key before the name of its class or function
+CHANGED = ", changed after it was made"  # behind the name of a bpcore class: the arguments do not say what the module computes
+LOAD = "build the module yourself and pass it: Network.load(path, module=...)"
 
-def describe(module: Module) -> list[dict[str, Any]]:
+
+def class_name(value: Any) -> str:
+    """The name in a file of a class or a function, or of the class of `value`.
+
+    "bpcore.Linear" or "bpcore.schedules.Cosine" for what bpcore itself has under this name; for any other its module and its
+    qualified name: "__main__.Linear", "train.make.<locals>.Linear".
+    """
+    of = value if hasattr(value, "__qualname__") else type(value)
+    module, name = getattr(of, "__module__", None) or type(of).__module__, of.__qualname__
+    home = sys.modules.get(module)
+    if module.startswith("bpcore.") and name in getattr(home, "__all__", ()) and getattr(home, name, None) is of:
+        part = module.split(".")[1]
+        return f"bpcore.{part}.{name}" if part in ("initializers", "schedules") else f"bpcore.{name}"
+    return f"{module}.{name}"
+
+
+def same_name(name: str, saved: Any) -> bool:
+    """Whether `saved`, from a file, can be the class called `name`, from `class_name`.
+
+    The module of a class that is not bpcore's may have another name today: "__main__.Linear" is "train.Linear" after an import.
+    A file of format 1 has the class's bare name.
+    """
+    if not isinstance(saved, str):
+        return False
+    if "." not in saved:
+        return name.rpartition(".")[2] == saved
+    return name == saved or (not any(x.startswith("bpcore.") for x in (name, saved)) and qualified(name) == qualified(saved))
+
+
+def qualified(name: str) -> str:
+    """A class's name without its module, and without the classes that it stands in: "Linear", "make.<locals>.Linear"."""
+    found = re.search(r"([^.]+\.<locals>\.)*[^.]*$", name)
+    return found[0] if found else name
+
+
+def expect_class(path: Any, what: str, value: Any, saved: Any) -> None:
+    """Raise CheckpointError unless `saved`, from a file, can be the class of `value`. what: the name of both in the error."""
+    name = class_name(value)
+    if not same_name(name, saved):
+        expect(path, what, name, saved)
+
+
+def describe(module: Module, children: bool = True) -> list[dict[str, Any]]:
     """The class and the constructor's arguments of each module below `module`, each once, and of `module` itself, last.
 
-    An argument that is a module is given as its number in this list. A module used twice has one number, so it stays shared.
+    A module is given as its number in this list, as an argument and, unless `children` is False, as a child. A module used twice
+    has one number, so it stays shared.
     """
     described: list[dict[str, Any]] = []
     numbers: dict[int, int] = {}
@@ -26,21 +75,28 @@ def describe(module: Module) -> list[dict[str, Any]]:
             return [encode(v) for v in value]
         if isinstance(value, dict):
             return {"mapping": [[k, encode(v)] for k, v in value.items()]}
-        if type(value).__module__ == initializers.__name__:
+        if class_name(value).startswith("bpcore.initializers."):
             return {"initializer": type(value).__name__, "named": asdict(value)}
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):  # NumPy's numbers
+            value = value.item()
         if value is None or isinstance(value, (bool, str)):
             return value
-        if isinstance(value, (Integral, Real)):  # NumPy's numbers too
+        if isinstance(value, (Integral, Real)):
             return int(value) if isinstance(value, Integral) else float(value)
-        return {"unknown": type(value).__name__}
+        return {UNKNOWN: class_name(value)}
 
     def number(part: Module) -> int:
         if id(part) not in numbers:
+            entry: dict[str, Any] = {"class": class_name(type(part))}
             try:
                 positional, named = part.arguments()
-                entry = {"class": type(part).__name__, "positional": encode(positional), "named": encode(named)}
-            except AttributeError:  # a user's module that keeps its arguments under other names
-                entry = {"class": type(part).__name__, "positional": {"unknown": "arguments"}, "named": {}}
+                if entry["class"].startswith("bpcore.") and not intact(part, positional, named):
+                    entry["class"] += CHANGED
+                entry |= {"positional": encode(positional), "named": encode(named)}
+            except (AttributeError, ValueError):  # a user's module that keeps its arguments under other names, or arrays
+                entry |= {"positional": {UNKNOWN: "arguments"}, "named": {}}
+            if children:
+                entry["children"] = {name: number(child) for name, child in part.children.items()}
             numbers[id(part)] = len(described)
             described.append(entry)
         return numbers[id(part)]
@@ -49,9 +105,59 @@ def describe(module: Module) -> list[dict[str, Any]]:
     return described
 
 
+def intact(module: Module, positional: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a module is as its constructor made it, but for its children. named, positional: its arguments."""
+
+    if {"forward", "backward"} & vars(module).keys():
+        return False
+    if module.children:  # a container is made of its children, which are compared themselves
+        return True
+    try:
+        made = type(module)(*positional, **named)
+    except (TypeError, ValueError):  # its arguments are not valid any more
+        return False
+
+    def state(of: Module) -> Any:
+        parameters = {name: p and (p.shape, p.decay, p.trained) for name, p in of.parameters.items()}
+        return parameters, {name: vars(of).get(name) for name in vars(made) if name != "parameters"}
+
+    return bool(state(module) == state(made))
+
+
+def expect_structure(path: Any, module: Module, saved: Any, initializers: bool = True) -> None:
+    """Raise CheckpointError unless `saved`, from `describe`, describes `module`, as far as it is known.
+
+    initializers: whether they must be the same too. They decide nothing once θ has its values.
+    """
+    entries = saved if isinstance(saved, list) else [saved]
+    for own, entry in zip_longest(reversed(describe(module, has_children(entries))), reversed(entries)):  # from the outermost
+        if not alike(own, entry, () if initializers else ("initializer",)):
+            expect(path, "module", own, entry)
+
+
+def has_children(entries: list[Any]) -> bool:
+    """Whether the entries name the children of modules. Those of format 1 do not."""
+    return any(isinstance(entry, dict) and "children" in entry for entry in entries)
+
+
+def alike(own: Any, saved: Any, ignored: tuple[str, ...] = ()) -> bool:
+    """Whether two parts of descriptions are equal, with classes compared by `same_name`, and without the arguments `ignored`."""
+    if isinstance(own, dict) and isinstance(saved, dict):
+        if own.keys() != saved.keys():
+            return False
+        return all(
+            same_name(value, saved[k]) if k in ("class", UNKNOWN) and isinstance(value, str) else alike(value, saved[k], ignored)
+            for k, value in own.items()
+        )
+    if isinstance(own, list) and isinstance(saved, list):
+        own, saved = ([x for x in part if not (isinstance(x, list) and x and x[0] in ignored)] for part in (own, saved))
+        return len(own) == len(saved) and all(alike(a, b, ignored) for a, b in zip(own, saved, strict=True))
+    return bool(own == saved)
+
+
 def rebuild(described: Any, path: Any) -> Module:
     """The module that `describe` described. Raises CheckpointError if a class is not bpcore's own. path: for the error."""
-    built: list[Module] = []
+    built: dict[int, Module] = {}
 
     def decode(value: Any) -> Any:
         if isinstance(value, list):
@@ -59,27 +165,33 @@ def rebuild(described: Any, path: Any) -> Module:
         if not isinstance(value, dict):
             return value
         if "module" in value:
-            return built[value["module"]]
+            return make(value["module"])
         if "mapping" in value:
             return {k: decode(v) for k, v in value["mapping"]}
         initializer = getattr(initializers, str(value.get("initializer")), None)
         if is_dataclass(initializer) and isinstance(initializer, type):
             return initializer(**value["named"])
-        raise CheckpointError(
-            f"{path} has an argument that bpcore cannot rebuild, {value.get('unknown', value)}; build the module yourself "
-            "and pass it: Network.load(path, module=...)"
-        )
+        raise CheckpointError(f"{path} has an argument that bpcore cannot rebuild, {value.get(UNKNOWN, value)}; {LOAD}")
 
-    try:
-        for entry in described:
-            if entry["class"] not in vars(modules)["__all__"]:
+    def make(number: int) -> Module:
+        if number not in built:
+            entry = described[number]
+            name = entry["class"].removeprefix("bpcore.")  # format 1 has no prefix
+            if name not in vars(modules)["__all__"]:
                 raise CheckpointError(
-                    f"{path} has a module {entry['class']!r} that is not bpcore's own, and nothing in a file is executed; "
-                    "build the module yourself and pass it: Network.load(path, module=...)"
+                    f"{path} has a module {entry['class']!r} that is not bpcore's own, and nothing in a file is executed; {LOAD}"
                 )
             named = decode(entry["named"])
-            built.append(getattr(modules, entry["class"])(*decode(entry["positional"]), **named))
-        return built[-1]
+            built[number] = getattr(modules, name)(*decode(entry["positional"]), **named)
+        return built[number]
+
+    try:
+        module = make(len(described) - 1)
+        if has_children(described) and not alike(describe(module), described):
+            raise CheckpointError(
+                f"{path} has a module that was changed after it was made, so its arguments do not say what it computes; {LOAD}"
+            )
+        return module
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:

@@ -11,6 +11,7 @@ and a text by the network (sample.txt).
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import bpcore as bp
+from bpcore import files
 
 TOKENS, BATCH = 64, 32  # characters of an excerpt, excerpts of a step
 D, HEADS, BLOCKS = 128, 4, 4
@@ -78,7 +80,9 @@ def picture(history: bp.History, reference: float, path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=150, format="png")
+    files.write(path, content.getvalue())
 
 
 def main() -> None:
@@ -128,7 +132,7 @@ def main() -> None:
     if len(trainer.history):
         picture(trainer.history, reference, arguments.out / "learning_curve.png")
     text = write(net, characters, 600, arguments.temperature, arguments.seed)
-    (arguments.out / "sample.txt").write_text(text, encoding="utf-8")
+    files.write(arguments.out / "sample.txt", text.encode())
     print(f"\n{text}\n\nwrote {path}, and learning_curve.png, history.csv and sample.txt beside it")
 
 

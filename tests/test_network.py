@@ -468,7 +468,9 @@ def test_a_module_of_ones_own_is_passed_to_load(tmp_path):
     net = bp.Network(bp.Sequential(Centre(4), bp.Linear(4, 3)), seed=1)
     net.theta[...] = np.arange(net.theta.shape[0])
     net.save(tmp_path / "net")
-    with pytest.raises(bp.CheckpointError, match=r"'Centre' that is not bpcore's own.*Network.load\(path, module=...\)"):
+    with pytest.raises(
+        bp.CheckpointError, match=r"'test_network.Centre' that is not bpcore's own.*Network.load\(path, module=...\)"
+    ):
         bp.Network.load(tmp_path / "net")
     loaded = bp.Network.load(tmp_path / "net", module=bp.Sequential(Centre(4), bp.Linear(4, 3)))
     assert np.array_equal(loaded.theta, net.theta)

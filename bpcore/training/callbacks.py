@@ -131,6 +131,9 @@ class Progress(Callback):
         self.steps = 0  # taken since the bar was last updated
         self.updated = 0.0  # when the bar was last updated
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"bar": None}  # a copy opens a bar of its own
+
     def on_step(self, trainer: Run, J: Array) -> None:
         if self.bar is None:
             from tqdm import tqdm

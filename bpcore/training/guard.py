@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bpcore.array import Array
 from bpcore.module import Mode
@@ -57,6 +57,9 @@ class Guard:
         self.candidate: Snapshot | None = None  # a later one, whose J was not looked at yet
         self.before: dict[str, Array] | None = None  # copies made before the current step, if it takes a snapshot
         self.last: tuple[Outcome, Batch] | None = None  # of the last step
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: the step's θ is good, and the next step takes a snapshot
+        return Guard, (self.step, self.counters)
 
     def begin(self) -> None:
         """Call this before a step: if a snapshot is due, it copies all that the step writes."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bpcore import files
+
 __all__ = ["History"]
 
 
@@ -68,9 +70,7 @@ class History:
             content = buffer.getvalue()
         else:
             content = "".join(json.dumps({k: plain(v) for k, v in record.items()}) + "\n" for record in self.records)
-        temporary = Path(f"{os.fspath(path)}.tmp")
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
+        files.write(path, content.encode())
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:

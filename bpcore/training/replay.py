@@ -108,6 +108,9 @@ class Replay:
         self.why = ""  # why steps cannot be replayed; empty if they can
         self.warned = False
 
+    def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: without its recordings
+        return Replay, (self.step,)
+
     def __call__(self, batch: Batch, labels: Array | None, number: int, lr: float, look: Look | None = None) -> Outcome:
         """Take a step, as `Step` does, but call `look` after the update. A step that cannot be replayed runs normally."""
         if self.why and not self.warned:  # before anything of a step runs, since a warning may be an error

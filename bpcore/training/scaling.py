@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bpcore.array import Array, namespace
 from bpcore.library import Backend
 
@@ -27,6 +29,9 @@ class Scaling:
         self.good = self.state[1, ...]
         self.S[...] = start
 
+    def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: S and good stay views
+        return scaling_at, (self.backend, self.interval, self.backend.to_host(self.state))
+
     def unscale(self, gradient: Array) -> None:
         """Turn S ∇J into ∇J, in place, or to zeros if it is not finite. Then update S for the next step."""
         xp = namespace(gradient)
@@ -42,3 +47,10 @@ class Scaling:
         """Whether the last step failed with S at LEAST. On a GPU the host waits."""
         S, good = self.backend.to_host(self.state)
         return bool(S <= LEAST and good == 0)
+
+
+def scaling_at(backend: Backend, interval: int, state: Any) -> Scaling:
+    """A scaling with this state, (S, good) on the host."""
+    scaling = Scaling(backend, interval)
+    scaling.state[...] = backend.asarray(state)
+    return scaling

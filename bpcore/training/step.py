@@ -21,7 +21,7 @@ from bpcore.module import Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
-from bpcore.structure import describe
+from bpcore.structure import class_name, describe, expect_class, expect_structure
 from bpcore.training.data import Batch, check_lengths
 from bpcore.training.scaling import Scaling
 
@@ -93,19 +93,37 @@ class Step:
         self.seed = arguments.seed(seed)
         self.reduce = reduce
 
-        backend, n = network.backend, network.n_parameters
+        self.moments = optimizer.start(network.theta[: network.n_parameters])
+        self.scaling = Scaling(network.backend) if network.compute_dtype == "float16" else None
+        self._bind()
+
+    def _bind(self) -> None:
+        """Make the vectors of a step, and the views of θ, on the network's backend."""
+        network = self.network
+        backend, n, reduced = network.backend, network.n_parameters, self.reduce is not None
         self.looks = not backend.asynchronous  # whether a step looks at values: only if the host need not wait for them
         self.theta = network.theta
         self.trained = network.theta[:n]
-        self.summed = backend.zeros(n if reduce is None else n + 1 + FLAGS, network.dtype)  # the argument of `reduce`
-        self.gradient = self.summed if reduce is None else self.summed[:n]
-        self.flags = None if reduce is None else self.summed[n + 1 :]
+        self.summed = backend.zeros(n + 1 + FLAGS if reduced else n, network.dtype)  # the argument of `reduce`
+        self.gradient = self.summed[:n] if reduced else self.summed
+        self.flags = self.summed[n + 1 :] if reduced else None
         self.micro = backend.zeros(n if self.accumulate > 1 else 0, network.dtype)  # the gradient of a micro-batch
-        self.moments = optimizer.start(self.trained)
-        self.scaling = Scaling(backend) if network.compute_dtype == "float16" else None
         self.vectors: dict[str, Array] = {"theta": network.theta, **self.moments}
         if self.scaling is not None:
             self.vectors["scaling"] = self.scaling.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without what `_bind` makes, the optimiser's vectors on the host."""
+        derived = ("looks", "theta", "trained", "summed", "gradient", "flags", "micro", "vectors")
+        kept = {name: value for name, value in vars(self).items() if name not in derived}
+        to_host = self.network.backend.to_host
+        return kept | {"moments": {name: to_host(vector) for name, vector in self.moments.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        backend = self.network.backend
+        self.moments = {name: backend.xp.asarray(backend.asarray(m), copy=True) for name, m in state["moments"].items()}
+        self._bind()
 
     def check_bound(self) -> None:
         """Raise RuntimeError if the network was moved to another backend: the optimiser's vectors were not."""
@@ -202,19 +220,21 @@ class Step:
         tensors.update({f"optimizer.{name}": to_host(vector) for name, vector in self.moments.items()})
         if self.scaling is not None:
             tensors["scaling"] = to_host(self.scaling.state)
-        optimizer = {"class": type(self.optimizer).__name__, "hyperparameters": asdict(self.optimizer)}
-        return tensors, {**header, "training": {"optimizer": optimizer, "seed": self.seed}}
+        optimizer = {"class": class_name(self.optimizer), "hyperparameters": asdict(self.optimizer)}
+        return tensors, {**header, "training": {"optimizer": optimizer, "loss": describe(self.loss), "seed": self.seed}}
 
-    def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str) -> Tensors:
+    def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str, loss: str | None = None) -> Tensors:
         """The values of `vectors` in a checkpoint. Raises CheckpointError if it does not fit this step. Assigns nothing.
 
-        optimizer: the name of the optimiser's class in the checkpoint.
+        optimizer, loss: the names of their classes in the checkpoint; a file of format 1 names no loss.
         """
         network = self.network
         vectors = {"theta": network.check_state(path, tensors, header)}
         checkpoint.expect(path, "dtype", network.dtype, header["network"].get("dtype"))
-        checkpoint.expect(path, "network", describe(network.module), header["network"].get("structure"))
-        checkpoint.expect(path, "optimiser", type(self.optimizer).__name__, optimizer)
+        expect_structure(path, network.module, header["network"].get("structure"))
+        expect_class(path, "optimiser", self.optimizer, optimizer)
+        if loss is not None:
+            expect_class(path, "loss", self.loss, loss)
         names = sorted(name.removeprefix("optimizer.") for name in tensors if name.startswith("optimizer."))
         checkpoint.expect(path, "the optimiser's vectors", sorted(self.moments), names)
         for name in self.moments:

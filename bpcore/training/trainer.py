@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -11,7 +12,8 @@ from typing import Any
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
-from bpcore.checkpoint import Header, Tensors, check_place
+from bpcore.checkpoint import Header, Tensors
+from bpcore.files import check_place
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
@@ -95,6 +97,15 @@ class Trainer:
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the current epoch
         self._replay: Replay | None = replay_for(self.training_step) if replay else None
         self._take: Step | Replay = self._replay or self.training_step
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy. Raises NonFiniteLoss, back at the last good θ, if J of the last step is not finite."""
+        self.guard.look_back()
+        return vars(self)
+
+    def __copy__(self) -> Trainer:
+        """A deep copy: two trainers with one network and one count of steps would disturb each other."""
+        return copy.deepcopy(self)
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
@@ -253,6 +264,7 @@ class Trainer:
         arrays, callbacks = state.callbacks_state(self.callbacks, self)
         header["training"] |= {
             "schedule": state.schedule_state(self.schedule),
+            "schedule class": state.schedule_class(self.schedule),
             "counters": [self.steps, self.epoch, self.position],
             "position_of": self.position_of,
             "finished": self.finished,
@@ -266,7 +278,7 @@ class Trainer:
         step = self.training_step
         saved = state.parse(path, header)
         step.check_bound()
-        vectors = step.check_state(path, tensors, header, saved.optimizer)
+        vectors = step.check_state(path, tensors, header, saved.optimizer, saved.loss)
         state.check_callbacks(path, self.callbacks, saved, tensors)
         state.check_schedule(path, self.schedule, saved)
 
@@ -290,8 +302,8 @@ class Trainer:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue the run that wrote `path`. Raises CheckpointError, and changes nothing, if the file does not fit.
 
-        The network's structure and dtype, and the classes of the optimiser and the callbacks, must be the same. Hyperparameters
-        stay those of this trainer; the seed becomes that of the file.
+        The network's structure and dtype must be the same, and the classes of the loss, the optimiser, the callbacks and a
+        schedule with state. Hyperparameters stay those of this trainer; the seed becomes that of the file.
         """
         self.restore(*checkpoint.read(path), path)
 
