@@ -55,6 +55,8 @@ def check_place(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: you may make no file in {target.parent}; choose another folder")
     return target
 
 
