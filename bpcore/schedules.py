@@ -260,6 +260,7 @@ def improved(value: float, best: float, by: float, higher: bool) -> bool:
 def monitored(record: Mapping[str, Any], name: str) -> float:
     """record[name], or a ValueError that names the columns of the record."""
     if name not in record:
-        raise ValueError(f"there is no {name!r} to monitor, only {', '.join(record)}; choose one, or pass validation to fit")
+        there = ", ".join(record) or "nothing is measured"
+        raise ValueError(f"there is no {name!r} to monitor, only {there}; choose one, or pass validation to fit")
     value: float = record[name]
     return value

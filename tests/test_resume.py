@@ -290,7 +290,7 @@ REFUSED = {
     ),
     "another monitor": (
         {"callbacks": [bp.EarlyStopping("training_loss")]},
-        r"it has the state of a callback EarlyStopping that monitors 'test_loss', got \[EarlyStopping\(monitor='training_loss'\)\]",
+        r"it has the state of a callback EarlyStopping that monitors 'test_loss', got \[EarlyStopping\(monitor='training_loss",
     ),
     "another monitor of the schedule": (
         {"schedule": schedules.ReduceOnPlateau(monitor="training_loss")},

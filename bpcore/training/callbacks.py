@@ -106,12 +106,15 @@ class Callback:
         if type(self).restore is Callback.restore:
             return
         if "_first" not in self.__dict__:
+            attributes = dict(vars(self))
             try:
                 self._first: Any = copy.deepcopy(self.state(trainer))
-            except Exception:  # it has a state only later, in training
-                self._first = None
-        elif self._first is None:
-            raise ValueError(f"{self!r} was in another trainer and cannot start afresh; make a new one, or define `begin`")
+            except Exception:  # it has a state only in training: then its attributes come back
+                self._first = attributes
+        elif isinstance(self._first, dict):
+            first = self._first
+            vars(self).clear()
+            vars(self).update(first, _first=first)
         else:
             self.restore(trainer, *copy.deepcopy(self._first))
 

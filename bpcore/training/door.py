@@ -95,6 +95,7 @@ def check(
 
     measured: whether the training set is measured.
     """
+    trainer._own()
     check_data(trainer.network, trainer.loss, examples)
     if held_out is not None:
         check_data(trainer.network, trainer.loss, held_out)
@@ -145,9 +146,9 @@ def check_smallest(step: Step, examples: Arrays | Batches, batch_size: int, drop
     try:
         step.network(one_row(inputs), mode=Mode(training=True, seed=step.seed, saving=False))
     except ValueError as error:
-        part = f"accumulate={step.accumulate} cuts it into micro-batches of one" if least > 1 else "is trained on alone"
+        part = "a batch of 1 row" if least == 1 else f"micro-batches of 1 row, accumulate={step.accumulate} of {least} rows"
         raise ValueError(
-            f"{examples.name}: a batch of {least} rows {part}, and {error}; choose another batch_size, or drop_last=True"
+            f"{examples.name} in batches would have {part}, and {error}, choose another batch_size, or pass drop_last=True"
         ) from error
 
 

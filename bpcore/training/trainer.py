@@ -110,8 +110,7 @@ class Trainer:
         parts = {"schedule": self.schedule, "metrics": [m.name for m in self.metrics], "callbacks": self.callbacks}
         shown = {name: value for name, value in parts.items() if value and value != Constant()} | self.training_step.settings()
         settings = "".join(f", {name}={value!r}" for name, value in shown.items())
-        done = f"{self.epoch} epochs, {self.steps} steps done"
-        return f"<Trainer({self.network!r}, {self.loss!r}, {self.optimizer!r}{settings}): {done}>"
+        return f"<Trainer({self.network!r}, {self.loss!r}, {self.optimizer!r}{settings}) after {self.steps} steps>"
 
     def step(self, X: Any, y: Any, weights: Any = None) -> Array:
         """One step on one batch. Returns J before the step, a scalar on the device.
@@ -193,11 +192,10 @@ class Trainer:
             ending.callback(examples.close)
             if held_out is not None:
                 ending.callback(held_out.close)
-            self._own()
-            steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, training_sample != 0, drop_last)
-            measured = examples if training_sample is None else None
-            if training_sample:
-                measured = examples.sample(training_sample, self.seed)
+            measured = (
+                examples.sample(training_sample, self.seed) if training_sample else None if training_sample == 0 else examples
+            )
+            steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, measured is not None, drop_last)
             if read_ahead:
                 examples.close()  # the thread opens what it reads: an iterator may not leave its thread
             self.position_of = (examples.n, batch_size)
