@@ -5,8 +5,10 @@ name: the argument's name. of: the object that takes the argument; errors then s
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+import os
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -57,6 +59,27 @@ def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any 
     return float(value)
 
 
+def flag(name: str, value: Any, of: Any = None) -> bool:
+    """value as a bool, or a ValueError unless it is True or False."""
+    if not isinstance(value, bool) and getattr(getattr(value, "dtype", None), "kind", "") != "b":
+        raise ValueError(f"{named(name, of)} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def text(name: str, value: Any, example: str, of: Any = None) -> str:
+    """value, or a ValueError unless it is a text that is not empty. example: such a text, for the error."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{named(name, of)} must be a text such as {example!r}, got {value!r}")
+    return value
+
+
+def path(name: str, value: Any, of: Any = None) -> str | os.PathLike[str]:
+    """value, or a ValueError unless it is a path: a text that is not empty, or a pathlib.Path."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or value == "":
+        raise ValueError(f"{named(name, of)} must be a path, a text or a pathlib.Path, got {value!r}")
+    return value
+
+
 def axis(name: str, value: Any, of: Any = None) -> int:
     """value as an int, or a ValueError unless it is a whole number; a negative axis counts from the end."""
     if not is_number(value, Integral):
@@ -69,3 +92,27 @@ def seed(value: Any) -> int:
     if not is_number(value, Integral) or not 0 <= int(value) < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value!r}")
     return int(value)
+
+
+def of_constructor(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(positional, by name): the arguments that x was made with, read from the attributes of the same names."""
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, argument in inspect.signature(type(x)).parameters.items():
+        value = getattr(x, name)
+        if argument.kind is argument.VAR_POSITIONAL:
+            positional.extend(value)
+        elif argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD:
+            positional.append(value)
+        elif value != argument.default:
+            named[name] = value
+    return tuple(positional), named
+
+
+def given(x: Any) -> str:
+    """The arguments of `of_constructor` as source, for a repr: "3, 2, bias=False"; "..." if x does not keep them."""
+    try:
+        positional, named = of_constructor(x)
+    except (AttributeError, TypeError, ValueError):  # an argument is not kept, or is an array, which has no truth value
+        return "..."
+    return ", ".join([*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())])

@@ -28,7 +28,9 @@ def test_progress_is_silent_where_nobody_looks(capfd):
 
 def test_progress_on_a_terminal(monkeypatch, capfd):
     """A bar for each epoch, with the loss, gone when the epoch is over; then a line."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for stream in (sys.stderr, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     trainer(callbacks=[bp.Progress(every=1)]).fit(examples(), epochs=2, batch_size=8)
     out, err = capfd.readouterr()
     assert "epoch 1/2" in err
@@ -73,8 +75,10 @@ def test_early_stopping_goes_back_to_the_best(monkeypatch, losses, options, epoc
     assert run.finished == f"no better test_loss than {losses[best - 1]:.6g} of epoch {best} in {options['patience']} epochs"
     np.testing.assert_array_equal(run.network.theta, thetas[best - 1])
     assert np.any(thetas[-1] != thetas[best - 1])
-    run.fit(examples(), examples(seed=1), epochs=50)
+    with pytest.warns(RuntimeWarning, match=r"training is over: no better test_loss .*; set trainer.finished = None to go on"):
+        run.fit(examples(), examples(seed=1), epochs=50)
     assert len(run.history) == epochs
+    np.testing.assert_array_equal(run.network.theta, thetas[best - 1])
 
 
 class Saved(bp.Callback):
@@ -126,7 +130,8 @@ def test_a_checkpoint_has_seen_early_stopping(tmp_path, monkeypatch):
     again.resume(path)
     np.testing.assert_array_equal(again.network.theta, run.network.theta)
     assert again.finished == run.finished is not None
-    assert len(again.fit(examples(), examples(seed=1), epochs=20)) == 3
+    with pytest.warns(RuntimeWarning, match="training is over"):
+        assert len(again.fit(examples(), examples(seed=1), epochs=20)) == 3
 
 
 def test_history_logs(tmp_path):

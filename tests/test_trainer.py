@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 
@@ -50,7 +51,11 @@ def test_epochs_is_the_total():
     at_once, bit_by_bit = trainer(dropout=0.3, metrics="accuracy"), trainer(dropout=0.3, metrics="accuracy")
     history = at_once.fit(examples(), examples(seed=1), epochs=6, batch_size=16)
     for epochs in (3, 3, 2, 6):
-        bit_by_bit.fit(examples(), examples(seed=1), epochs=epochs, batch_size=16)
+        done = pytest.warns(
+            RuntimeWarning, match=f"3 epochs are done, and epochs={epochs} counts these.*pass epochs={3 + epochs} "
+        )
+        with done if bit_by_bit.epoch >= epochs else contextlib.nullcontext():
+            bit_by_bit.fit(examples(), examples(seed=1), epochs=epochs, batch_size=16)
     assert history is at_once.history
     assert (len(history), at_once.epoch, at_once.steps, at_once.position) == (6, 6, 18, 0)
     assert history["epoch"] == [1, 2, 3, 4, 5, 6]

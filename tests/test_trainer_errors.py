@@ -141,12 +141,16 @@ def test_a_bad_batch_further_on(bad, error, message):
     [
         *(("epochs", value) for value in (0, -1, 1.5, "3", None, True)),
         *(("batch_size", value) for value in (0, -8, 2.5, None, True)),
-        *(("training_sample", value) for value in (0, -1, 0.5)),
+        *(("training_sample", value) for value in (-1, 0.5, True)),
+        *(("evaluation_batch_size", value) for value in (0, "8", None)),
+        *(("drop_last", value) for value in (1, None, "no")),
     ],
 )
 def test_numbers_of_fit(name, value):
     run = trainer()
-    with unchanged(run), pytest.raises(ValueError, match=f"{name} must be a whole number from 1 up, got {value!r}"):
+    least = 0 if name == "training_sample" else 1
+    rule = "True or False" if name == "drop_last" else f"a whole number from {least} up"
+    with unchanged(run), pytest.raises(ValueError, match=f"{name} must be {rule}, got {value!r}"):
         run.fit((X, Y), **{"epochs": 1, name: value})
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-import sys
 import time
 from typing import Any, Protocol
 
-from bpcore.arguments import number, whole
+from bpcore import arguments
+from bpcore.arguments import given, number, whole
 from bpcore.array import Array
 from bpcore.network import Network
-from bpcore.schedules import monitored
+from bpcore.schedules import improved, monitored
 from bpcore.training.history import History, check_suffix
 
-__all__ = ["Callback", "Checkpoint", "EarlyStopping", "HistoryLog", "Progress", "Run"]
+__all__ = ["Callback", "Checkpoint", "HistoryLog", "Run"]
 
 
 class Run(Protocol):
@@ -79,7 +80,7 @@ class Callback:
 
     Each method gets the trainer; see bp.Run for the attributes to use. `trainer.finished = "why"` stops the training. A callback
     that stores numbers or arrays from epoch to epoch defines `state` and `restore`, so that a resumed run continues exactly as if
-    it had not stopped.
+    it had not stopped, and a second trainer that gets the callback starts it afresh.
 
     >>> class StopBelow(bp.Callback):
     ...     def __init__(self, loss):
@@ -96,6 +97,26 @@ class Callback:
     last = False
     monitor: str | None = None
     path: str | os.PathLike[str] | None = None
+
+    def begin(self, trainer: Run) -> None:
+        """A new trainer takes this callback: forget what it stored for earlier ones.
+
+        By default, `restore` gets the state that the callback had when its first trainer took it.
+        """
+        if type(self).restore is Callback.restore:
+            return
+        if "_first" not in self.__dict__:
+            attributes = dict(vars(self))
+            try:
+                self._first: Any = copy.deepcopy(self.state(trainer))
+            except Exception:  # it has a state only in training: then its attributes come back
+                self._first = attributes
+        elif isinstance(self._first, dict):
+            first = self._first
+            vars(self).clear()
+            vars(self).update(first, _first=first)
+        else:
+            self.restore(trainer, *copy.deepcopy(self._first))
 
     def on_start(self, trainer: Run) -> None:
         """`fit` starts, for the first time or again."""
@@ -114,101 +135,10 @@ class Callback:
         return {}, {}
 
     def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
-        """Set the callback to the state that `state` returned."""
+        """Set the callback to the state that `state` returned. An error here leaves the trainer as it was."""
 
-
-class Progress(Callback):
-    """Shows a tqdm bar for each epoch, and prints a line of figures at its end.
-
-    every: the bar shows the loss every `every` steps. lines: whether to print the lines; None prints them to a terminal only. The
-    bar is shown on a terminal only.
-    """
-
-    def __init__(self, every: int = 20, lines: bool | None = None):
-        self.every = whole("every", every)
-        self.lines = lines
-        self.bar: Any = None
-        self.steps = 0  # taken since the bar was last updated
-        self.updated = 0.0  # when the bar was last updated
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"bar": None}  # a copy opens a bar of its own
-
-    def on_step(self, trainer: Run, J: Array) -> None:
-        if self.bar is None:
-            from tqdm import tqdm
-
-            title = f"epoch {trainer.epoch + 1}/{trainer.epochs}"
-            done = trainer.position - 1
-            self.bar = tqdm(total=trainer.steps_per_epoch, initial=done, desc=title, leave=False, disable=None, unit="step")
-        if not self.bar.disable and trainer.steps % self.every == 0:
-            loss = f"{float(trainer.network.backend.to_host(J)):.4f}"
-            self.bar.set_postfix(loss=loss, refresh=False)  # shown when the bar is drawn: ten times a second and at the end
-        self.steps += 1
-        if not self.bar.disable and time.monotonic() - self.updated >= 0.05:
-            self.update()
-
-    def update(self) -> None:
-        """Add the steps taken since the last update to the bar."""
-        self.bar.update(self.steps)
-        self.steps = 0
-        self.updated = time.monotonic()
-
-    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
-        self.close()
-        if self.lines or (self.lines is None and sys.stderr.isatty()):
-            figures = "  ".join(f"{k} {v:.4f}" for k, v in record.items() if isinstance(v, float) and k not in ("lr", "seconds"))
-            print(f"epoch {record['epoch']:>3}/{trainer.epochs}  {figures}", flush=True)
-
-    def on_end(self, trainer: Run) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self.bar is not None:
-            self.update()
-            self.bar.refresh()
-            self.bar.close()
-            self.bar = None
-
-
-class EarlyStopping(Callback):
-    """Stops after `patience` epochs without a better `monitor`, and goes back to the best θ.
-
-    monitor: the history column to watch. min_delta: the improvement that a better value exceeds. higher: whether larger is
-    better, as for accuracy. Checkpoints store the best θ and the count.
-    """
-
-    def __init__(self, monitor: str = "test_loss", patience: int = 10, min_delta: float = 0.0, higher: bool = False):
-        self.monitor: str = monitor
-        self.patience = whole("patience", patience)
-        self.min_delta = number("min_delta", min_delta, "finite", math.isfinite)
-        self.higher = higher
-        self.best = -math.inf if higher else math.inf
-        self.best_epoch = 0
-        self.waited = 0  # epochs since the best
-        self.theta: Any = None  # the best θ, on the host
-
-    def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
-        value = monitored(record, self.monitor)
-        improvement = value - self.best if self.higher else self.best - value
-        first = self.theta is None or (math.isnan(self.best) and not math.isnan(value))
-        if improvement > self.min_delta or first:
-            self.best, self.best_epoch, self.waited = value, record["epoch"], 0
-            self.theta = trainer.network.backend.to_host(trainer.network.theta).copy()
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            trainer.network.theta[...] = trainer.network.backend.asarray(self.theta)
-            trainer.finished = f"no better {self.monitor} than {self.best:.6g} of epoch {self.best_epoch} in {self.waited} epochs"
-
-    def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-        numbers = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
-        return numbers, {} if self.theta is None else {"theta": self.theta}
-
-    def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self.best, self.best_epoch, self.waited = numbers["best"], numbers["best_epoch"], numbers["waited"]
-        self.theta = arrays.get("theta")
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({given(self)})"
 
 
 class Checkpoint(Callback):
@@ -221,11 +151,14 @@ class Checkpoint(Callback):
     last = True  # save when the other callbacks have seen the epoch
 
     def __init__(self, path: str | os.PathLike[str], every: int | None = None, best: str | None = None, higher: bool = False):
-        self.path: str | os.PathLike[str] = path
+        self.path: str | os.PathLike[str] = arguments.path("path", path)
         self.every = None if every is None else whole("every", every)
-        self.best = self.monitor = best
-        self.higher = higher
+        self.best = self.monitor = None if best is None else arguments.text("best", best, "test_loss")
+        self.higher = arguments.flag("higher", higher)
         self.value = -math.inf if higher else math.inf  # the best so far
+
+    def begin(self, trainer: Run) -> None:
+        self.value = -math.inf if self.higher else math.inf
 
     def on_step(self, trainer: Run, J: Array) -> None:
         if self.every is not None and trainer.steps % self.every == 0:
@@ -234,18 +167,18 @@ class Checkpoint(Callback):
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if self.best is not None:
             value = monitored(record, self.best)
-            better = value > self.value if self.higher else value < self.value
-            if better:
+            if improved(value, self.value, 0.0, self.higher):
                 self.value = value
                 trainer.save(self.path)
         elif self.every is None or trainer.finished:
             trainer.save(self.path)
 
     def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"value": self.value}, {}
+        return {} if self.best is None else {"value": self.value}, {}
 
     def restore(self, trainer: Run, numbers: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self.value = numbers["value"]
+        if self.best is not None:
+            self.value = number("value", numbers["value"], "not NaN", lambda value: not math.isnan(value))
 
 
 class HistoryLog(Callback):
@@ -255,10 +188,12 @@ class HistoryLog(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        self.path: str | os.PathLike[str] = arguments.path("path", path)
         check_suffix(path)
-        self.path: str | os.PathLike[str] = path
+
+    def on_start(self, trainer: Run) -> None:
         self.written = -math.inf  # when the file was last written
-        self.rows = 0  # records in the file
+        self.rows = 0  # records written to it
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         if time.monotonic() - self.written >= 0.1:

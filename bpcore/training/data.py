@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,16 @@ RUNS = 64  # runs, from all over the file, whose rows are shuffled together
 
 @dataclass(frozen=True)
 class Epoch:
-    """Which batches: batch_size rows each, in the order that (seed, number of the epoch) gives, from batch `start` on."""
+    """Which batches: batch_size rows each, in the order that (seed, number of the epoch) gives, from batch `start` on.
+
+    drop_last: whether to leave out the last batch if it has fewer rows.
+    """
 
     batch_size: int
     seed: int
     number: int
     start: int = 0
+    drop_last: bool = False
 
 
 def as_examples(source: Any, name: str) -> Arrays | Batches:
@@ -105,9 +110,18 @@ class Arrays:
             check_finite(self.name, label, x)
         check_weights(self.name, self.weights)
 
-    def steps(self, batch_size: int) -> int:
-        """The number of batches of an epoch."""
-        return -(-self.n // batch_size)
+    def first(self) -> Batch:
+        """The first two rows."""
+        return next(self.in_order(2))
+
+    def close(self) -> None:
+        """Does nothing: nothing is open."""
+
+    def steps(self, batch_size: int, drop_last: bool = False) -> int:
+        """The number of batches of an epoch. Raises ValueError if there is none."""
+        if drop_last and self.n < batch_size:
+            raise ValueError(f"drop_last=True leaves no batch of {self.name}, {self.n} rows; pass batch_size={self.n} or less")
+        return self.n // batch_size if drop_last else -(-self.n // batch_size)
 
     def shuffled(self, epoch: Epoch) -> Reading:
         """The batches of an epoch."""
@@ -119,7 +133,7 @@ class Arrays:
             for i in range(0, whole, size):
                 yield self.take(rows[i : i + size])
             rows = rows[whole:]
-        if len(rows):
+        if len(rows) and not epoch.drop_last:
             yield self.take(rows)
 
     def order(self, seed: int, epoch: int, start: int) -> Iterator[Rows]:
@@ -211,35 +225,68 @@ class Batches:
             )
         self.source = source
         self.name = name
+        self.opened: tuple[Batch, Reading] | None = None  # the first batch, and the reading of the others
 
     def check(self) -> None:
         """Does nothing: each batch is checked when it is read."""
 
-    def steps(self, batch_size: int) -> int | None:
+    def first(self) -> Batch:
+        """The first batch. The next reading goes on behind it, so that the source is not opened twice."""
+        if self.opened is None:
+            reading = self.read()
+            self.opened = next(reading), reading
+        return self.opened[0]
+
+    def close(self) -> None:
+        """Close what `first` has opened, if it has not been read."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened[1].close()
+
+    def steps(self, batch_size: int, drop_last: bool = False) -> int | None:
         """The number of batches of an epoch, or None if it is not known."""
+        if drop_last:
+            raise ValueError(f"drop_last needs arrays to cut, and {self.name} is an iterable of batches; leave drop_last out")
         return len(self.source) if isinstance(self.source, Sized) else None
 
     def shuffled(self, epoch: Epoch) -> Reading:
         """The batches from number `epoch.start` on, in their own order."""
-        for i, batch in enumerate(self.in_order(epoch.batch_size)):
-            if i >= epoch.start:
-                yield batch
+        with closing(self.in_order(epoch.batch_size)) as batches:
+            for i, batch in enumerate(batches):
+                if i >= epoch.start:
+                    yield batch
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    def in_order(self, batch_size: int) -> Reading:
         """All batches."""
+        opened, self.opened = self.opened, None
+        with closing(self.read() if opened is None else opened[1]) as reading:
+            if opened is not None:
+                yield opened[0]
+            yield from reading
+
+    def read(self) -> Reading:
+        """All batches, checked, from the source opened anew. To close it closes a generator of the source."""
+        iterator = iter(self.source)
         empty = True
-        for batch in self.source:
-            empty = False
-            inputs, y, weights = split(batch, self.name)
-            for label, x in (*(("X", x) for x in inputs), ("y", y)):
-                if isinstance(x, np.ndarray):
-                    check_finite(self.name, label, x)
-            if isinstance(weights, np.ndarray):
-                check_weights(self.name, weights, some=False)
-            yield inputs, y, weights
+        try:
+            for batch in iterator:
+                empty = False
+                inputs, y, weights = split(batch, self.name)
+                for label, x in (*(("X", x) for x in inputs), ("y", y)):
+                    if isinstance(x, np.ndarray):
+                        check_finite(self.name, label, x)
+                if isinstance(weights, np.ndarray):
+                    check_weights(self.name, weights, some=False)
+                yield inputs, y, weights
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
         if empty:
             raise ValueError(f"{self.name} is empty: it gave no batch; give at least one")
 
     def sample(self, size: int, seed: int) -> Arrays:
         """Raises ValueError: the number of examples is not known."""
-        raise ValueError(f"training_sample needs arrays to draw from, and {self.name} is an iterable; leave training_sample out")
+        raise ValueError(
+            f"training_sample needs arrays to draw from, and {self.name} is an iterable; leave training_sample out, or pass 0 to "
+            "measure nothing on it"
+        )

@@ -21,7 +21,7 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches) -> None
     and the others when they are read.
     """
     examples.check()
-    inputs, y, weights = next(iter(examples.in_order(2)))
+    inputs, y, weights = examples.first()
     labels = examples.y if isinstance(examples, Arrays) else y
     weights = network.place_weights(weights)
     network.forward(loss, network.inputs(inputs), network.place(y), weights, Mode(look=True), backend_of(labels).to_host(labels))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from bpcore.array import Array
 from bpcore.module import Mode
+from bpcore.modules import Loss
 from bpcore.training.data import Batch
 from bpcore.training.scaling import LEAST, Scaling
 from bpcore.training.step import Outcome, Step
@@ -56,7 +57,7 @@ class Guard:
         self.snapshot: Snapshot | None = None  # the last good one
         self.candidate: Snapshot | None = None  # a later one, whose J was not looked at yet
         self.before: dict[str, Array] | None = None  # copies made before the current step, if it takes a snapshot
-        self.last: tuple[Outcome, Batch] | None = None  # of the last step
+        self.last: tuple[Outcome, Batch, Loss] | None = None  # of the last step
 
     def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: the step's θ is good, and the next step takes a snapshot
         return Guard, (self.step, self.counters)
@@ -81,7 +82,7 @@ class Guard:
                 self.look_at_scaling(step.scaling, outcome.J)
         if self.before is not None:
             self.take_snapshot(outcome.J, self.before)
-        self.last = (outcome, batch)
+        self.last = (outcome, batch, step.loss)
 
     def copies(self) -> dict[str, Array]:
         """Copies of all that a step writes."""
@@ -134,8 +135,8 @@ class Guard:
         """J of the present θ on the batch of the last step; 0 before the first step."""
         if self.last is None:
             return 0.0
-        network, (outcome, (inputs, y, weights)) = self.step.network, self.last
-        evaluation = network.forward(self.step.loss, inputs, y, weights, outcome.mode.again().forgetting())
+        network, (outcome, (inputs, y, weights), loss) = self.step.network, self.last
+        evaluation = network.forward(loss, inputs, y, weights, outcome.mode.again().forgetting())
         return float(network.backend.to_host(evaluation.J))
 
     def go_back(self) -> None:
@@ -154,7 +155,7 @@ class Guard:
         if self.step.looks or self.last is None:
             return
         to_host = self.step.network.backend.to_host
-        outcome, batch = self.last
+        outcome, batch, _ = self.last
         if self.candidate is not None and math.isfinite(to_host(self.candidate.J)):
             self.accept_candidate()
         if not math.isfinite(to_host(outcome.J)):

@@ -23,11 +23,13 @@ class History:
     """The records of a run, a dictionary for each epoch: numbers by column.
 
     `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, a list with None where it was not
-    measured. Iterating gives the records; str() gives them as a table.
+    measured. Iterating gives the records; str() gives them as a table. theta_epoch: the epoch whose θ the network has, if a
+    callback has gone back to it; else None, and θ is that of the last step.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
         self.records = records or []
+        self.theta_epoch: int | None = None
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record of an epoch."""
@@ -54,7 +56,8 @@ class History:
     def __str__(self) -> str:
         table = [self.columns, *([text(r.get(name)) for name in self.columns] for r in self.records)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table)
+        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
+        return "\n".join(lines if self.theta_epoch is None else [*lines, f"the network has the θ of epoch {self.theta_epoch}"])
 
     __repr__ = __str__
 

@@ -18,6 +18,8 @@ Placed = tuple[Batch, Array | None]  # a batch on the device; its labels on the 
 Place = Callable[[Any, Any, Any], Placed]  # (X, y, weights) -> Placed
 Placing = Generator[Placed, None, None]
 
+GRACE = 5.0  # seconds that a second Ctrl-C waits for the thread, whose iterator may block for ever
+
 T = TypeVar("T")
 
 
@@ -67,6 +69,9 @@ def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:
 def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | None = None) -> Generator[T, None, None]:
     """The items; a thread makes up to `ahead` of them in advance. An error in the thread is raised here.
 
+    To close this ends the thread, which closes `items`. A Ctrl-C while it waits for the thread waits GRACE seconds more; a thread
+    that its iterator blocks even then ends when the iterator goes on, or with the process.
+
     side: the stream for the thread's work on the device. When an item is taken, the main stream, not the host, waits for this
     work.
     """
@@ -90,6 +95,7 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
     if side is not None:
         side.release()  # the thread may read arrays that the main stream is still computing
     thread.start()
+    patience = None
     try:
         while True:
             item, mark, error = made.get()
@@ -103,9 +109,17 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
             yield item
             if side is not None:
                 side.release()  # the step is queued: memory of its batch may be reused after it
+    except KeyboardInterrupt:
+        patience = GRACE
+        raise
     finally:
         stop.set()
         places.release()
-        thread.join()
-        if side is not None:
-            side.release()
+        try:
+            thread.join(patience)
+        except KeyboardInterrupt:
+            thread.join(GRACE)
+            raise
+        finally:
+            if side is not None:
+                side.release()

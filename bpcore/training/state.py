@@ -1,23 +1,32 @@
-"""The state of a training run in a checkpoint's header: read and checked against a trainer, before anything is assigned."""
+"""The state of a training run: whose its callbacks and schedule are, and how a checkpoint stores and restores it."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from bpcore import arguments, checkpoint
-from bpcore.checkpoint import Header, Tensors
+from bpcore.arguments import is_number
+from bpcore.checkpoint import CheckpointError, Header, Tensors
 from bpcore.schedules import Schedule, WarmUp
-from bpcore.structure import class_name, same_name
+from bpcore.structure import class_name, expect_class, same_name
 from bpcore.training.callbacks import Callback
+from bpcore.training.guard import Guard
 from bpcore.training.history import History
+
+Restored = tuple[Callback, dict[str, Any], Tensors]  # a callback, and the numbers and arrays that a file has for it
 
 
 class RunState(NamedTuple):
-    """The entry "training" of a header. optimizer, loss, schedule_class: names of classes, or None in a file of format 1.
+    """The entry "training" of a header. optimizer, loss, schedule_class: names of classes; None where a file does not say.
 
     callbacks: (class's name, numbers) of each.
+
+    monitors: the columns that the schedule and the callbacks watch; None where a file does not say.
     """
 
     optimizer: str
@@ -30,35 +39,138 @@ class RunState(NamedTuple):
     finished: str | None
     history: History
     callbacks: list[tuple[str, dict[str, Any]]]
+    monitors: list[str | None]
 
 
 def parse(path: Any, header: Header) -> RunState:
     """The state of training in a checkpoint's header. Raises CheckpointError if it is missing or incomplete."""
     training = header.get("training")
     if not isinstance(training, dict):
-        raise checkpoint.CheckpointError(f"{path} holds a network only; load it with Network.load, and start a new training")
+        raise CheckpointError(f"{path} holds a network only; load it with Network.load, and start a new training")
     try:
         steps, epoch, position = (operator.index(n) for n in training["counters"])
         if min(steps, epoch, position) < 0:
             raise ValueError(f"counters {steps}, {epoch}, {position}")
-        rows, batch_size = training["position_of"] or (None, None)
-        finished, history = training["finished"], training["history"]
-        if not isinstance(finished, str | None) or not all(isinstance(record, dict) for record in history):
-            raise TypeError(f"finished {finished!r}, history {history!r}")
+        callbacks = [(callback["class"], dict(callback["numbers"])) for callback in training["callbacks"]]
+        monitors = list(training.get("monitors", [None] * (1 + len(callbacks))))
+        if len(monitors) != 1 + len(callbacks):
+            raise ValueError(f"monitors {monitors}")
+        position_of = training["position_of"]
+        if position_of is not None:
+            rows, batch_size = position_of
+            position_of = None if rows is None else operator.index(rows), operator.index(batch_size)
+        if not isinstance(training["finished"], (str, type(None))):
+            raise ValueError(f"finished {training['finished']!r}")
         return RunState(
             optimizer=training["optimizer"]["class"],
             loss=training["loss"][-1]["class"] if "loss" in training else None,
             schedule=dict(training["schedule"]),
             schedule_class=training.get("schedule class"),
             counters=(steps, epoch, position),
-            position_of=None if training["position_of"] is None else (rows, batch_size),
+            position_of=position_of,
             seed=arguments.seed(training["seed"]),
-            finished=finished,
-            history=History(list(history)),
-            callbacks=[(callback["class"], dict(callback["numbers"])) for callback in training["callbacks"]],
+            finished=training["finished"],
+            history=History([dict(record) for record in training["history"]]),
+            callbacks=callbacks,
+            monitors=monitors,
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise checkpoint.CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
+        raise CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
+
+
+# whose callbacks and schedules are
+
+
+def innermost(part: Any) -> Any:
+    """The schedule within warm-ups, or `part` itself."""
+    while isinstance(part, WarmUp):
+        part = part.then
+    return part
+
+
+def keeps_something(part: Callback | Schedule, trainer: Any) -> bool:
+    """Whether to begin the callback or schedule again would lose something."""
+    base = Schedule if isinstance(part, Schedule) else Callback
+    if type(part).state is base.state:
+        return type(part).begin is not base.begin
+    try:
+        return any(part.state(trainer)) if isinstance(part, Callback) else bool(part.state())
+    except Exception:  # a user's
+        return True
+
+
+def take(parts: Iterable[Any], trainer: Any, running: bool = False) -> None:
+    """Make callbacks and a schedule those of `trainer`. Each that was not begins afresh.
+
+    running: whether the trainer has used them. Then one that another trainer has taken since is a RuntimeError.
+    """
+    for part in parts:
+        own = innermost(part)
+        if not isinstance(own, (Callback, Schedule)):
+            continue  # a plain function
+        run = vars(own).get("_run")
+        if run is trainer.counters:
+            continue
+        if running and run is not None and keeps_something(own, trainer):
+            raise RuntimeError(
+                f"{own!r} belongs to another trainer, which has started it afresh; give each trainer one of its own, and save or "
+                "continue a run before the next trainer takes its callbacks"
+            )
+        begin(own, trainer)
+
+
+def begin(part: Callback | Schedule, trainer: Any) -> None:
+    """Start a callback or a schedule afresh, for this trainer."""
+    part.begin(trainer) if isinstance(part, Callback) else part.begin()
+    vars(part)["_run"] = trainer.counters  # an object that only this trainer has; not setattr, because schedules are frozen
+
+
+# what a checkpoint stores
+
+
+def of(trainer: Any) -> tuple[Tensors, Header]:
+    """(arrays, header) of a checkpoint of the trainer."""
+    tensors, header = trainer.training_step.state()
+    arrays, callbacks = callbacks_state(trainer.callbacks, trainer)
+    header["training"] |= {
+        "schedule": schedule_state(trainer.schedule),
+        "schedule class": class_name(innermost(trainer.schedule)),
+        "counters": [trainer.steps, trainer.epoch, trainer.position],
+        "position_of": trainer.position_of,
+        "finished": trainer.finished,
+        "callbacks": callbacks,
+        "monitors": [getattr(part, "monitor", None) for part in (trainer.schedule, *trainer.callbacks)],
+        "history": list(trainer.history),
+    }
+    return {**tensors, **arrays}, header
+
+
+def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
+    """Set the trainer to a checkpoint. All is checked before anything is assigned; what fails later sets all back."""
+    step = trainer.training_step
+    saved = parse(path, header)
+    step.check_bound()
+    vectors = step.check_state(path, tensors, header, saved.optimizer, saved.loss)
+    pairs = paired(path, trainer, saved, tensors)
+    check_schedule(path, trainer.schedule, saved)
+    undo = remember(trainer)
+    try:
+        step.restore(vectors)
+        step.seed = saved.seed
+        trainer.steps, trainer.epoch, trainer.position = saved.counters
+        trainer.position_of = saved.position_of
+        trainer.finished = saved.finished
+        trainer.history = saved.history
+        trainer.guard = Guard(step, trainer.counters)
+        restore_parts(trainer, saved.schedule, pairs)
+    except BaseException as error:
+        undo()
+        if not isinstance(error, Exception):
+            raise
+        raise CheckpointError(
+            f"{path} does not fit: a callback or the schedule cannot take its state ({error!r}); take an older copy. Nothing was "
+            "loaded"
+        ) from error
 
 
 def schedule_state(schedule: Schedule | Callable[[int], float]) -> dict[str, Any]:
@@ -66,26 +178,16 @@ def schedule_state(schedule: Schedule | Callable[[int], float]) -> dict[str, Any
     return schedule.state() if isinstance(schedule, Schedule) else {}
 
 
-def schedule_class(schedule: Schedule | Callable[[int], float]) -> str:
-    """The name of a schedule's class, or of a plain function. For a WarmUp, that of the one after it, which has the state."""
-    while isinstance(schedule, WarmUp):
-        schedule = schedule.then
-    return class_name(schedule)
-
-
 def check_schedule(path: Any, schedule: Schedule | Callable[[int], float], saved: RunState) -> None:
-    """Raise CheckpointError if the schedule and the file both have a state, of another class or with other names in it."""
+    """Raise CheckpointError if the schedule and the file both have a state, and that of the file does not fit."""
     own = schedule_state(schedule)
     if own and saved.schedule:
         checkpoint.expect(path, "a schedule with", sorted(own), sorted(saved.schedule))
-        if saved.schedule_class is not None and not same_name(schedule_class(schedule), saved.schedule_class):
-            checkpoint.expect(path, "schedule", schedule_class(schedule), saved.schedule_class)
-
-
-def restore_schedule(schedule: Schedule | Callable[[int], float], saved: RunState) -> None:
-    """Restore the schedule's state from the file, if both have one."""
-    if isinstance(schedule, Schedule) and saved.schedule and schedule.state():
-        schedule.restore(saved.schedule)
+        check_kinds(path, f"its {type(schedule).__name__}", own, saved.schedule)
+        if saved.schedule_class is not None:
+            expect_class(path, "schedule", innermost(schedule), saved.schedule_class)
+        if saved.monitors[0] is not None:
+            checkpoint.expect(path, "a schedule that monitors", getattr(schedule, "monitor", None), saved.monitors[0])
 
 
 def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensors, list[dict[str, Any]]]:
@@ -99,21 +201,89 @@ def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensor
     return tensors, entries
 
 
-def check_callbacks(path: Any, callbacks: Sequence[Callback], saved: RunState, tensors: Tensors) -> None:
-    """Raise CheckpointError unless the file has callbacks of these classes, and their θ have the size and dtype of its θ."""
-    names, saved_names = [class_name(callback) for callback in callbacks], [name for name, _ in saved.callbacks]
-    if len(names) != len(saved_names) or not all(map(same_name, names, saved_names)):
-        checkpoint.expect(path, "callbacks", names, saved_names)
-    theta = tensors["theta"]
-    for name in tensors:
-        if name.startswith("callback.") and name.endswith(".theta"):  # the callback checks other arrays itself
-            checkpoint.tensor(path, tensors, name, len(theta), str(theta.dtype))
+def paired(path: Any, trainer: Any, saved: RunState, tensors: Tensors) -> list[Restored]:
+    """The trainer's callbacks that have a state in the file, by class and monitor, in the order of each.
 
-
-def restore_callbacks(callbacks: Sequence[Callback], trainer: Any, saved: RunState, tensors: Tensors) -> None:
-    """Restore the state of each callback from the file."""
-    for i, callback in enumerate(callbacks):
-        _, numbers = saved.callbacks[i]
+    Raises CheckpointError if there is a state that none of them takes, or one of another kind than theirs.
+    """
+    free = list(trainer.callbacks)
+    pairs = []
+    for i, ((name, numbers), monitor) in enumerate(zip(saved.callbacks, saved.monitors[1:], strict=True)):
         prefix = f"callback.{i}."
-        arrays = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+        arrays = {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
+        if not numbers and not arrays:
+            continue
+        fitting = (k for k, c in enumerate(free) if same_name(class_name(c), name) and monitor in (None, c.monitor))
+        k = next(fitting, None)
+        if k is None:
+            watching = "" if monitor is None else f" that monitors {monitor!r}"
+            raise CheckpointError(
+                f"{path} does not fit: it has the state of a callback {name}{watching}, got {trainer.callbacks}; add one "
+                "(you may take it out again after resuming: trainer.callbacks = [...]). Nothing was loaded"
+            )
+        callback = free.pop(k)
+        try:
+            own, _ = callback.state(trainer)
+        except Exception:  # a user's, that has a state in training only
+            own = {}
+        if own:
+            checkpoint.expect(path, f"{name} with", sorted(own), sorted(numbers))
+            check_kinds(path, name, own, numbers)
+        pairs.append((callback, numbers, arrays))
+    return pairs
+
+
+def check_kinds(path: Any, of: str, own: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Raise CheckpointError where a saved value is of another kind than the present one: a text, a list. None is of any kind."""
+    for name, value in own.items():
+        expected, got = kind_of(value), kind_of(saved[name])
+        if "None" not in (expected, got):
+            checkpoint.expect(path, f"{of}'s {name} to be of kind", expected, got)
+
+
+def kind_of(value: Any) -> str:
+    """The kind of a value in a header: JSON has one for all numbers, and one for tuples and lists."""
+    kinds = {"NoneType": "None", "tuple": "list"}
+    return "number" if is_number(value) else kinds.get(type(value).__name__, type(value).__name__)
+
+
+def restore_parts(trainer: Any, schedule: dict[str, Any], pairs: list[Restored]) -> None:
+    """Start the trainer's schedule and callbacks afresh, and restore those that have a state in the file."""
+    for part in (innermost(trainer.schedule), *trainer.callbacks):
+        if isinstance(part, (Schedule, Callback)):
+            begin(part, trainer)
+    if schedule and schedule_state(trainer.schedule):
+        trainer.schedule.restore(schedule)
+    for callback, numbers, arrays in pairs:
         callback.restore(trainer, numbers, arrays)
+
+
+def remember(trainer: Any) -> Callable[[], None]:
+    """A function that sets the trainer, its vectors, its schedule and its callbacks back to what they are now."""
+    attributes, counters, seed = dict(vars(trainer)), dataclasses.replace(trainer.counters), trainer.training_step.seed
+    vectors = trainer.guard.copies()
+    parts = [part for part in (innermost(trainer.schedule), *trainer.callbacks) if isinstance(part, (Schedule, Callback))]
+    before: list[tuple[dict[str, Any], Any]] = []
+    for part in parts:
+        try:
+            state = copy.deepcopy(part.state(trainer) if isinstance(part, Callback) else part.state())
+        except Exception:  # a user's, that has a state in training only
+            state = None
+        before.append((dict(vars(part)), state))
+    theta_epoch = trainer.history.theta_epoch
+
+    def undo() -> None:
+        vars(trainer).update(attributes)
+        vars(trainer.counters).update(vars(counters))
+        trainer.training_step.seed = seed
+        trainer.history.theta_epoch = theta_epoch
+        for name, vector in trainer.training_step.vectors.items():
+            vector[...] = vectors[name]
+        for part, (own, state) in zip(parts, before, strict=True):
+            if state is not None:  # for arrays that were changed in place
+                with suppress(Exception):  # a user's
+                    part.restore(trainer, *state) if isinstance(part, Callback) else part.restore(state)
+            vars(part).clear()
+            vars(part).update(own)
+
+    return undo

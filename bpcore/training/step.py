@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
@@ -43,6 +44,36 @@ class Outcome:
 
 
 Look = Callable[[Outcome, Batch], None]
+T = TypeVar("T")
+ANEW = "make a new Trainer or Step"
+
+
+def expected(name: str, value: Any, kind: type[T]) -> T:
+    """value, or a TypeError unless it is of this kind of bpcore's objects."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a bpcore {kind.__name__}, got {value!r}")
+    return value
+
+
+def going_on(step: Step, value: Any) -> Optimizer:
+    """value, an optimiser that can go on with the vectors of the step's present one, if it has one. Else raises an error."""
+    optimizer = expected("optimizer", value, Optimizer)
+    if "moments" in step.__dict__:
+        present, new = ((type(x).__name__, sorted(x.start(step.trained))) for x in (step.optimizer, optimizer))
+        if present != new or type(step.optimizer) is not type(optimizer):
+            raise ValueError(
+                f"optimizer must be {present[0]} with vectors {present[1]}, got {new[0]} with {new[1]}; {ANEW} with it"
+            )
+    return optimizer
+
+
+SETTINGS: dict[str, Callable[[Step, Any], Any]] = {  # that can be assigned: each checks the value and returns it
+    "loss": lambda step, loss: expected("loss", loss, Loss),
+    "optimizer": going_on,
+    "clip_norm": lambda step, most: None if most is None else arguments.bounded("clip_norm", most, 1e-30),
+    "accumulate": lambda step, accumulate: arguments.whole("accumulate", accumulate),
+    "seed": lambda step, seed: arguments.seed(seed),
+}
 
 
 class Step:
@@ -67,7 +98,8 @@ class Step:
     >>> bool(outcomes[-1].J < 0.2 * outcomes[0].J)
     True
 
-    `vectors` holds all arrays that a step writes, by name: θ, the optimiser's `moments`, and the scaling.
+    `vectors` holds all arrays that a step writes, by name: θ, the optimiser's `moments`, and the scaling. loss, clip_norm,
+    accumulate and seed can be assigned, and an optimiser of the same class, with other hyperparameters: its vectors stay.
     """
 
     def __init__(
@@ -80,17 +112,14 @@ class Step:
         seed: int = 0,
         reduce: Callable[[Array], None] | None = None,
     ):
-        for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
+        self.network = expected("network", network, Network)
         if network.n_parameters == 0:
             raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
-        self.network = network
         self.loss = loss
         self.optimizer = optimizer
-        self.clip_norm = None if clip_norm is None else arguments.bounded("clip_norm", clip_norm, 1e-30)
-        self.accumulate = arguments.whole("accumulate", accumulate)
-        self.seed = arguments.seed(seed)
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate
+        self.seed = seed
         self.reduce = reduce
 
         self.moments = optimizer.start(network.theta[: network.n_parameters])
@@ -107,7 +136,6 @@ class Step:
         self.summed = backend.zeros(n + 1 + FLAGS if reduced else n, network.dtype)  # the argument of `reduce`
         self.gradient = self.summed[:n] if reduced else self.summed
         self.flags = self.summed[n + 1 :] if reduced else None
-        self.micro = backend.zeros(n if self.accumulate > 1 else 0, network.dtype)  # the gradient of a micro-batch
         self.vectors: dict[str, Array] = {"theta": network.theta, **self.moments}
         if self.scaling is not None:
             self.vectors["scaling"] = self.scaling.state
@@ -122,8 +150,31 @@ class Step:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         backend = self.network.backend
-        self.moments = {name: backend.xp.asarray(backend.asarray(m), copy=True) for name, m in state["moments"].items()}
+        moments = {name: backend.xp.asarray(backend.asarray(m), copy=True) for name, m in state["moments"].items()}
+        vars(self)["moments"] = moments
         self._bind()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings are checked; of the optimiser, the hyperparameters can change. Nothing else can be replaced."""
+        if name in SETTINGS:
+            value = SETTINGS[name](self, value)
+        elif name in self.__dict__:
+            raise AttributeError(f"{name} cannot be replaced, because the optimiser's vectors belong to it; {ANEW}")
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings().items())
+        return f"Step({self.network!r}, {self.loss!r}, {self.optimizer!r}{settings})"
+
+    def settings(self) -> dict[str, Any]:
+        """The other settings by name, for a repr; those at their defaults are left out."""
+        defaults = {"clip_norm": None, "accumulate": 1, "seed": 0, "reduce": None}
+        return {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
+
+    @cached_property
+    def micro(self) -> Array:
+        """The gradient of a micro-batch."""
+        return self.network.backend.zeros(self.network.n_parameters, self.network.dtype)
 
     def check_bound(self) -> None:
         """Raise RuntimeError if the network was moved to another backend: the optimiser's vectors were not."""

@@ -7,26 +7,26 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
-from bpcore.files import check_place
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
-from bpcore.schedules import Constant, Schedule, monitored
-from bpcore.training import state
+from bpcore.schedules import Constant, Schedule
+from bpcore.training import door, state
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batch, Batches, Epoch, as_examples
 from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
-from bpcore.training.metrics import Metric, metric
+from bpcore.training.metrics import Metric
 from bpcore.training.part import Part
+from bpcore.training.progress import audience
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
@@ -45,10 +45,16 @@ class Trainer:
     accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those of the whole batch. callbacks: see
     bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend. replay: on a GPU,
     launch a step as one recorded graph, with the same results bit for bit, which is faster for small networks. If that is not
-    possible, steps run one kernel at a time, and a warning says why: see bpcore.training.replay.
+    possible, steps run one kernel at a time, and a warning says why: see bpcore.training.replay. progress: by default there is a
+    bp.Progress where somebody looks, on a terminal or in a notebook; True shows one anywhere, False none.
 
     `steps` and `epoch` count what is done so far; `position` counts the steps done in the current epoch. `history` has the
     record of each epoch. `training_step` is the Step that the loop repeats.
+
+    A trainer starts callbacks and schedules that have a state afresh, even if another trainer has used them; that one cannot go
+    on then. loss, clip_norm, accumulate, seed, schedule, metrics and callbacks can be assigned later, and an optimiser of the
+    same class with other hyperparameters: `trainer.optimizer = bp.Adam(lr=1e-4)`. For another network or optimiser make a new
+    trainer.
     """
 
     steps = Part[int]("counters.steps")
@@ -59,10 +65,10 @@ class Trainer:
     optimizer = Part[Optimizer]("training_step.optimizer")
     clip_norm = Part[float | None]("training_step.clip_norm")
     accumulate = Part[int]("training_step.accumulate")
-    seed = Part[int]("training_step.seed")
     gradient = Part[Array]("training_step.gradient")
     moments = Part[dict[str, Array]]("training_step.moments")
     scaling = Part[Scaling | None]("training_step.scaling")
+    seed = Part[int]("training_step.seed")
 
     def __init__(
         self,
@@ -76,27 +82,36 @@ class Trainer:
         callbacks: Callback | Iterable[Callback] = (),
         seed: int = 0,
         replay: bool = False,
+        progress: bool | None = None,
     ):
-        if schedule is not None and not callable(schedule):
-            raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
         self.training_step = Step(network, loss, optimizer, clip_norm, accumulate, seed)
         self.counters = Counters()
         self.guard = Guard(self.training_step, self.counters)
-        self.schedule = Constant() if schedule is None else schedule
-        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
-        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
         self.epochs = 0
         self.steps_per_epoch: int | None = None
         self.history = History()
         self.finished: str | None = None  # why training is over for good, e.g. by early stopping
         self.interrupted = False
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the current epoch
-        self._replay: Replay | None = replay_for(self.training_step) if replay else None
+        self._replay: Replay | None = replay_for(self.training_step) if arguments.flag("replay", replay) else None
         self._take: Step | Replay = self._replay or self.training_step
+        self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
+        self._observed: Any = None  # the schedule within warm-ups
+        self.progress = progress
+        self.metrics: list[Metric] = door.as_metrics(self, metrics)
+        self.schedule: Schedule | Callable[[int], float] = Constant() if schedule is None else schedule
+        self.callbacks: list[Callback] = door.as_callbacks(self, callbacks)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What can be assigned later is checked, and callbacks and schedules begin afresh; see also Step."""
+        check = door.SETTINGS.get(name)
+        object.__setattr__(self, name, value if check is None else check(self, value))
+
+    def __repr__(self) -> str:
+        parts = {"schedule": self.schedule, "metrics": [m.name for m in self.metrics], "callbacks": self.callbacks}
+        shown = {name: value for name, value in parts.items() if value and value != Constant()} | self.training_step.settings()
+        settings = "".join(f", {name}={value!r}" for name, value in shown.items())
+        return f"<Trainer({self.network!r}, {self.loss!r}, {self.optimizer!r}{settings}) after {self.steps} steps>"
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy. Raises NonFiniteLoss, back at the last good θ, if J of the last step is not finite."""
@@ -118,6 +133,8 @@ class Trainer:
     def _step(self, batch: Batch, labels: Array | None) -> Array:
         """One step on a batch on the device. labels: y on the host, or None."""
         guard = self.guard
+        if self._ends is not None and self.counters.steps >= self._ends:
+            door.warn_end(self, self.counters.steps + 1)
         guard.begin()
         outcome = self._take(batch, labels, self.counters.steps, self.lr, guard.look)
         self.counters.steps += 1
@@ -127,10 +144,20 @@ class Trainer:
     def lr(self) -> float:
         """The learning rate of the next step."""
         steps = self.counters.steps
-        lr = self.training_step.optimizer.lr * float(self.schedule(steps))
-        if not math.isfinite(lr):
-            raise ValueError(f"the schedule gave a learning rate of {lr} at step {steps}; it must be finite")
+        if getattr(self._observed, "_run", self.counters) is not self.counters:
+            self._own()
+        factor = self.schedule(steps)
+        if type(factor) is not float:
+            factor = door.as_factor(factor, steps)
+        lr = self.training_step.optimizer.lr * factor
+        if not 0.0 <= lr < math.inf:
+            raise ValueError(f"the schedule gave a learning rate of {lr} at step {steps}; it must be finite and at least 0")
         return lr
+
+    def _own(self) -> None:
+        """Raise RuntimeError if another trainer has taken a callback or the schedule since this one used it."""
+        self.callbacks = self.callbacks  # sorted, also if somebody has changed the list
+        state.take((self.schedule, *self.callbacks), self, running=self.steps > 0)
 
     def fit(
         self,
@@ -143,15 +170,17 @@ class Trainer:
         evaluation_batch_size: int = EVALUATION_ROWS,
         augment: Augment | None = None,
         read_ahead: int = 0,
+        drop_last: bool = False,
     ) -> History:
         """Train until `epochs` epochs are done in all, and return the history.
 
         train, validation: (X, y) or (X, y, weights), NumPy memmaps too, or an iterable of such batches. Arrays are split into
         batches of batch_size, in a new random order in each epoch; memmaps are shuffled in runs of neighbouring rows, which a
-        disk reads quickly. At the end of each epoch the training loss, the test loss and the metrics are measured in evaluation
-        mode, at the same θ, evaluation_batch_size rows at a time. training_sample: measure the training loss and metrics on so
-        many rows only, the same in each epoch. Ctrl-C stops after the current step and loses nothing; call `fit` again to
-        continue.
+        disk reads quickly. drop_last: leave out an epoch's last batch if it has fewer rows. At the end of each epoch the training
+        loss, the test loss and the metrics are measured in evaluation mode, at the same θ, evaluation_batch_size rows at a time.
+        training_sample: measure the training loss and metrics on so many rows only, the same in each epoch; with 0 they are not
+        measured, the history has no such columns, and an iterable is read once an epoch. Ctrl-C stops after the current step and
+        loses nothing; call `fit` again to continue.
 
         augment: a function (X, generator) -> X, called with each training batch before it moves to the device. X is an array, or
         a tuple of several inputs; do not write to it, and return as many rows. The generator is NumPy's, and depends on (seed,
@@ -162,74 +191,66 @@ class Trainer:
         batch_size = arguments.whole("batch_size", batch_size)
         evaluation_batch_size = arguments.whole("evaluation_batch_size", evaluation_batch_size)
         if training_sample is not None:
-            training_sample = arguments.whole("training_sample", training_sample)
+            training_sample = arguments.whole("training_sample", training_sample, least=0)
         if augment is not None and not callable(augment):
             raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
-        if read_ahead != 0:
-            read_ahead = arguments.whole("read_ahead", read_ahead)
+        read_ahead = arguments.whole("read_ahead", read_ahead, least=0)
+        drop_last = arguments.flag("drop_last", drop_last)
         examples = as_examples(train, "train")
         held_out = None if validation is None else as_examples(validation, "validation")
-        check_data(self.network, self.loss, examples)
-        if held_out is not None:
-            check_data(self.network, self.loss, held_out)
-        self._check_callbacks(held_out is not None)
-        if self.position and (examples.n, batch_size) != self.position_of:
-            raise ValueError(
-                f"an epoch is unfinished, {self.position} steps into (rows, batch size) {self.position_of}; got "
-                f"{(examples.n, batch_size)}: continue with the same data and batch_size"
+        with ExitStack() as ending:
+            ending.callback(examples.close)
+            if held_out is not None:
+                ending.callback(held_out.close)
+            measured = (
+                examples.sample(training_sample, self.seed) if training_sample else None if training_sample == 0 else examples
             )
-        self.position_of = (examples.n, batch_size)
-        self.epochs, self.steps_per_epoch = epochs, examples.steps(batch_size)
-        measured = examples if training_sample is None else examples.sample(training_sample, self.seed)
-        self.interrupted = False
-        with on_interrupt(self._interrupt):
-            for callback in self.callbacks:
+            steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, measured is not None, drop_last)
+            if read_ahead:
+                examples.close()  # the thread opens what it reads: an iterator may not leave its thread
+            self.position_of = (examples.n, batch_size)
+            self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
+            self.interrupted = False
+            ending.enter_context(on_interrupt(self._interrupt))
+            told = audience(self.progress, self.callbacks)
+            for callback in reversed(told):
+                ending.callback(callback.on_end, self)
+            for callback in told:
                 callback.on_start(self)
-            try:
-                while self.epoch < epochs and not self.finished and not self.interrupted:
-                    epoch = Epoch(batch_size, self.seed, self.epoch, self.position)
-                    side = self.network.backend.side if read_ahead else None
-                    shuffled = batches(examples, epoch, augment, self.training_step.place, read_ahead, side)
-                    with closing(shuffled):
-                        self._epoch(shuffled, measured, held_out, evaluation_batch_size)
-            finally:
-                for callback in self.callbacks:
-                    callback.on_end(self)
+            while self.epoch < epochs and not self.finished and not self.interrupted:
+                epoch = Epoch(batch_size, self.seed, self.epoch, self.position, drop_last)
+                side = self.network.backend.side if read_ahead else None
+                with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side)) as shuffled:
+                    self._epoch(shuffled, told, measured, held_out, evaluation_batch_size)
         return self.history
 
-    def _check_callbacks(self, held_out: bool) -> None:
-        """Raise before the first epoch if something monitors a column that is not measured, or cannot write to its path."""
-        names = ["loss", *(m.name for m in self.metrics)]
-        columns = [f"training_{name}" for name in names]
-        if held_out:
-            columns += [*(f"test_{name}" for name in names), "gap"]
-        for observer in (self.schedule, *self.callbacks):
-            monitor = getattr(observer, "monitor", None)
-            path = getattr(observer, "path", None)
-            if monitor is not None:
-                monitored(dict.fromkeys(columns, 0.0), monitor)
-            if path is not None:
-                check_place(path)
-
-    def _epoch(self, shuffled: Placing, measured: Arrays | Batches, held_out: Arrays | Batches | None, batch_size: int) -> None:
-        """Do the rest of the current epoch, and measure, batch_size rows at a time."""
+    def _epoch(
+        self,
+        shuffled: Placing,
+        told: list[Callback],
+        measured: Arrays | Batches | None,
+        held_out: Arrays | Batches | None,
+        batch_size: int,
+    ) -> None:
+        """Do the rest of the current epoch, and measure, batch_size rows at a time. told: the callbacks to call."""
         started = time.perf_counter()
         for batch, labels in shuffled:
             J = self._step(batch, labels)
             self.counters.position += 1
             if self.guard.candidate is not None:
                 self.guard.look_back()
-            for callback in self.callbacks:
+            for callback in told:
                 callback.on_step(self, J)
             if self.interrupted:
                 return
+        self._own()
         self.guard.look_back()
         record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr}
         for prefix, examples in (("training", measured), ("test", held_out)):
             if examples is not None:
                 record.update({f"{prefix}_{name}": value for name, value in self.evaluate(examples, batch_size).items()})
-        self.guard.expect_good(record["training_loss"])
-        if held_out is not None:
+        self.guard.expect_good(self.guard.J() if measured is None else record["training_loss"])
+        if measured is not None and held_out is not None:
             record["gap"] = record["test_loss"] - record["training_loss"]
         record["seconds"] = time.perf_counter() - started
         self.counters.epoch += 1
@@ -238,7 +259,7 @@ class Trainer:
         self.history.append(record)
         if isinstance(self.schedule, Schedule):
             self.schedule.observe(record)
-        for callback in self.callbacks:
+        for callback in told:
             callback.on_epoch(self, record)
 
     def evaluate(self, data: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
@@ -248,9 +269,10 @@ class Trainer:
         """
         batch_size = arguments.whole("batch_size", batch_size)
         examples = as_examples(data, "data")
-        if examples is not data:  # else `fit` has checked them
-            check_data(self.network, self.loss, examples)
-        return measure(self.network, self.loss, self.metrics, examples, batch_size)
+        with closing(examples) if examples is not data else nullcontext():
+            if examples is not data:  # else `fit` has checked them
+                check_data(self.network, self.loss, examples)
+            return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.
@@ -258,39 +280,14 @@ class Trainer:
         On NumPy the arrays are those that the next step overwrites: copy them. Random numbers depend on (seed, step, epoch) only,
         so the seed and the counters suffice for them. Raises NonFiniteLoss if J or θ is not finite.
         """
+        self._own()
         self.guard.look_back()
         self.guard.expect_good(self.guard.J())
-        tensors, header = self.training_step.state()
-        arrays, callbacks = state.callbacks_state(self.callbacks, self)
-        header["training"] |= {
-            "schedule": state.schedule_state(self.schedule),
-            "schedule class": state.schedule_class(self.schedule),
-            "counters": [self.steps, self.epoch, self.position],
-            "position_of": self.position_of,
-            "finished": self.finished,
-            "callbacks": callbacks,
-            "history": list(self.history),
-        }
-        return {**tensors, **arrays}, header
+        return state.of(self)
 
     def restore(self, tensors: Tensors, header: Header, path: Any = "the state") -> None:
-        """Set this run to what `state` returned. Raises CheckpointError, which names `path`, before anything is assigned."""
-        step = self.training_step
-        saved = state.parse(path, header)
-        step.check_bound()
-        vectors = step.check_state(path, tensors, header, saved.optimizer, saved.loss)
-        state.check_callbacks(path, self.callbacks, saved, tensors)
-        state.check_schedule(path, self.schedule, saved)
-
-        step.restore(vectors)
-        step.seed = saved.seed
-        self.steps, self.epoch, self.position = saved.counters
-        self.position_of = saved.position_of
-        self.finished = saved.finished
-        self.history = saved.history
-        self.guard = Guard(step, self.counters)
-        state.restore_schedule(self.schedule, saved)
-        state.restore_callbacks(self.callbacks, self, saved, tensors)
+        """Set this run to what `state` returned. Raises CheckpointError, which names `path`, and leaves all as it was."""
+        state.restore(self, tensors, header, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that decides the next step to `path`, atomically. A run resumed from it ends the same, bit for bit.
@@ -302,8 +299,9 @@ class Trainer:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue the run that wrote `path`. Raises CheckpointError, and changes nothing, if the file does not fit.
 
-        The network's structure and dtype must be the same, and the classes of the loss, the optimiser, the callbacks and a
-        schedule with state. Hyperparameters stay those of this trainer; the seed becomes that of the file.
+        The network's structure and dtype and the classes of the loss and the optimiser must be the same. A callback with a state
+        in the file must be there, of the same class and monitor; others begin afresh. Hyperparameters stay those of this trainer;
+        the seed becomes that of the file.
         """
         self.restore(*checkpoint.read(path), path)
 

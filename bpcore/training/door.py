@@ -1,0 +1,186 @@
+"""What a trainer is given, checked before the first step: its parts, and whether `fit` can go through to its end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bpcore.arguments import flag, is_number, text
+from bpcore.files import check_place
+from bpcore.module import Mode
+from bpcore.schedules import Schedule, monitored
+from bpcore.training.callbacks import Callback
+from bpcore.training.data import Arrays, Batches
+from bpcore.training.evaluation import check_data
+from bpcore.training.metrics import Metric, metric
+from bpcore.training.state import innermost, take
+from bpcore.training.step import Step
+
+
+def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
+    """The metrics in a name, an object or an iterable of these. Their names, which are history columns, must differ."""
+    given = [] if metrics is None else [metrics] if isinstance(metrics, (str, Metric)) else metrics
+    if not isinstance(given, Iterable):
+        raise TypeError(f"metrics must be names or bpcore Metrics, got {metrics!r}")
+    chosen = [metric(m) for m in given]
+    names = ["loss"]
+    for m in chosen:
+        if text(f"the name of {m!r}", m.name, "accuracy") in names:
+            raise ValueError(f"two columns would be called {m.name!r}; give each metric a name of its own")
+        names.append(m.name)
+    return chosen
+
+
+def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
+    """The callbacks in one or in an iterable of them, in the order in which they are called. Those new to the trainer begin."""
+    given = [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else callbacks
+    if not isinstance(given, Iterable):
+        raise TypeError(f"callbacks must be bpcore Callbacks, got {callbacks!r}")
+    given = list(given)
+    for i, callback in enumerate(given):
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
+        if any(callback is other for other in given[:i]):
+            raise ValueError(f"callbacks has one object twice, {callback!r}; leave one out")
+    take(given, trainer)
+    return sorted(given, key=lambda callback: callback.last)
+
+
+def as_schedule(trainer: Any, schedule: Any) -> Any:
+    """The schedule, or a function of the step. It begins afresh if it is new to the trainer."""
+    if not callable(schedule) or isinstance(schedule, type):
+        raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
+    take([schedule], trainer)
+    trainer._ends = schedule.length if isinstance(schedule, Schedule) else None
+    trainer._observed = innermost(schedule)
+    return schedule
+
+
+def as_seed(trainer: Any, seed: Any) -> Any:
+    """A seed, between epochs only: it decides which rows are left of an epoch. Step checks its value."""
+    if trainer.position:
+        raise ValueError(f"seed cannot change {trainer.position} steps into an epoch, whose order it decides; finish the epoch")
+    return seed
+
+
+SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
+    "schedule": as_schedule,
+    "metrics": as_metrics,
+    "callbacks": as_callbacks,
+    "seed": as_seed,
+    "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),
+}
+
+
+def as_factor(factor: Any, step: int) -> float:
+    """The factor that a schedule gave at this step, as a float: of any number or array with one, but no text, None or bool."""
+    if is_number(factor):
+        return float(factor)
+    if getattr(factor, "shape", None) != () or isinstance(factor, bool):
+        raise TypeError(f"the schedule gave {factor!r} at step {step}; it must return a number, e.g. 0.5")
+    return float(factor)
+
+
+def check(
+    trainer: Any,
+    examples: Arrays | Batches,
+    held_out: Arrays | Batches | None,
+    epochs: int,
+    batch_size: int,
+    measured: bool,
+    drop_last: bool,
+) -> int | None:
+    """Raise, before `fit` changes anything, if it cannot go through to its end. Returns the steps of an epoch, or None.
+
+    measured: whether the training set is measured.
+    """
+    trainer._own()
+    check_data(trainer.network, trainer.loss, examples)
+    if held_out is not None:
+        check_data(trainer.network, trainer.loss, held_out)
+    check_observers((trainer.schedule, *trainer.callbacks), trainer.metrics, measured, held_out is not None)
+    now = (examples.n, batch_size)
+    if trainer.position and now != trainer.position_of:
+        raise ValueError(
+            f"an epoch is unfinished, {trainer.position} steps into (rows, batch size) {trainer.position_of}; got {now}: "
+            "continue with the same data and batch_size"
+        )
+    steps = examples.steps(batch_size, drop_last)
+    check_smallest(trainer.training_step, examples, batch_size, drop_last)
+    warn_early(trainer, epochs, steps)
+    return steps
+
+
+def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: bool, held_out: bool) -> None:
+    """Raise unless everything that is monitored is measured, and every `path` can be written to.
+
+    measured, held_out: whether the training set is measured, and whether there is a validation set.
+    """
+    names = ["loss", *(m.name for m in metrics)]
+    columns = [f"training_{name}" for name in names if measured] + [f"test_{name}" for name in names if held_out]
+    columns += ["gap"] * (measured and held_out)
+    for observer in observers:
+        monitor = getattr(observer, "monitor", None)
+        path = getattr(observer, "path", None)
+        if monitor is not None:
+            monitored(dict.fromkeys(columns, 0.0), text("monitor", monitor, "test_loss", of=observer))
+        if path is not None:
+            check_place(path)
+
+
+def check_smallest(step: Step, examples: Arrays | Batches, batch_size: int, drop_last: bool) -> None:
+    """Raise ValueError if a batch or a micro-batch of one row cannot be trained on, and there will be one.
+
+    BatchNorm needs two numbers a feature. Of an iterable only the first batch is known.
+    """
+    inputs, y, _ = examples.first()
+    if isinstance(examples, Batches):
+        sizes = [int(y.shape[0])]
+    else:
+        whole, rest = divmod(examples.n, batch_size)
+        sizes = [batch_size] * (whole > 0) + [rest] * (rest > 0 and not drop_last)
+    least = min(sizes, key=lambda size: size // min(step.accumulate, size))
+    if least // min(step.accumulate, least) > 1:
+        return
+    try:
+        step.network(one_row(inputs), mode=Mode(training=True, seed=step.seed, saving=False))
+    except ValueError as error:
+        part = "a batch of 1 row" if least == 1 else f"micro-batches of 1 row, accumulate={step.accumulate} of {least} rows"
+        raise ValueError(
+            f"{examples.name} in batches would have {part}, and {error}, choose another batch_size, or pass drop_last=True"
+        ) from error
+
+
+def one_row(inputs: tuple[Any, ...]) -> Any:
+    """The first row of the inputs, as a network takes it."""
+    rows = tuple(x[:1, ...] for x in inputs)
+    return rows if len(rows) > 1 else rows[0]
+
+
+def warn_early(trainer: Any, epochs: int, steps_per_epoch: int | None) -> None:
+    """Warn if `fit` has nothing to do, or goes on when the schedule is over."""
+    done = trainer.epoch
+    if trainer.finished:
+        warn(f"training is over: {trainer.finished}. fit does nothing; set trainer.finished = None to go on")
+    elif done >= epochs:
+        warn(f"{done} epochs are done, and epochs={epochs} counts these: fit does nothing; pass epochs={done + epochs} for more")
+    elif steps_per_epoch is not None and trainer._ends is not None:
+        last = trainer.steps + (epochs - done) * steps_per_epoch - trainer.position
+        if last > trainer._ends:
+            warn_end(trainer, last)
+
+
+def warn_end(trainer: Any, last: int) -> None:
+    """Warn, once, that the run goes on to step `last` when the schedule is over."""
+    schedule, length = trainer.schedule, trainer._ends
+    warn(
+        f"{schedule!r} is over after {length} steps, and the run goes on to step {last} with a factor of {schedule(last):.3g}; "
+        "make it longer"
+    )
+    trainer._ends = None
+
+
+def warn(message: str) -> None:
+    """Warn the caller of the trainer's method."""
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
