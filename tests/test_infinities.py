@@ -29,6 +29,7 @@ VALUES = {
     "all": [math.inf, -math.inf, math.nan, -0.0, 1e-42],
 }
 
+
 class Planted(Draw):
     """Arguments with some of their numbers replaced by `values`, each time in other places."""
 
