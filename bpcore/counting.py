@@ -98,6 +98,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
 
 abs = exp = expm1 = log = log1p = sqrt = sign = sin = cos = tanh = maximum = minimum = elementwise
+isfinite = isnan = logical_and = logical_or = elementwise
 bool, int32, int64, float32, float64 = np.bool_, np.int32, np.int64, np.float32, np.float64
 
 
@@ -138,7 +139,7 @@ def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> Coun
     return CountingArray(shape, x.dtype)
 
 
-sum = mean = max = min = reduction
+sum = mean = max = min = any = reduction
 
 
 def reshape(x: CountingArray, shape: Any) -> CountingArray:

@@ -47,7 +47,7 @@ def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Ar
         seen = xp.reshape(xp.expand_dims(token, axis=0) <= xp.expand_dims(token, axis=1), (1, 1, tokens, tokens))
     if padding is not None:
         keys = xp.reshape(padding, (padding.shape[0], 1, 1, tokens))
-        seen = keys if seen is None else seen & keys
+        seen = keys if seen is None else xp.logical_and(seen, keys)
     return seen
 
 

@@ -24,7 +24,7 @@ def _(z):
 
 @twin(relu_backward)
 def _(u, v):
-    return np.where(u > 0, v, v.dtype.type(0))
+    return np.where(u <= 0, v.dtype.type(0), v)
 
 
 def gaussian_tail(z, a, e, q):
