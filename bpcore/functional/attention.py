@@ -109,7 +109,7 @@ def attention_backward(
     dA = v @ xp.matrix_transpose(values)
     dvalues = sparse_product(xp.matrix_transpose(A if keep is None else dropout(A, keep, p)), v)
     dS = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
-    dS = dS if seen is None else masked(dS, seen)
+    dS = masked(dS, A != 0)
     # where q or k is not finite and seen, dS is NaN already, or 0 because the score is -∞
     q, k = masked(q, xp.isfinite(q)), masked(k, xp.isfinite(k))
     return pack(dS @ k, xp.matrix_transpose(dS) @ q, dvalues)
