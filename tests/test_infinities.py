@@ -207,7 +207,7 @@ def test_verify_takes_rounding_of_terms_that_cancel():
     def definition(v):
         return np.sum(v, axis=0)
 
-    verified(lambda v: np.cumsum(v, axis=0)[-1], "kernels.numpy", definition)(v)
+    verified(lambda v: np.sum(v[::-1], axis=0), "kernels.numpy", definition)(v)
     with pytest.raises(ArithmeticError):
         verified(lambda v: 1.01 * np.sum(v, axis=0), "kernels.numpy", definition)(v + 1)
     with pytest.raises(ArithmeticError):

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bpcore.array import Array, device, is_half, namespace
+from bpcore.primitive import primitive
 
 Axes = int | tuple[int, ...] | None  # the axes of a reduction: one, several, or all
 
@@ -39,6 +40,7 @@ def masked(x: Array, keep: Array) -> Array:
     return xp.where(keep, x, xp.zeros((), dtype=x.dtype, device=device(x)))
 
 
+@primitive()
 def sparse_product(A: Array, x: Array) -> Array:
     """A @ x for A >= 0, where an entry 0 of A leaves its row of x out, also if that is infinite or NaN: then 0 x would be NaN."""
     xp = namespace(A)
