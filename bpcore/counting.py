@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.embedding import scatter_add
-from bpcore.functional.numerics import sparse_product
 from bpcore.primitive import twin
 
 operations = 0  # since this module was loaded; to count a part of a program, read it before and after

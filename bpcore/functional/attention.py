@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, device, namespace
+from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.dropout import dropout
-from bpcore.functional.numerics import flush, masked, sparse_product
+from bpcore.functional.numerics import flush, masked
 from bpcore.primitive import primitive
 
 __all__ = ["attention", "attention_backward"]

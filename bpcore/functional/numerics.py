@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from bpcore.array import Array, device, is_half, namespace
-from bpcore.primitive import primitive
 
 Axes = int | tuple[int, ...] | None  # the axes of a reduction: one, several, or all
 
@@ -38,17 +37,6 @@ def masked(x: Array, keep: Array) -> Array:
     """x where `keep` is True, 0 elsewhere, whatever x is there: a product with 0 would keep NaN, and make one of an infinity."""
     xp = namespace(x)
     return xp.where(keep, x, xp.zeros((), dtype=x.dtype, device=device(x)))
-
-
-@primitive()
-def sparse_product(A: Array, x: Array) -> Array:
-    """A @ x for A >= 0, where an entry 0 of A leaves its row of x out, also if that is infinite or NaN: then 0 x would be NaN."""
-    xp = namespace(A)
-    u = A @ masked(x, xp.isfinite(x))
-    taken = xp.astype(A != 0, x.dtype)
-    for value, there in ((math.inf, x == math.inf), (-math.inf, x == -math.inf), (math.nan, x != x)):
-        u = xp.where(taken @ xp.astype(there, x.dtype) > 0, u + value, u)
-    return u
 
 
 def sum_over(x: Array, axis: Axes) -> Array:
