@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.embedding import scatter_add
 from bpcore.primitive import twin
 
@@ -98,6 +99,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
 CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
 
 abs = exp = expm1 = log = log1p = sqrt = sign = sin = cos = tanh = maximum = minimum = elementwise
+isfinite = isnan = logical_and = logical_or = elementwise
 bool, int32, int64, float32, float64 = np.bool_, np.int32, np.int64, np.float32, np.float64
 
 
@@ -138,7 +140,7 @@ def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> Coun
     return CountingArray(shape, x.dtype)
 
 
-sum = mean = max = min = reduction
+sum = mean = max = min = any = reduction
 
 
 def reshape(x: CountingArray, shape: Any) -> CountingArray:
@@ -197,6 +199,12 @@ def stack(arrays: Any, axis: int = 0) -> CountingArray:
 
 
 ARRAY = CountingArray  # this module is also a set of twins, for arrays of this type
+
+
+@twin(sparse_product)
+def _(A: CountingArray, x: CountingArray) -> CountingArray:
+    """Counts one product. The definition's others only look for what is not finite."""
+    return A @ x
 
 
 @twin(scatter_add)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def agree(x: Any, y: Any, i: int, definition: Callable[..., Any], args: Sequence
         return True
     if math.isinf(error) and all(finite(z).all() for z in args if is_array(z) and is_floating(z)):
         error = difference(x, y, finite(y))
-    changes = (run(definition, args, lambda z, seed=seed: changed(z, seed)) for seed in range(CHANGES))
+    changes = (run(definition, args, functools.partial(changed, seed)) for seed in range(CHANGES))
     return error <= max(tolerance, *(difference(results[i], y) for results in changes))
 
 
@@ -75,7 +76,7 @@ def copy(x: Any) -> Any:
     return backend_of(x).xp.asarray(x, copy=True) if is_array(x) and x.ndim else x
 
 
-def changed(x: Any, seed: int) -> Any:
+def changed(seed: int, x: Any) -> Any:
     """A copy of x, its floating numbers changed by their TOLERANCE, up or down."""
     if not (is_array(x) and x.ndim and is_floating(x)):
         return copy(x)

@@ -318,6 +318,7 @@ TABLE: dict[str, Rows] = {
         (d.z(), d.z(min(d.rows, 100), d.columns).T),
         (d.z(2, 1, 4, 3), d.z(5, d.columns, 3).mT),
     ],
+    "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,
     "linear_backward": linear_backward,
     "linear_relu": linear,

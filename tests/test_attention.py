@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bpcore as bp
+from bpcore import functional as f
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -57,3 +58,53 @@ def test_masks(mask, got):
     net = bp.Network(bp.TransformerBlock(4, 2), dtype="float64")
     with pytest.raises(ValueError, match=rf"attention: MultiHeadAttention expected a mask of booleans \(2, 3\), got {got}"):
         net((np.zeros((2, 3, 4)), mask))
+
+
+BAD = [1e12, 3e38, np.inf, -np.inf, np.nan]  # 3e38: its products overflow in float32
+
+
+def passes(backend, causal, padding, qkv, v):
+    """u and dqkv of the primitive, on the host; without dropout, two heads."""
+    qkv, v = (backend.asarray(x) for x in (qkv, v))
+    padding = None if padding is None else backend.asarray(padding)
+    u, L = f.attention(qkv, 2, causal, padding, None, 0.0)
+    return backend.to_host(u), backend.to_host(f.attention_backward(qkv, padding, None, u, L, v, 2, causal, 0.0))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of products that overflow
+@pytest.mark.parametrize("bad", BAD)
+def test_a_key_that_is_padding_has_no_influence(bad, backend):
+    """On any u, nor on any gradient; its own gradients are 0."""
+    generator, size = np.random.default_rng(0), 8
+    qkv, v = (generator.standard_normal((2, 7, width)).astype("float32") for width in (3 * size, size))
+    padding = np.arange(7) < np.asarray([[6], [4]])
+    for causal in (False, True):
+        expected = passes(backend, causal, padding, qkv, v)
+        changed = qkv.copy()
+        changed[~padding, size:] = bad
+        got = passes(backend, causal, padding, changed, v)
+        for x, y in zip(got, expected, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+        assert not np.any(got[1][~padding][:, size:])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", BAD)
+def test_later_tokens_have_no_influence(bad, backend):
+    """On u and dq of the tokens before them; nor has a query on dk and dvalues of later keys. A NaN that is seen gives NaN."""
+    generator, size, at = np.random.default_rng(0), 8, 4
+    qkv, v = (generator.standard_normal((2, 7, width)).astype("float32") for width in (3 * size, size))
+    u, dqkv = passes(backend, True, None, qkv, v)
+    changed, changed_v = qkv.copy(), v.copy()
+    changed[0, at], changed_v[0, at] = bad, bad
+    got, got_dqkv = passes(backend, True, None, changed, changed_v)
+    np.testing.assert_allclose(got[0, :at], u[0, :at], rtol=1e-5)
+    np.testing.assert_allclose(got_dqkv[0, :at, :size], dqkv[0, :at, :size], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got[1], u[1], rtol=1e-5)
+    np.testing.assert_allclose(got_dqkv[1], dqkv[1], rtol=1e-4, atol=1e-6)
+    if np.isnan(bad):
+        assert np.isnan(got[0, at:]).all()
+    changed, changed_v = qkv.copy(), v.copy()
+    changed[0, at, :size], changed_v[0, at] = bad, bad
+    _, got_dqkv = passes(backend, True, None, changed, changed_v)
+    np.testing.assert_allclose(got_dqkv[0, at + 1 :], dqkv[0, at + 1 :], rtol=1e-4, atol=1e-6)

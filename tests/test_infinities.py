@@ -11,6 +11,7 @@ from primitive_cases import TABLE, Draw
 from twins import place, twins
 
 import bpcore as bp
+from bpcore import functional as f
 from bpcore import primitive
 from bpcore.functional.convolution import Placement
 from bpcore.primitive import PRIMITIVES
@@ -28,6 +29,7 @@ VALUES = {
     "tiny": [1e-38, -1e-42],
     "all": [math.inf, -math.inf, math.nan, -0.0, 1e-42],
 }
+
 
 class Planted(Draw):
     """Arguments with some of their numbers replaced by `values`, each time in other places."""
@@ -53,7 +55,7 @@ class Planted(Draw):
 
 
 def multiplies_padding(name: str, row: tuple) -> bool:
-    """Whether a convolution multiplies zeros of the padding. 0 times an infinite weight is NaN in the definition; twins skip it."""
+    """Whether a convolution has padding. 0 times an infinite weight is NaN in the definition; oneDNN skips the padding."""
     return "conv" in name and any(isinstance(x, Placement) and x.padding != ((0, 0), (0, 0)) for x in row)
 
 
@@ -77,3 +79,136 @@ def test_twin_equals_its_definition(library, of, name, values, dtype):
                 continue
             if twin.serves is None or twin.serves(*arguments):
                 checked(*arguments)  # raises ArithmeticError where they differ
+
+
+LIMITS = {  # u at -∞ and ∞, and the derivative there
+    "ReLU": ((0, math.inf), (0, 1)),
+    "LeakyReLU": ((-math.inf, math.inf), (0.01, 1)),
+    "ELU": ((-1, math.inf), (0, 1)),
+    "Sigmoid": ((0, 1), (0, 0)),
+    "Tanh": ((-1, 1), (0, 0)),
+    "Softplus": ((0, math.inf), (0, 1)),
+    "SiLU": ((0, math.inf), (0, 1)),
+    "Mish": ((0, math.inf), (0, 1)),
+    "GELU": ((0, math.inf), (0, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("module", "limits"), LIMITS.items())
+def test_activations_at_infinity(module, limits, dtype):
+    """The limits, also for huge numbers; NaN stays NaN, forward and backward."""
+    for one in (getattr(bp, module)(), *([bp.GELU("tanh")] if module == "GELU" else [])):
+        huge = 6e4 if dtype == "float16" else 1e30
+        z = np.array([-math.inf, math.inf, -huge, huge, math.nan], dtype)
+        u, B = bp.evaluate(one, bp.initialize(one), z)
+        dz = B(np.ones_like(z))[0]
+        (low, high), slopes = limits
+        np.testing.assert_allclose(u[:4], [low, high, max(low, -0.01 * huge), min(high, huge)], rtol=1e-3)
+        np.testing.assert_allclose(dz[:4], [*slopes, *slopes], rtol=1e-3)
+        assert np.isnan(u[4])
+        assert np.isnan(dz[4]) or module in ("ReLU", "LeakyReLU")  # they see only that u > 0 is false, and pass v
+
+
+def loss_of(loss: bp.Loss, backend, z: np.ndarray, y: np.ndarray, weights: list[float] | None = None) -> tuple[float, np.ndarray]:
+    """J and dJ/dz, on the host."""
+    inputs = [backend.asarray(x) for x in (z, y, *(() if weights is None else (np.array(weights, z.dtype),)))]
+    J, B = bp.evaluate(loss, bp.initialize(loss, 0, backend.backend, "float32"), *inputs)
+    return float(backend.to_host(J)), backend.to_host(B(1.0)[0][0])
+
+
+@pytest.mark.parametrize(
+    "loss", [bp.SquaredError(), bp.Huber(), bp.LogisticLoss(), bp.CrossEntropy(), bp.CrossEntropy(0.1)], ids=str
+)
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_an_example_of_weight_0_is_left_out(loss, bad, backend):
+    z = np.random.default_rng(0).standard_normal((4, 3)).astype("float32")
+    y = np.array([0, 1, 2, 0]) if isinstance(loss, bp.CrossEntropy) else (z > 0).astype("float32")
+    J, dz = loss_of(loss, backend, z, y, [1, 2, 0, 3])
+    z[2] = bad
+    got, got_dz = loss_of(loss, backend, z, y, [1, 2, 0, 3])
+    assert got == J
+    np.testing.assert_array_equal(got_dz, dz)
+    assert not np.any(dz[2])
+    if math.isnan(bad):
+        assert math.isnan(loss_of(loss, backend, z, y, [1, 2, 1, 3])[0])
+
+
+def test_losses_of_infinite_logits(backend):
+    t = np.array([math.inf, -math.inf, math.inf, -math.inf], "float32")
+    for y, J in (([1, 0, 1, 0], 0), ([1, 0, 0, 0], math.inf), ([1, 1, 1, 0], math.inf)):
+        got, dt = loss_of(bp.LogisticLoss(), backend, t, np.array(y, "float32"))
+        assert got == J
+        np.testing.assert_array_equal(dt, (np.array([1, 0, 1, 0]) - y) / 4)
+    masked = np.array([[2, -math.inf, 1]], "float32")
+    for y, J in (([0], math.log1p(math.exp(-1))), ([1], math.inf)):
+        got, dt = loss_of(bp.CrossEntropy(), backend, masked, np.array(y))
+        np.testing.assert_allclose(got, J, rtol=1e-6)
+        assert np.isfinite(dt).all()
+    rows = np.array([[0.5, 0, 0.5]], "float32")
+    assert math.isfinite(loss_of(bp.CrossEntropy(), backend, masked, rows)[0])
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_dropout_and_relu_leave_out_what_they_mask(bad, backend):
+    keep, x = np.array([[True, False]]), np.array([[1.0, bad]])
+    keep, x = backend.asarray(keep), backend.asarray(x)
+    np.testing.assert_array_equal(backend.to_host(f.dropout(x, keep, 0.5)), [[2, 0]])
+    u = backend.asarray(np.array([[3.0, 0.0]]))
+    np.testing.assert_array_equal(backend.to_host(f.relu_backward(u, x)), [[1, 0]])
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_gradients_of_ids_stay_in_their_rows(bad, backend):
+    v = np.array([[1.0, 2], [bad, 3], [4, 5]])
+    out = backend.writable(np.zeros((3, 2)))
+    f.scatter_add(backend.asarray(v), backend.asarray(np.array([0, 1, 0])), out)
+    np.testing.assert_array_equal(backend.to_host(out), [[5, 7], [bad, 3], [0, 0]])
+
+
+@pytest.mark.parametrize("fill", [-math.inf, math.nan])
+def test_pooling_never_chooses_the_padding(fill, backend):
+    """The first entry of the image where all are -∞; the first NaN, else."""
+    z = np.full((1, 3, 3, 1), fill, "float32")
+    module = bp.MaxPool2d(3, 1, 1)
+    u, B = bp.evaluate(module, bp.initialize(module, 0, backend.backend, "float32"), backend.asarray(z))
+    dz = backend.to_host(B(backend.asarray(np.ones_like(z)))[0])
+    np.testing.assert_array_equal(backend.to_host(u), z)
+    np.testing.assert_array_equal(dz[0, :, :, 0], [[4, 2, 0], [2, 1, 0], [0, 0, 0]])
+
+
+AGREE = {  # twin's result, definition's, whether verify takes it
+    "equal": (np.array([1.0, math.nan, math.inf]), np.array([1.0, math.nan, math.inf]), True),
+    "signs of zero": (np.array([0.0]), np.array([-0.0]), True),
+    "NaN for a number": (np.array([1.0, math.nan]), np.array([1.0, 2.0]), False),
+    "a number for NaN": (np.array([1.0, 2.0]), np.array([1.0, math.nan]), False),
+    "signs of infinity": (np.array([math.inf]), np.array([-math.inf]), False),
+    "integers": (np.array([1, 2]), np.array([1, 3]), False),
+    "booleans": (np.array([True]), np.array([False]), False),
+    "shapes": (np.ones((2, 1)), np.ones((1, 2)), False),
+}
+
+
+@pytest.mark.parametrize(("got", "expected", "same"), AGREE.values(), ids=AGREE)
+def test_what_verify_compares(got, expected, same):
+    checked = verified(lambda z: got, "kernels.numpy", lambda z: expected)
+    if same:
+        assert checked(np.array([math.nan])) is got
+    else:
+        with pytest.raises(ArithmeticError, match="differs from its definition in result 0 by"):
+            checked(np.array([math.nan]))
+
+
+def test_verify_takes_rounding_of_terms_that_cancel():
+    """The sum of a gradient after BatchNorm is nothing but rounding; a wrong factor is seen all the same."""
+    v = np.random.default_rng(0).standard_normal((1000, 5)).astype("float32")
+    v -= v.mean(axis=0)
+
+    def definition(v):
+        return np.sum(v, axis=0)
+
+    verified(lambda v: np.sum(v[::-1], axis=0), "kernels.numpy", definition)(v)
+    with pytest.raises(ArithmeticError):
+        verified(lambda v: 1.01 * np.sum(v, axis=0), "kernels.numpy", definition)(v + 1)
+    with pytest.raises(ArithmeticError):
+        verified(lambda v: np.sum(v[1:], axis=0), "kernels.numpy", definition)(v)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, device, namespace
-from bpcore.functional.numerics import flush, masked
+from bpcore.functional.numerics import flush
 from bpcore.primitive import primitive
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 TANH_SCALE = math.sqrt(2 / math.pi)
 TANH_CUBE = 0.044715
 FAR = 38.0  # Φ(-38) is below the smallest normal float64
-BOUND = 1000.0  # the sigmoid of -1000 is 0, that of 1000 is 1: entries beyond it, also ±∞, have the limit's value in products with them
+BOUND = 1000.0  # the sigmoid of -1000 is 0, of 1000 it is 1: beyond, also at ±∞, it takes the place of z where ∞ · 0 would be NaN
 
 # Rational approximations of erf(x) / x near 0 and of e^(x²) erfc(x) beyond, coefficients from the highest power down; relative
 # error below 6e-19 in each interval. Cody, "Rational Chebyshev approximations for the error function", 1969
@@ -71,8 +71,9 @@ def relu(z: Array) -> Array:
 
 @primitive()
 def relu_backward(u: Array, v: Array) -> Array:
-    """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0."""
-    return masked(v, u > 0)
+    """B[ReLU, z](v) = 1{u > 0} ⊙ v; the derivative at 0 is taken as 0, where u is NaN as 1."""
+    xp = namespace(v)
+    return xp.where(u <= 0, xp.zeros((), dtype=v.dtype, device=device(v)), v)
 
 
 @primitive()

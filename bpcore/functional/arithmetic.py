@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, namespace
-from bpcore.functional.numerics import Axes, sum_over
+from bpcore.functional.numerics import Axes, masked, sum_over
 from bpcore.primitive import primitive
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "multiply_backward",
     "power",
     "power_backward",
+    "sparse_product",
     "subtract",
     "subtract_backward",
     "summation",
@@ -101,6 +102,20 @@ def matmul_backward(a: Array, b: Array, v: Array) -> tuple[Array, Array]:
     xp = namespace(a)
     da, db = matmul(v, xp.matrix_transpose(b)), matmul(xp.matrix_transpose(a), v)
     return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
+
+
+@primitive()
+def sparse_product(A: Array, x: Array) -> Array:
+    """A @ x, A >= 0 (..., n, m), x (..., m, k): an entry 0 of A leaves its row of x out, whatever that holds.
+
+    Elsewhere 0 times an infinity or NaN is NaN. The leading axes of A and x are the same.
+    """
+    xp = namespace(A)
+    u = A @ masked(x, xp.isfinite(x))
+    taken = xp.astype(A != 0, x.dtype)
+    for value, there in ((math.inf, x == math.inf), (-math.inf, x == -math.inf), (math.nan, xp.isnan(x))):
+        u = xp.where(taken @ xp.astype(there, x.dtype) > 0, u + value, u)
+    return u
 
 
 def exp(z: Array) -> Array:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, device, namespace
+from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.dropout import dropout
-from bpcore.functional.numerics import flush, masked, sparse_product
+from bpcore.functional.numerics import flush, masked
 from bpcore.primitive import primitive
 
 __all__ = ["attention", "attention_backward"]
@@ -47,7 +48,7 @@ def visible(tokens: int, causal: bool, padding: Array | None, like: Array) -> Ar
         seen = xp.reshape(xp.expand_dims(token, axis=0) <= xp.expand_dims(token, axis=1), (1, 1, tokens, tokens))
     if padding is not None:
         keys = xp.reshape(padding, (padding.shape[0], 1, 1, tokens))
-        seen = keys if seen is None else seen & keys
+        seen = keys if seen is None else xp.logical_and(seen, keys)
     return seen
 
 
@@ -109,7 +110,7 @@ def attention_backward(
     dA = v @ xp.matrix_transpose(values)
     dvalues = sparse_product(xp.matrix_transpose(A if keep is None else dropout(A, keep, p)), v)
     dS = flush(A * ((dA if keep is None else dropout(dA, keep, p)) - mean) * (1 / math.sqrt(q.shape[-1])))
-    dS = dS if seen is None else masked(dS, seen)
+    dS = masked(dS, A != 0)
     # where q or k is not finite and seen, dS is NaN already, or 0 because the score is -∞
     q, k = masked(q, xp.isfinite(q)), masked(k, xp.isfinite(k))
     return pack(dS @ k, xp.matrix_transpose(dS) @ q, dvalues)

@@ -1,7 +1,8 @@
 """Convolution of images (n, height, width, channels): a one-dimensional `take` and one GEMM for each chunk of the batch.
 
 A `Placement` says which pixels of the padded image each output sees. `columns` gathers them (im2col); `spread`, its adjoint
-(col2im), adds values up where they were gathered from. Forward, backward and transposed convolution use these two.
+(col2im), adds values up where they were gathered from. Forward, backward and transposed convolution use these two. Padding counts
+as zeros: with a weight or a gradient that is infinite or NaN a product with it is NaN here, while a twin may skip it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bpcore.array import Array, device, namespace
+from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.linear import rows
-from bpcore.functional.numerics import sparse_product
 from bpcore.primitive import primitive
 
 __all__ = ["embedding", "embedding_backward", "scatter_add"]

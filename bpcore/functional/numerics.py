@@ -41,16 +41,6 @@ def masked(x: Array, keep: Array) -> Array:
     return xp.where(keep, x, xp.zeros((), dtype=x.dtype, device=device(x)))
 
 
-def sparse_product(A: Array, x: Array) -> Array:
-    """A @ x for A >= 0, where an entry 0 of A leaves its row of x out, also if that is infinite or NaN: then 0 x would be NaN."""
-    xp = namespace(A)
-    u = A @ masked(x, xp.isfinite(x))
-    taken = xp.astype(A != 0, x.dtype)
-    for value, there in ((math.inf, x == math.inf), (-math.inf, x == -math.inf), (math.nan, x != x)):
-        u = xp.where(taken @ xp.astype(there, x.dtype) > 0, u + value, u)
-    return u
-
-
 def sum_over(x: Array, axis: Axes) -> Array:
     """Σ x over an axis, several, or all; float16 is summed in float32, and the result is float32.
 

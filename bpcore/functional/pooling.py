@@ -14,17 +14,18 @@ __all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backwa
 def max_pool2d(z: Array, placement: Placement) -> tuple[Array, Array]:
     """u = the maximum of the pixels that the kernel sees at each place; padding counts as -∞.
 
-    Returns u (n, h', w', c) and, in the same shape, int32, the number of the first entry of the kernel that has the maximum, or is
-    NaN, since a NaN makes u NaN. Padding is no such entry: if the kernel sees nothing else, the number is the kernel's size.
+    Returns u (n, h', w', c) and, in the same shape, the number of the first entry of the kernel that has the maximum, or is NaN,
+    int32. Padding is no such entry: if the kernel sees nothing else, the number is the kernel's size.
     """
     xp = namespace(z)
     n, h, w, c = z.shape
     seen = columns(z, placement, -float("inf"))  # (n, places, entries, c)
     u = xp.max(seen, axis=2, keepdims=True)
     entries = xp.reshape(xp.arange(placement.size, device=device(z)), (1, 1, placement.size, 1))
-    maximal = (seen == u) | (seen != seen)
+    maximal = xp.logical_or(seen == u, xp.isnan(seen))
     if placement.padding != ((0, 0), (0, 0)):
-        maximal = maximal & (columns(xp.ones((1, h, w, 1), dtype=z.dtype, device=device(z)), placement) > 0)
+        inside = columns(xp.full((1, h, w, 1), 1.0, dtype=z.dtype, device=device(z)), placement) > 0
+        maximal = xp.logical_and(maximal, inside)
     first = xp.min(xp.where(maximal, entries, xp.full_like(entries, placement.size)), axis=2)
     shape = (n, *placement.outputs(h, w), c)
     return xp.reshape(u, shape), xp.reshape(xp.astype(first, xp.int32), shape)

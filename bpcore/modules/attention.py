@@ -22,9 +22,11 @@ class MultiHeadAttention(Module):
     """u = concat(A_h v_h) W_o + b_o, A_h = softmax(q_h k_hᵀ / √(d / heads)): self-attention.
 
     z (n, tokens, d). mask, an optional second input (n, tokens) of booleans, is False at keys to ignore (padding); a query
-    whose keys are all ignored gets A = 0. causal: no token attends to later tokens. dropout: the p of dropout on A. rotary:
-    queries and keys are rotated by their positions, see RotaryPositions. Parameters: W (d, 3 d) and b (3 d,) of queries, keys
-    and values; W_o (d, d) and b_o (d,).
+    whose keys are all ignored gets A = 0. What a padded token holds, also NaN, has no influence on u of the others. Its own row
+    of u is that of a query which sees the others; and dW = Σ zᵀ dqkv sums over all tokens, so that a NaN there reaches the
+    gradients: in training, fill padding with finite numbers. causal: no token attends to later tokens. dropout: the p of dropout
+    on A. rotary: queries and keys are rotated by their positions, see RotaryPositions. Parameters: W (d, 3 d) and b (3 d,) of
+    queries, keys and values; W_o (d, d) and b_o (d,).
 
     Vaswani et al., 2017
     """

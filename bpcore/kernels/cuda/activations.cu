@@ -52,7 +52,7 @@ __device__ inline A silu_slope(A z) { return logistic(z) * (1 + z * (1 - logisti
 __device__ inline A mish_slope(A z, A t) { return t + z * logistic(z) * (1 - t * t); }
 
 UNARY(relu, positive(z))
-BINARY(relu_backward, u, u > 0 ? v : A(0))
+BINARY(relu_backward, u, u <= 0 ? A(0) : v)
 UNARY_WITH(leaky_relu, slope, z > 0 ? z : slope * z)
 BINARY_WITH(leaky_relu_backward, u, slope, u > 0 ? v : slope * v)
 UNARY_WITH(elu, alpha, z > 0 ? z : alpha * expm1(z))

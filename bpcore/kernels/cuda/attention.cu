@@ -139,8 +139,8 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
 // A, dJ/dS (S: the scores) and the factor of dropout for one query and one key. product: q k; dA: v times the values of the key;
 // kept: the factor of dropout.
 #define WEIGHT(visible, product, L) ((visible) ? flush(exp((product) * scale - (L))) : A(0))
-#define SLOPE(visible, weight, dA, kept, mean) \
-    ((visible) ? flush((weight) * (((kept) != 0 ? (dA) * (kept) : A(0)) - (mean)) * scale) : A(0))
+#define SLOPE(weight, dA, kept, mean) \
+    ((weight) != 0 ? flush((weight) * (((kept) != 0 ? (dA) * (kept) : A(0)) - (mean)) * scale) : A(0))
 #define KEPT(visible, query, key) \
     ((keep && (visible) && !keep[(head * tokens + (query)) * tokens + (key)]) ? A(0) : keep ? factor : A(1))
 
@@ -171,7 +171,7 @@ extern "C" __global__ void backward_queries(SIZES, const T *qkv, const bool *pad
             const A score = product<BACKWARD>(q, keys[j]), dA = product<BACKWARD>(v_own, values[j]);
             const bool visible = there && seen[j] && (!causal || start + j <= row);
             const A weight = WEIGHT(visible, score, L_own), kept = KEPT(visible, row, start + j);
-            const A slope = SLOPE(visible, weight, dA, kept, mean);
+            const A slope = SLOPE(weight, dA, kept, mean);
             if (slope != 0) add_row<BACKWARD>(dq, slope, keys[j]);
         }
     }
@@ -202,7 +202,7 @@ extern "C" __global__ void backward_keys(SIZES, const T *qkv, const bool *paddin
             const A score = product<BACKWARD>(k, queries[j]), dA = product<BACKWARD>(value, vs[j]);
             const bool visible = seen && start + j < tokens && (!causal || row <= start + j);
             const A weight = WEIGHT(visible, score, Ls[j]), kept = KEPT(visible, start + j, row);
-            const A slope = SLOPE(visible, weight, dA, kept, mean[j]);
+            const A slope = SLOPE(weight, dA, kept, mean[j]);
             if (weight != 0 && kept != 0) add_row<BACKWARD>(dvalue, weight * kept, vs[j]);
             if (slope != 0) add_row<BACKWARD>(dk, slope, queries[j]);
         }

@@ -203,7 +203,7 @@ def _relu(z, v, c):
 
 
 def _relu_backward(u, v, c):
-    return v if u > 0 else type(u)(0)
+    return type(u)(0) if u <= 0 else v
 
 
 def _leaky_relu(z, v, c):

@@ -1,6 +1,7 @@
 """Attention: oneDNN computes products of all heads on the packed arrays; compiled passes over rows of A run in between.
 
-A product multiplies what has weight 0 too, so a result that is not finite is computed again by the definition.
+A product multiplies what has weight 0 too. What is not finite then reaches every token, so the first one tells whether to compute
+again by the definition.
 """
 
 from __future__ import annotations
@@ -83,15 +84,6 @@ def _hidden(row, i, causal, padding, n):
 
 
 @compiled
-def finite(x):
-    """Whether all numbers of a vector are finite."""
-    total = x.dtype.type(0)
-    for i in range(x.shape[0]):
-        total += x[i] * x.dtype.type(0)
-    return total == 0
-
-
-@compiled
 def _drop(row, keep, r, factor):
     if keep.shape[0]:
         mask = keep[r, : row.shape[0]]
@@ -150,7 +142,7 @@ def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale,
         _drop(row, keep, r, factor)
         for j in range(width):
             weight = flushed(exp(a[j] * scale - log), least)
-            row[j] = flushed(weight * (row[j] - mean) * scale, least)
+            row[j] = flushed(weight * (row[j] - mean) * scale, least) if weight != 0 else weight
             a[j] = weight
         _drop(a, keep, r, factor)
 
@@ -222,7 +214,7 @@ def _(qkv, heads, causal, padding, keep, p):
         run(products.scores, q, k, A)
         _run_rows_of_A(A, L[part].reshape(-1), *arguments)
         run(products.mixed, A, values, as_row(u[part]))
-        if not (finite(u[part].reshape(-1)) and finite(L[part].reshape(-1))):
+        if not (np.isfinite(u[part, 0]).all() and np.isfinite(L[part]).all()):
             return definition(attention)(qkv, heads, causal, padding, keep, p)
     return u, L
 
@@ -240,6 +232,6 @@ def _(qkv, padding, keep, u, L, v, heads, causal, p):
         run(products.dvalues, A, as_row(v[part]), dvalues)
         run(products.dq, dS, k, dq)
         run(products.dk, dS, q, dk)
-        if not finite(dqkv[part].reshape(-1)):
+        if not np.isfinite(dqkv[part, 0]).all():
             return definition(attention_backward)(qkv, padding, keep, u, L, v, heads, causal, p)
     return dqkv

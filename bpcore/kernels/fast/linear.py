@@ -64,7 +64,7 @@ def _relu_backward_sum(start, stop, u, v, dt, part, db):
         for i in range(first, min(first + PART, v.shape[0])):
             up, row, d = u[i, start:stop], v[i, start:stop], dt[i, start:stop]
             for j in range(d.shape[0]):
-                d[j] = row[j] if up[j] > 0 else v.dtype.type(0)
+                d[j] = v.dtype.type(0) if up[j] <= 0 else row[j]
                 part[j] += d[j]
         add_part(part, db)
 

@@ -78,9 +78,6 @@ def _difference_rows(start, stop, phi, y, w, scale, least, dt):
     for i in range(start, stop):
         row, d = phi[i], dt[i]
         factor = scale * w[i] if w.shape[0] else scale
-        if w.shape[0] and w[i] == 0:
-            d[:] = 0
-            continue
         own = y[i]
         for j in range(row.shape[0]):
             d[j] = flushed(row[j] * factor, least)
@@ -103,4 +100,6 @@ def _(phi, y, weights, v, smoothing):
     least = flush_threshold(phi)
     scale = phi.dtype.type(scale)
     _cross_entropy_backward(phi.reshape(-1, k), flat(y, np.int64), w, scale, least, dt.reshape(-1, k))
+    if weights is not None:
+        dt.reshape(-1, k)[w == 0] = 0
     return dt

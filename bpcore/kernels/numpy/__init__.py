@@ -8,6 +8,7 @@ from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their
     activations,
     attention,
     convolution,
+    dropout,
     embedding,
     linear,
     losses,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bpcore.functional.activations import gelu, gelu_backward, relu, relu_backward
-from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place
+from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place, masked
 from bpcore.primitive import definition, twin
 
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
@@ -24,7 +24,8 @@ def _(z):
 
 @twin(relu_backward)
 def _(u, v):
-    return np.where(u > 0, v, v.dtype.type(0))
+    below = np.less_equal(u, 0)
+    return masked(v, np.logical_not(below, out=below))
 
 
 def gaussian_tail(z, a, e, q):

@@ -8,6 +8,7 @@ from bpcore.functional.convolution import pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
+from bpcore.kernels.numpy.engine.blocks import masked
 from bpcore.primitive import definition, twin
 
 
@@ -32,7 +33,7 @@ def _(first, v, placement, h, w):
     dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
     for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
         image = dz[:, rows, columns]
-        np.add(image, np.where(first == entry, v, v.dtype.type(0)), out=image)
+        np.add(image, masked(v, first == entry), out=image)
     return unpadded(dz, placement, h, w)
 
 

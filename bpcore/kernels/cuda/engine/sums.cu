@@ -2,7 +2,8 @@
 
 // part (gridDim.y, n), or (gridDim.y, 2 n) if z is not null: the sums over some of the rows of v (rows, n), and of v x with
 // x = (z - mean) scale. `span` rows and `width` columns share one number of mean and scale; mean may be null. eps >= 0: `scale`
-// is a variance; eps < 0: mean is measured from the first entry of z of the rows and columns that share it. If u is not null, v counts only where u > 0, and v with all other entries set to 0 is written to dt. A block has
+// is a variance; eps < 0: mean is measured from the first entry of z of the rows and columns that share it. If u is not null, v
+// counts as 0 where u <= 0, and v with all other entries set to 0 is written to dt. A block has
 // 32 x 8 threads and sums 32 columns.
 extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const A *mean, const A *scale, double eps, Int span,
                                    Int width, const T *u, T *dt, A *part)
@@ -12,7 +13,7 @@ extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, cons
     A v_sum = 0, x_sum = 0;
     if (j < n)
         for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
-            const A v_ij = u && !(A(u[i * n + j]) > 0) ? A(0) : A(v[i * n + j]);
+            const A v_ij = u && A(u[i * n + j]) <= 0 ? A(0) : A(v[i * n + j]);
             if (u) dt[i * n + j] = T(v_ij);
             v_sum += v_ij;
             if (z) {
