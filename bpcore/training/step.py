@@ -12,7 +12,7 @@ from typing import Any
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
-from bpcore.context import computing_in
+from bpcore.context import computing_in, quiet
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm as clip
 from bpcore.functional.updates import squared_norm
@@ -118,6 +118,7 @@ class Step:
         network = self.network
         return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
 
+    @quiet
     def __call__(
         self,
         batch: Batch,
