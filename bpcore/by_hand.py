@@ -8,6 +8,7 @@ from typing import Any
 from bpcore import arguments
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
+from bpcore.context import quiet
 from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
 from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
@@ -25,6 +26,7 @@ def initialize(module: Module, seed: int = 0, backend: str | Backend | None = No
     return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
 
 
+@quiet
 def evaluate(
     module: Module, theta: Windows, *z: Array, mode: Mode | None = None
 ) -> tuple[Any, Callable[[Any], tuple[Any, Windows]]]:
@@ -52,6 +54,7 @@ def evaluate(
         raise
     layout = Layout(module)
 
+    @quiet
     def B(v: Any) -> tuple[Any, Windows]:
         v = expect_like(u, v)
         backend, dtype = backend_of(arrays[0]), arrays[0].dtype

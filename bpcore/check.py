@@ -11,6 +11,7 @@ import numpy as np
 from bpcore import arguments
 from bpcore.array import Array
 from bpcore.backend import get_backend
+from bpcore.context import quiet
 from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
 from bpcore.module import Mode, Module, expect_inputs, fresh_lists
@@ -26,6 +27,7 @@ Host = np.ndarray[tuple[int, ...], np.dtype[Any]]
 Forward = Callable[[], tuple[Any, Any]]  # module.forward with its arguments
 
 
+@quiet
 def check_module(
     module: Module, *shapes_or_examples: Any, seed: int = 0, mode: Mode | None = None, backend: str | Backend | None = None
 ) -> None:

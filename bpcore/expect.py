@@ -5,6 +5,8 @@ module: the module whose input is checked, `self` in its `forward`. theta: the w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bpcore.array import Array, is_floating
 from bpcore.module import Module, Windows
 
@@ -23,6 +25,14 @@ def expect_axis(module: Module, theta: Windows, z: Array, axis: int) -> None:
         raise ValueError(
             f"{module.name(theta)} expected an axis {axis}, got {got}; choose an axis from {-z.ndim} to {z.ndim - 1}"
         )
+
+
+def expect_entries(module: Module, theta: Windows, z: Array, axes: Iterable[int]) -> None:
+    """Raise ValueError if z has no entry along one of these axes: there is then no maximum and no mean."""
+    for axis in axes:
+        if z.shape[axis] == 0:
+            got = f"z of shape {tuple(z.shape)}"
+            raise ValueError(f"{module.name(theta)} expected at least one entry along axis {axis}, got {got}; check the data")
 
 
 def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:

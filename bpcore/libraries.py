@@ -11,7 +11,7 @@ import numpy as np
 
 from bpcore.array import Array, namespace
 from bpcore.context import recording
-from bpcore.library import Backend, host_data
+from bpcore.library import Backend, cast, host_data
 from bpcore.streams import SideStream
 
 
@@ -35,7 +35,7 @@ class NumPy(Backend):
         data = host_data(host)
         if data is None or recording.get():
             return super().asarray(host, dtype)
-        return data if dtype is None else np.asarray(data, dtype=dtype)
+        return data if dtype is None or data.dtype == dtype else cast(data, dtype)
 
 
 class CuPy(Backend):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bpcore.array import Array, device, namespace
-from bpcore.context import recording
+from bpcore.context import quiet, recording
 from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
@@ -122,7 +122,7 @@ class Backend:
             return array
         if recording.get():
             raise RuntimeError("each step moves data of the host to the device, which a recorded step cannot do")
-        return self._from_host(data if dtype is None else np.asarray(data, dtype=str(dtype)))
+        return self._from_host(data if dtype is None else cast(data, str(dtype)))
 
     def to_host(self, array: Any) -> np.ndarray:
         """`array` as a NumPy array. On a GPU the host waits for it. Values leave a device by this function only."""
@@ -173,6 +173,12 @@ def library_of(value: Any) -> type[Backend] | None:
 def is_array(value: Any) -> bool:
     """Whether `value` is an array of a library that speaks the Array API (a list, a number or a table is not)."""
     return hasattr(value, "__array_namespace__") or library_of(value) is not None  # PyTorch's tensors have no __array_namespace__
+
+
+@quiet
+def cast(data: np.ndarray, dtype: str) -> np.ndarray:
+    """data in another dtype; numbers that are too small for it become 0."""
+    return np.asarray(data, dtype=dtype)
 
 
 def host_data(x: Any) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from bpcore import arguments, checkpoint
 from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
-from bpcore.context import computing_in
+from bpcore.context import computing_in, quiet
 from bpcore.costs import Cost, cost
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
@@ -153,6 +153,7 @@ class Network:
         half = self._half is not None
         return tuple(self.place(x, half=half) for x in X) if isinstance(X, tuple) else (self.place(X, half=half),)
 
+    @quiet
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation."""
         return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
@@ -174,6 +175,7 @@ class Network:
             return tuple(self.backend.asarray(output, self.dtype) for output in u), saved
         return self.backend.asarray(u, self.dtype), saved
 
+    @quiet
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
     ) -> tuple[Array, Array]:
@@ -233,6 +235,7 @@ class Network:
             gradient[...] = written
         return gradient
 
+    @quiet
     def first_not_finite(self, X: Any, mode: Mode) -> str | None:
         """The path and the class of the first module whose output at X is not finite, or None."""
         xp = self.backend.xp

@@ -8,7 +8,7 @@ from typing import Any
 
 from bpcore import arguments
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_axis, expect_floats, expect_operands
+from bpcore.expect import expect_axis, expect_entries, expect_floats, expect_operands
 from bpcore.functional import arithmetic as f
 from bpcore.module import Mode, Module, Windows
 
@@ -201,7 +201,9 @@ class Mean(Reduction):
     """u = the mean of z over `axis`; by default over all axes, so u is a scalar."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
-        return f.mean(self.expect_axes(theta, z), self.axis, self.keepdims), z.shape
+        self.expect_axes(theta, z)
+        expect_entries(self, theta, z, self.axes(z.ndim))
+        return f.mean(z, self.axis, self.keepdims), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.mean_backward(saved, v, self.axis, self.keepdims)

@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.arguments import whole
 from bpcore.array import Array, kind, namespace
-from bpcore.expect import expect_features
+from bpcore.expect import expect_entries, expect_features
 from bpcore.functional.attention import attention, attention_backward
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.positions import rotate_heads
@@ -55,6 +55,7 @@ class MultiHeadAttention(Module):
         expect_features(self, theta, z, self.d, theta.W, "d")
         if z.ndim != 3:
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
+        expect_entries(self, theta, z, (1,))
         if mask is not None and (kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2])):
             got = f"{tuple(mask.shape)} of {mask.dtype}"
             raise ValueError(

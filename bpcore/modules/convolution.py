@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.arguments import plain, whole
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_features, expect_floats
+from bpcore.expect import expect_entries, expect_features, expect_floats
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
@@ -74,10 +74,11 @@ class Windowed(Module):
         return placement
 
     def expect_images(self, theta: Windows, z: Array) -> None:
-        """Raise an error unless z has four axes and holds floats."""
+        """Raise an error unless z has four axes, height and width are not 0, and it holds floats."""
         if z.ndim != 4:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected images (n, height, width, channels), got {got}; reshape the data")
+        expect_entries(self, theta, z, (1, 2))
         expect_floats(self, theta, z)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bpcore.arguments import number
 from bpcore.array import Array, is_floating, kind, namespace
-from bpcore.expect import expect_floats
+from bpcore.expect import expect_entries, expect_floats
 from bpcore.functional import losses as f
 from bpcore.module import Mode, Module, Windows
 
@@ -154,6 +154,7 @@ class CrossEntropy(Loss):
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
         expect_floats(self, theta, z)
+        expect_entries(self, theta, z, (-1,) if z.ndim else ())
         floating = is_floating(y)
         expected = tuple(z.shape) if floating else tuple(z.shape[:-1])
         if (floating and z.ndim == y.ndim + 1) or kind(y) == "bool":

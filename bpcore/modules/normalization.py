@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore.arguments import number, whole
 from bpcore.array import Array
-from bpcore.expect import expect_features
+from bpcore.expect import expect_entries, expect_features
 from bpcore.functional.normalization import (
     group_norm,
     group_norm_backward,
@@ -101,6 +101,7 @@ class GroupNorm(Module):
         expect_features(self, theta, z, self.c, theta.gamma, "c")
         if z.ndim < 2:
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels), got z of shape {tuple(z.shape)}; add an axis")
+        expect_entries(self, theta, z, range(1, z.ndim))
         u, mean, scale = group_norm(z, theta.gamma, theta.beta, self.groups, self.eps)
         return u, (z, mean, scale)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from bpcore.arguments import whole
@@ -40,7 +41,7 @@ class PositionalEmbedding(Module):
 
     def backward(self, theta: Windows, saved: tuple[int, ...], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         tokens = saved[-2]
-        gradient.W[:tokens, :] = sum_over(namespace(v).reshape(v, (-1, tokens, self.d)), 0)
+        gradient.W[:tokens, :] = sum_over(namespace(v).reshape(v, (prod(saved[:-2]), tokens, self.d)), 0)
         gradient.W[tokens:, :] = 0.0
         return v
 

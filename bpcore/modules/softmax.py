@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore import arguments
 from bpcore.array import Array
-from bpcore.expect import expect_axis, expect_floats
+from bpcore.expect import expect_axis, expect_entries, expect_floats
 from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from bpcore.module import Mode, Module, Windows
 
@@ -19,8 +19,9 @@ class AlongAxis(Module):
         self.rows_independent = self.axis == -1
 
     def expect(self, theta: Windows, z: Array) -> Array:
-        """z, or an error unless it holds floats and has the axis."""
+        """z, or an error unless it holds floats and has the axis, with entries along it."""
         expect_axis(self, theta, z, self.axis)
+        expect_entries(self, theta, z, (self.axis,))
         return expect_floats(self, theta, z)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bpcore.array import Array, kind
 from bpcore.backend import backend_of
+from bpcore.context import quiet
 from bpcore.library import host_data
 from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
@@ -14,6 +15,7 @@ from bpcore.training.data import Arrays, Batches
 from bpcore.training.metrics import Metric
 
 
+@quiet
 def check_data(network: Network, loss: Loss, examples: Arrays | Batches) -> None:
     """Raise unless values are finite, shapes fit the network and the loss, and labels and ids are in range.
 
@@ -36,6 +38,7 @@ def extremes(inputs: tuple[Array, ...]) -> list[int]:
     return [int(at) // (x.size // x.shape[0]) for x in hosts for at in (x.argmin(), x.argmax())]
 
 
+@quiet
 def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Arrays | Batches, batch_size: int) -> dict[str, float]:
     """The loss J and the metrics over all examples, by name. The host waits for the device once, at the end."""
     backend = network.backend

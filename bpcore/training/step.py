@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from bpcore import arguments, checkpoint
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
-from bpcore.context import computing_in
+from bpcore.context import computing_in, quiet
+from bpcore.functional.losses import relative
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm as clip
 from bpcore.functional.updates import squared_norm
@@ -187,6 +188,7 @@ class Step:
         network = self.network
         return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
 
+    @quiet
     def __call__(
         self,
         batch: Batch,
@@ -239,6 +241,7 @@ class Step:
         if n == 0:
             raise ValueError("a batch is empty: X has 0 rows; give at least one example")
         if total is None:
+            weights = None if weights is None else relative(weights)  # their sum might overflow
             total = loss.total_weight(y, None) if weights is None else total_of(weights)  # at least the smallest normal number
         J: Any = 0.0
         for k, mode in enumerate(modes):

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward, batch_statistics
-from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import minus
 from bpcore.kernels.fast.engine.threads import compiled, share, team
@@ -45,8 +44,7 @@ def block_sums(z) -> Any:
 
 def total(sums, out):
     """Writes the sums of each feature to out, over blocks and over joined rows, and returns it."""
-    out[...] = sum_over(sums.reshape(-1, len(out)), 0)
-    return out
+    return np.add.reduce(sums.reshape(-1, len(out)), axis=0, out=out)
 
 
 @compiled
@@ -101,16 +99,15 @@ def _run_moments(z, size, means, squares):
 def _(z):
     mean, variance = np.empty((2, z.shape[-1]), z.dtype)
     n = z.size // len(mean)
-    first = z.reshape(-1, len(mean))[0]
     z = joined_rows(z)
     size, means, squares = block_sums(z)
     _run_moments(z, size, means, squares)
     rows = np.full((len(means), 1), size, z.dtype)
     rows[-1] = len(z) - size * (len(means) - 1)
-    mean[...] = first
-    for _ in range(2):  # first about the first row, then about the mean, which may be far from it
-        (about,) = repeated(z, mean)
-        mean += total((means - about) * rows, np.empty_like(mean)) / n
+    place = means.reshape(-1, len(mean))[0].copy()  # near most means: their differences from it are small
+    (about,) = repeated(z, place)
+    np.multiply(total((means - about) * rows, mean), 1 / n, out=mean)
+    mean += place
     (about,) = repeated(z, mean)
     np.subtract(means, about, out=means)  # the squares were taken about the mean of each block
     np.multiply(total(squares + rows * means * means, variance), 1 / n, out=variance)

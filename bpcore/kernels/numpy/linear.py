@@ -10,6 +10,14 @@ from bpcore.functional.numerics import PART, sum_over
 from bpcore.primitive import twin
 
 
+def add_rows(v, db):
+    """Writes the sum of the rows of v to db."""
+    if len(v) <= PART and not is_half(v):
+        np.add.reduce(v, axis=0, out=db)
+    else:
+        db[...] = sum_over(v, 0)
+
+
 @twin(linear)
 def _(z, W, b):
     u = np.matmul(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
@@ -25,10 +33,7 @@ def _(z, W, v, dW, db, need_dz):
         z, v = z.reshape(-1, shape[-1]), v.reshape(-1, v.shape[-1])
     np.matmul(z.T, v, out=dW)
     if db is not None:
-        if len(v) <= PART and not is_half(v):
-            np.add.reduce(v, axis=0, out=db)
-        else:
-            db[...] = sum_over(v, 0)
+        add_rows(v, db)
     if not need_dz:
         return None
     dz = np.matmul(v, W.T)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.normalization import layer_norm, layer_norm_backward
-from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
+from bpcore.kernels.numpy.linear import add_rows
 from bpcore.primitive import definition, twin
 
 
@@ -36,8 +36,8 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     np.subtract(x, mean, out=x)
     np.multiply(x, scale, out=x)
     w = np.multiply(v, x)
-    dgamma[...] = sum_over(w.reshape(-1, n), 0)
-    dbeta[...] = sum_over(v.reshape(-1, n), 0)
+    add_rows(w.reshape(-1, n), dgamma)
+    add_rows(v.reshape(-1, n), dbeta)
     if not need_dz:
         return None
     np.multiply(x, np.matmul(w, gamma)[..., None] / n, out=x)  # x mean(γ v x)

@@ -17,8 +17,8 @@ FLUSH_EVERY = 16  # steps: a moment at the threshold needs more steps than that 
 
 def checked_square(square, g):
     """`square`, ‖g‖² computed in the dtype of g, as float64; computed again if it overflowed, or lost digits of small numbers."""
-    square = np.float64(square)
-    return square if LEAST < square < math.inf else definition(squared_norm)(g)
+    square = float(square)
+    return np.float64(square) if LEAST < square < math.inf else definition(squared_norm)(g)
 
 
 @twin(squared_norm)
