@@ -146,8 +146,8 @@ class Trainer:
 
     def _own(self) -> None:
         """Raise RuntimeError if another trainer has taken a callback or the schedule since this one used it."""
-        self.callbacks = self.callbacks  # sorted, also if somebody has changed the list
         state.take((self.schedule, *self.callbacks), self, running=self.steps > 0)
+        self.callbacks = self.callbacks  # sorted, also if somebody has changed the list
 
     def fit(
         self,
