@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import math
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import environment
-from runs import Shift, examples, trainer
+from runs import Call, Shift, assert_same, become, examples, trainer
 
 import bpcore as bp
 
@@ -198,3 +199,235 @@ def test_learning_curve_leaves_pyplot_alone(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+# where progress is shown
+
+
+class Stream(io.StringIO):
+    """A terminal; each write raises `error`, if there is one."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Sets the two standard streams, with TERM."""
+
+    def put(err, out, term="xterm"):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stderr", err)
+        monkeypatch.setattr(sys, "stdout", out)
+
+    return put
+
+
+def closed() -> io.StringIO:
+    stream = Stream()
+    stream.close()
+    return stream
+
+
+BROKEN = {
+    "missing": lambda: None,
+    "closed": closed,
+    "a pipe without reader": lambda: Stream(BrokenPipeError()),
+    "a full disk": lambda: Stream(OSError(28, "no space")),
+    "somebody's own": lambda: Stream(RuntimeError("no")),
+    "without isatty": lambda: object(),
+}
+
+
+@pytest.mark.parametrize("callbacks", [(), bp.Progress(every=1), bp.Progress(every=1, lines=True)], ids=repr)
+@pytest.mark.parametrize("name", BROKEN)
+def test_progress_never_ends_the_training(name, callbacks, streams):
+    streams(BROKEN[name](), BROKEN[name]())
+    run = trainer(callbacks=callbacks)
+    run.fit(examples(), epochs=2, batch_size=8)
+    assert run.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("err", "out", "term", "options", "bars", "lines"),
+    [
+        (Stream, Stream, "xterm", {}, True, 2),
+        (Stream, io.StringIO, "xterm", {}, True, 0),
+        (io.StringIO, Stream, "xterm", {}, False, 2),
+        (io.StringIO, io.StringIO, "xterm", {}, False, 0),
+        (Stream, Stream, "dumb", {}, False, 2),
+        (Stream, Stream, "xterm", {"progress": False}, False, 0),
+        (io.StringIO, io.StringIO, "xterm", {"progress": True}, False, 2),
+        (Stream, Stream, "xterm", {"callbacks": [bp.Progress()]}, True, 2),
+        (Stream, Stream, "xterm", {"callbacks": [bp.EarlyStopping("training_loss")]}, True, 2),
+    ],
+)
+def test_progress_shows_where_somebody_looks(err, out, term, options, bars, lines, streams):
+    shown, printed = err(), out()
+    streams(shown, printed, term)
+    run = trainer(**options)
+    run.fit(examples(), epochs=2, batch_size=8)
+    assert ("epoch 1/2" in shown.getvalue()) == bars
+    assert printed.getvalue().count("training_loss") == lines
+    assert len(run.callbacks) == len(options.get("callbacks", ()))
+
+
+# callbacks of several trainers
+
+
+def test_each_trainer_starts_callbacks_afresh(tmp_path):
+    """The second trainer runs as with new callbacks, whichever trainer was made first; also one's own, by its state alone."""
+
+    def folds(stopping, counting, log):
+        runs = [trainer(dropout=0.2, seed=seed, callbacks=[stopping(), counting(), log()]) for seed in (0, 1)]
+        became = []
+        for run in runs:
+            run.fit(examples(seed=run.seed), examples(seed=7), epochs=6, batch_size=8)
+            became.append(become(run))
+            assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + len(run.history)
+        return runs, became
+
+    one, counting, log = bp.EarlyStopping(patience=1), Counting(), bp.HistoryLog(tmp_path / "log.csv")
+    runs, shared = folds(lambda: one, lambda: counting, lambda: log)
+    _, separate = folds(lambda: bp.EarlyStopping(patience=1), Counting, lambda: bp.HistoryLog(tmp_path / "log.csv"))
+    assert_same(shared, separate)
+    with pytest.raises(
+        RuntimeError, match=r"EarlyStopping\(patience=1\) belongs to another trainer, which has started it afresh"
+    ):
+        runs[0].fit(examples(), examples(seed=7), epochs=20)
+    with pytest.raises(RuntimeError, match="belongs to another trainer"):
+        runs[0].save(tmp_path / "run")
+    assert_same(become(runs[1]), shared[1])
+
+
+class Counting(bp.Callback):
+    """Counts steps, and has a state only once it has seen one."""
+
+    def on_step(self, trainer, J):
+        self.steps = getattr(self, "steps", 0) + 1
+
+    def state(self, trainer):
+        return {"steps": self.steps}, {}
+
+    def restore(self, trainer, numbers, arrays):
+        self.steps = numbers["steps"]
+
+
+def test_a_trainer_that_lost_its_callback_in_training():
+    """Another trainer is made in the middle of an epoch: nothing of the two is mixed."""
+    stopping = bp.EarlyStopping("training_loss")
+    run = trainer(callbacks=[stopping, Call(lambda run, J: trainer(callbacks=stopping) if run.steps == 7 else None)])
+    with pytest.raises(RuntimeError, match="belongs to another trainer"):
+        run.fit(examples(), epochs=3, batch_size=8)
+    assert (run.epoch, len(run.history), stopping.best_epoch) == (1, 1, 0)
+
+
+# the best θ at the end
+
+
+@pytest.mark.parametrize("end", ["epochs", "interrupted", "error", "Ctrl-C twice"])
+def test_the_best_theta_is_left_however_fit_ends(end, monkeypatch):
+    thetas, stopping = [], bp.EarlyStopping(patience=9)
+
+    def stop(run, J):
+        if run.steps == 17:  # in the fourth epoch
+            run.interrupted = end == "interrupted"
+            if end in ("error", "Ctrl-C twice"):
+                raise bp.NonFiniteLoss("here") if end == "error" else KeyboardInterrupt
+
+    class Keep(bp.Callback):
+        def on_epoch(self, trainer, record):
+            thetas.append(trainer.network.theta.copy())
+
+        def on_end(self, trainer):
+            raise_in_on_end.append(1)
+
+    raise_in_on_end = []
+    run = scripted(monkeypatch, [3, 2, 4, 5], callbacks=[Keep(), stopping, Call(stop)])
+    with pytest.raises((bp.NonFiniteLoss, KeyboardInterrupt)) if end in ("error", "Ctrl-C twice") else contextlib.nullcontext():
+        run.fit(examples(), examples(seed=1), epochs=4, batch_size=8)
+    np.testing.assert_array_equal(run.network.theta, thetas[1])
+    assert (run.history.theta_epoch, stopping.best_epoch, raise_in_on_end) == (2, 2, [1])
+    assert str(run.history).endswith("the network has the θ of epoch 2")
+    assert run.history[-1]["epoch"] == len(thetas) == (4 if end == "epochs" else 3)
+
+
+@pytest.mark.parametrize("restore_best", [True, False])
+def test_fit_again_continues_from_the_last_theta(restore_best, tmp_path):
+    """In pieces, saved between them, as at once; unless somebody has assigned another θ."""
+
+    def build():
+        return trainer(dropout=0.2, optimizer=bp.Adam(0.5), callbacks=bp.EarlyStopping(patience=99, restore_best=restore_best))
+
+    data, path = (examples(), examples(seed=1)), tmp_path / "run.safetensors"
+    at_once, pieces = build(), build()
+    at_once.fit(*data, epochs=7, batch_size=8)
+    for epochs in (2, 5, 7):
+        pieces.fit(*data, epochs=epochs, batch_size=8)
+        pieces.save(path)
+        np.testing.assert_array_equal(bp.Network.load(path).theta, pieces.network.theta)
+        again = build()
+        again.resume(path)
+        assert_same(become(again), become(pieces))
+        assert again.history.theta_epoch == pieces.history.theta_epoch
+        pieces = again
+    assert_same(become(pieces), become(at_once))
+    best = min(at_once.history["test_loss"])
+    assert at_once.history[-1]["test_loss"] > best
+    assert (at_once.evaluate(data[1])["loss"] == best) == restore_best
+    at_once.network.theta[...] = 0.125
+    at_once.callbacks = [*at_once.callbacks, Call(lambda run, J: setattr(run, "interrupted", True))]
+    other = trainer(dropout=0.2, optimizer=bp.SGD(0.0))
+    other.network.theta[...] = 0.125
+    at_once.optimizer = bp.Adam(0.0)
+    at_once.fit(*data, epochs=8, batch_size=8)
+    if not restore_best:
+        np.testing.assert_array_equal(at_once.network.theta, other.network.theta)
+
+
+def test_every_callback_is_told_of_the_end():
+    """Also if one before it raises."""
+    told = []
+
+    class Fails(bp.Callback):
+        def on_end(self, trainer):
+            raise LookupError("no")
+
+    class Told(bp.Callback):
+        def on_end(self, trainer):
+            told.append(trainer.steps)
+
+    with pytest.raises(LookupError):
+        trainer(callbacks=[Fails(), Told()]).fit(examples(), epochs=1, batch_size=8)
+    assert told == [5]
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (bp.EarlyStopping("gap", patience=3), "EarlyStopping(monitor='gap', patience=3)"),
+        (bp.Checkpoint("a.st", best="test_loss"), "Checkpoint('a.st', best='test_loss')"),
+        (bp.HistoryLog("a.csv"), "HistoryLog('a.csv')"),
+        (bp.Progress(), "Progress()"),
+        (bp.schedules.ReduceOnPlateau(0.5), "ReduceOnPlateau(factor=0.5)"),
+        (bp.schedules.WarmUp(3, bp.schedules.ReduceOnPlateau()), "WarmUp(steps=3, then=ReduceOnPlateau())"),
+        (
+            trainer(callbacks=bp.Progress(), clip_norm=1, metrics="mae"),
+            "<Trainer(Network(MLP((5, 8, 3)), backend='numpy', dtype='float64', n_parameters=75), CrossEntropy(), Adam(lr=0.01, "
+            "betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0), metrics=['mae'], callbacks=[Progress()], clip_norm=1.0) "
+            "after 0 steps>",
+        ),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_reprs(made, text):
+    assert repr(made) == text

@@ -508,3 +508,60 @@ def test_nothing_in_the_header_is_an_object(saved):
         "class": "bpcore.SGD",
         "hyperparameters": {"lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
     }
+
+
+class Stubborn(Averages):
+    """Changes itself before it fails, in place and by assignment."""
+
+    def restore(self, trainer, numbers, arrays):
+        self.values[...] = arrays["values"]
+        self.other = trainer.steps
+        if trainer.steps == 7:
+            raise LookupError("no")
+
+
+def test_a_callback_that_cannot_be_restored_changes_nothing(tmp_path):
+    """It comes last: θ, counters, history and the callbacks before it are set back."""
+
+    def build():
+        return trainer(**full(callbacks=[bp.EarlyStopping(), Stubborn()]))
+
+    run, other = build(), build()
+    run.callbacks = [*run.callbacks, Call(lambda trainer, J: setattr(trainer, "interrupted", trainer.steps == 7))]
+    fit(run)
+    run.save(tmp_path / "run")
+    other.fit(examples(), examples(seed=3), epochs=1, batch_size=8)
+    before, attributes = become(other), set(vars(other.callbacks[-1]))
+    with pytest.raises(bp.CheckpointError, match=r"cannot take its state \(LookupError\('no'\)\).*Nothing was loaded"):
+        other.resume(tmp_path / "run")
+    assert_same(become(other), before)
+    assert set(vars(other.callbacks[-1])) == attributes
+
+
+@pytest.mark.parametrize("name", ["waited", "best", "best_epoch"])
+@pytest.mark.parametrize("value", [None, "3", [1], True, -1.5])
+def test_a_damaged_state_of_early_stopping(name, value, saved):
+    if name == "best" and value == -1.5:
+        pytest.skip("a value like others")
+    run = trainer(**full())
+    damaged(lambda tensors, header: header["training"]["callbacks"][0]["numbers"].update({name: value}))(saved)
+    before = become(run)
+    with pytest.raises(bp.CheckpointError, match="Nothing was loaded"):
+        run.resume(saved)
+    damaged(lambda tensors, header: header["training"]["callbacks"][0]["numbers"].pop(name))(saved)
+    with pytest.raises(bp.CheckpointError, match="expected EarlyStopping with"):
+        run.resume(saved)
+    assert_same(become(run), before)
+
+
+def test_callbacks_without_a_state_come_and_go(saved, tmp_path):
+    """Before, behind, or not at all; one with a state that is new begins afresh."""
+    new = bp.EarlyStopping("training_loss", patience=2)
+    callbacks = [bp.Progress(), bp.Checkpoint(tmp_path / "a"), new, bp.EarlyStopping(), bp.HistoryLog(tmp_path / "a.csv")]
+    run, same = trainer(**full(callbacks=callbacks)), trainer(**full())
+    for one in (run, same):
+        one.resume(saved)
+    assert_same(callbacks[3].state(run), same.callbacks[0].state(same))
+    assert (new.best_epoch, callbacks[3].best_epoch) == (0, same.callbacks[0].best_epoch)
+    assert callbacks[3].best_epoch == 1
+    assert run.steps == same.steps == 7

@@ -193,3 +193,65 @@ def test_every_schedule_is_tested():
     own = {name for name, c in vars(schedules).items() if isinstance(c, type) and issubclass(c, schedules.Schedule)}
     tested = {name.partition(",")[0] for name in itertools.chain(TABLE, ["ReduceOnPlateau", "Schedule"])}
     assert own == tested
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "best", "factor"),
+    [
+        ((-1, -0.95, -0.9, -0.85), False, -1, 0.001),
+        ((-1, -1.05, -1.2, -1.4), False, -1.4, 0.1),
+        ((0.0, 0.0, -0.1), False, -0.1, 0.1),
+        ((0.5, 0.54, 0.6, 0.5), True, 0.6, 0.01),
+        ((math.nan, 1.0, math.nan), False, 1.0, 0.01),
+    ],
+)
+def test_a_plateau_of_any_sign(values, higher, best, factor):
+    """Better by more than a tenth of the best's size."""
+    schedule = schedules.ReduceOnPlateau(0.1, patience=0, threshold=0.1, monitor="gap", higher=higher)
+    for value in values:
+        schedule.observe({"gap": value})
+    assert (schedule.best, schedule(0)) == (best, pytest.approx(factor))
+
+
+def test_a_warm_up_hands_a_fresh_start_on():
+    """Two warm-ups share a plateau; the trainer that has lost it takes no step."""
+    plateau = schedules.ReduceOnPlateau(0.5, patience=0)
+    first = trainer(schedule=schedules.WarmUp(2, plateau), optimizer=bp.SGD(1.0))
+    first.fit(examples(), examples(seed=1), epochs=1)
+    for _ in range(3):
+        plateau.observe({"test_loss": math.inf})
+    assert plateau(0) < 1
+    second = trainer(schedule=schedules.WarmUp(2, plateau), optimizer=bp.SGD(1.0))
+    assert (second.lr, plateau(0)) == (0.5, 1.0)
+    with pytest.raises(RuntimeError, match="belongs to another trainer"):
+        first.step(*examples())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length"),
+    [(schedules.OneCycle(6), 6), (schedules.Cosine(6), 6), (schedules.WarmUp(2, schedules.OneCycle(4)), 6)],
+)
+def test_steps_beyond_the_end_are_said_once(schedule, length):
+    run = trainer(schedule=schedule)
+    with pytest.warns(RuntimeWarning, match=f"is over after {length} steps, and the run goes on to step 10 with a factor of"):
+        run.fit(examples(), epochs=2, batch_size=8)
+    run.fit(examples(), epochs=3, batch_size=8)
+    by_hand = trainer(schedule=schedule)
+    for _ in range(length):
+        by_hand.step(*examples())
+    with pytest.warns(RuntimeWarning, match=f"goes on to step {length + 1} "):
+        by_hand.step(*examples())
+    trainer(schedule=schedules.Cosine(6, floor=0.1)).fit(examples(), epochs=2, batch_size=8)
+
+
+@pytest.mark.parametrize("factor", ["0.5", None, True, np.ones(2), [1.0], 1j], ids=repr)
+def test_a_factor_that_is_no_number(factor):
+    with pytest.raises(TypeError, match=r"the schedule gave .* at step 0; it must return a number"):
+        trainer(schedule=lambda step: factor).fit(examples(), epochs=1)
+
+
+def test_factors_out_of_range():
+    with pytest.raises(ValueError, match=r"a learning rate of -0.01 at step 0; it must be finite and at least 0"):
+        trainer(schedule=lambda step: -1.0).fit(examples(), epochs=1)
+    assert schedules.Exponential(1.1)(10_000) == schedules.Step(1, 10.0)(400) == math.inf
+    assert schedules.Exponential(0.5)(10_000) == 0

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from optimizer_cases import FULLEST
-from runs import CLASSES, FEATURES, ROWS, Call, assert_same, become, examples, trainer
+from runs import CLASSES, FEATURES, ROWS, Call, assert_same, become, examples, trainer, unchanged
 
 import bpcore as bp
 
@@ -353,3 +353,130 @@ def test_one_metric_and_one_callback_need_no_list():
     run = trainer(metrics=bp.TopK(2), callbacks=bp.Progress())
     assert ([m.name for m in run.metrics], len(run.callbacks)) == (["top_2"], 1)
     assert [m.name for m in trainer(metrics="accuracy").metrics] == ["accuracy"]
+
+
+# what can be assigned
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("network", None, AttributeError, "network cannot be replaced"),
+        ("moments", {}, AttributeError, "moments cannot be replaced"),
+        ("gradient", None, AttributeError, "gradient cannot be replaced"),
+        (
+            "optimizer",
+            bp.SGD(0.1, 0.9),
+            ValueError,
+            r"must be Adam with vectors .*, got SGD with \['m'\]; make a new Trainer or Step",
+        ),
+        ("optimizer", bp.AdamW(), ValueError, "must be Adam with vectors .*, got AdamW"),
+        ("optimizer", "adam", TypeError, "optimizer must be a bpcore Optimizer"),
+        ("loss", "mse", TypeError, "loss must be a bpcore Loss"),
+        ("clip_norm", -1, ValueError, "clip_norm must be"),
+        ("accumulate", 0, ValueError, "accumulate must be"),
+        ("seed", 3, ValueError, "seed cannot change 2 steps into an epoch"),
+        ("schedule", 0.1, TypeError, "schedule must be a function"),
+        ("schedule", bp.schedules.Cosine, TypeError, "schedule must be a function"),
+        ("metrics", ["mae", "mae"], ValueError, "two columns would be called 'mae'"),
+        ("callbacks", [bp.Progress], TypeError, "callbacks must be bpcore Callbacks"),
+        ("progress", "no", ValueError, "progress must be True or False"),
+    ],
+)
+def test_what_cannot_be_assigned(name, value, error, message):
+    run = trainer(callbacks=Call(lambda run, J: setattr(run, "interrupted", run.steps == 2)))
+    run.fit(examples(), epochs=1, batch_size=8)
+    with unchanged(run), pytest.raises(error, match=message):
+        setattr(run, name, value)
+
+
+def test_what_is_assigned_works():
+    """As in a trainer made so; the vectors of an optimiser with other hyperparameters go on."""
+    run = trainer(metrics="mae", loss=bp.Huber(), clip_norm=9.0)
+    X = examples()[0]
+    for name, value in {"loss": bp.SquaredError(), "clip_norm": 0.1, "accumulate": 3, "seed": 5, "metrics": "mse"}.items():
+        setattr(run, name, value)
+    run.schedule = bp.schedules.Cosine(100)
+    run.optimizer = bp.Adam(0.05)
+    stopping = bp.EarlyStopping("training_loss")
+    run.callbacks = stopping
+    expected = trainer(
+        metrics="mse",
+        loss=bp.SquaredError(),
+        clip_norm=0.1,
+        accumulate=3,
+        seed=5,
+        schedule=bp.schedules.Cosine(100),
+        optimizer=bp.Adam(0.05),
+        callbacks=bp.EarlyStopping("training_loss"),
+    )
+    for one in (run, expected):
+        one.fit((X, X[:, :CLASSES]), epochs=2, batch_size=8)
+    assert_same(become(run), become(expected))
+
+
+# what is read, and what is measured
+
+
+class Counted:
+    """Batches of 8 that count how often they are opened and how many are read."""
+
+    def __init__(self, size=8):
+        self.opened, self.read, self.size = 0, 0, size
+
+    def __iter__(self):
+        self.opened += 1
+        for batch in batches(self.size):
+            self.read += 1
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("options", "opened", "read"),
+    [({}, 4, 20), ({"training_sample": 0}, 2, 10), ({"training_sample": 0, "read_ahead": 2}, 3, 11)],
+)
+def test_an_iterable_is_read_once(options, opened, read):
+    given, held_out = Counted(), Counted()
+    run = trainer()
+    run.fit(given, held_out, epochs=2, **options)
+    assert (given.opened, given.read, held_out.opened, held_out.read) == (opened, read, 2, 10)
+    measured = {"training_loss", "gap"} if not options else set()
+    assert set(run.history.columns) == {"epoch", "steps", "lr", "test_loss", "seconds"} | measured
+    run.evaluate(held_out)
+    assert held_out.opened == 3
+
+
+def test_drop_last():
+    """The rows of a last batch that is not full wait for another epoch's order."""
+    spy = Spy()
+    run = trainer(bp.Sequential(spy, bp.Linear(FEATURES, CLASSES)))
+    run.fit(examples(), epochs=2, batch_size=16, drop_last=True)
+    assert [len(z) for z in spy.seen] == [16] * 4
+    assert run.history["steps"] == [2, 4]
+    with pytest.raises(ValueError, match="drop_last=True leaves no batch of train, 40 rows; pass batch_size=40 or less"):
+        trainer().fit(examples(), epochs=1, batch_size=41, drop_last=True)
+    with pytest.raises(ValueError, match="drop_last needs arrays"):
+        trainer().fit(batches(8), epochs=1, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "batch_size", "message"),
+    [
+        (33, {}, 32, "a batch of 1 row, and 1: BatchNorm expected two numbers"),
+        (40, {}, 1, "a batch of 1 row"),
+        (40, {"accumulate": 5}, 12, "micro-batches of 1 row, accumulate=5 of 4 rows"),
+        (40, {"accumulate": 4}, 4, "micro-batches of 1 row"),
+        (33, {}, 33, None),
+        (40, {"accumulate": 2}, 12, None),
+    ],
+)
+def test_batch_norm_and_one_row(rows, options, batch_size, message):
+    """Said before the first step; where the row has a place of its own, as in an image, it is enough."""
+    run = trainer(bp.Sequential(bp.Linear(FEATURES, 8), bp.BatchNorm(8), bp.Linear(8, CLASSES)), **options)
+    if message is None:
+        run.fit(examples(rows), epochs=1, batch_size=batch_size)
+        return
+    with unchanged(run), pytest.raises(ValueError, match=message):
+        run.fit(examples(rows), epochs=1, batch_size=batch_size)
+    run.accumulate = 1
+    run.fit(examples(rows), epochs=1, batch_size=max(batch_size, 2), drop_last=True)

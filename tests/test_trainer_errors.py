@@ -181,6 +181,18 @@ def net() -> bp.Network:
         (lambda: trainer(metrics=[bp.MSE]), ValueError, "a metric must be one of"),
         (lambda: trainer(bp.ReLU()), ValueError, r"ReLU\(\) has no trained parameter; there is nothing to train"),
         (lambda: bp.Progress(every=0), ValueError, "every must be"),
+        (lambda: bp.Progress(lines="yes"), ValueError, "lines must be True or False"),
+        *(
+            (lambda delta=delta: bp.EarlyStopping(min_delta=delta), ValueError, "min_delta must be a finite number")
+            for delta in (-0.5, math.nan, math.inf, "0.1", True, None)
+        ),
+        (lambda: bp.EarlyStopping(3), ValueError, "monitor must be a text such as 'test_loss', got 3"),
+        (lambda: bp.EarlyStopping(higher="yes"), ValueError, "higher must be True or False"),
+        (lambda: bp.EarlyStopping(restore_best=None), ValueError, "restore_best must be True or False"),
+        (lambda: bp.Checkpoint(None), ValueError, "path must be a path"),
+        (lambda: bp.Checkpoint("x", best=True), ValueError, "best must be a text"),
+        (lambda: bp.HistoryLog(3), ValueError, "path must be a path"),
+        (lambda: bp.schedules.ReduceOnPlateau(monitor=None), ValueError, "monitor must be a text"),
         (lambda: bp.EarlyStopping(patience=0), ValueError, "patience must be"),
         (lambda: bp.Checkpoint("x", every=0), ValueError, "every must be"),
         (lambda: bp.TopK(0), ValueError, "k must be a whole number"),

@@ -109,8 +109,8 @@ class Trainer:
 
     def __repr__(self) -> str:
         parts = {"schedule": self.schedule, "metrics": [m.name for m in self.metrics], "callbacks": self.callbacks}
-        shown = {name: value for name, value in parts.items() if value and value != Constant()} | self.training_step.settings()
-        settings = "".join(f", {name}={value!r}" for name, value in shown.items())
+        shown = {name: part for name, part in parts.items() if part and part != Constant()} | self.training_step.settings()
+        settings = "".join(f", {name}={part!r}" for name, part in shown.items())
         return f"<Trainer({self.network!r}, {self.loss!r}, {self.optimizer!r}{settings}) after {self.steps} steps>"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,8 +156,8 @@ class Trainer:
 
     def _own(self) -> None:
         """Raise RuntimeError if another trainer has taken a callback or the schedule since this one used it."""
-        self.callbacks = self.callbacks  # sorted, also if somebody has changed the list
         state.take((self.schedule, *self.callbacks), self, running=self.steps > 0)
+        self.callbacks = self.callbacks  # sorted, also if somebody has changed the list
 
     def fit(
         self,
@@ -199,12 +199,10 @@ class Trainer:
         examples = as_examples(train, "train")
         held_out = None if validation is None else as_examples(validation, "validation")
         with ExitStack() as ending:
-            ending.callback(examples.close)
-            if held_out is not None:
-                ending.callback(held_out.close)
-            measured = (
-                examples.sample(training_sample, self.seed) if training_sample else None if training_sample == 0 else examples
-            )
+            for given in (examples, held_out or examples):
+                ending.callback(given.close)
+            drawn = examples.sample(training_sample, self.seed) if training_sample else examples
+            measured = None if training_sample == 0 else drawn
             steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, measured is not None, drop_last)
             if read_ahead:
                 examples.close()  # the thread opens what it reads: an iterator may not leave its thread
