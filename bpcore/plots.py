@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bpcore.arguments import whole
+from bpcore.packages import imported, pip
 from bpcore.training.callbacks import Callback, Run
 from bpcore.training.history import History
 
@@ -117,11 +118,9 @@ def filters(W: Any, path: str | os.PathLike[str] | None = None, most: int = 64) 
 
 def blank(width: float, height: float) -> Any:
     """An empty figure, width and height in inches. Raises RuntimeError if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RuntimeError("pictures need matplotlib: pip install 'bpcore[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return imported("matplotlib.figure", "pictures need matplotlib", pip("plot")).Figure(
+        figsize=(width, height), layout="constrained"
+    )
 
 
 def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:

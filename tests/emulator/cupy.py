@@ -406,7 +406,7 @@ def install() -> Any:
     cupy.ndarray, cupy.RawModule = ndarray, RawModule  # type: ignore[attr-defined]
     cupy.is_available = lambda: True  # type: ignore[attr-defined]
     cupy.__version__ = VERSION
-    cupy.cuda = SimpleNamespace(Device=Device)  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(Device=Device, nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)))  # type: ignore[attr-defined]
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
 
