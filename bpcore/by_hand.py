@@ -15,14 +15,18 @@ from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
 __all__ = ["evaluate", "initialize"]
 
 
-def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
+def initialize(module: Module, seed: int | None = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
     """Make a θ for `module`, draw its initial values, and return its windows, which `evaluate` takes.
 
     A window is a view: the part of θ that is one parameter. seed: a whole number; the same seed gives the same values on every
-    backend. backend: a name, see `get_backend`. dtype: "float32" or "float64".
+    backend. None draws a seed; `theta.seed` and theta's repr show it. backend: a name, see `get_backend`. dtype: "float32" or
+    "float64".
     """
     layout, on = Layout(module), get_backend(backend)
-    return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
+    drawn = arguments.seed(seed)
+    theta = layout.windows(on.asarray(layout.draw(drawn), on.check_dtype(dtype)))
+    theta.seed = drawn
+    return theta
 
 
 def evaluate(

@@ -64,6 +64,8 @@ class Windows:
         self._children = children
         self.__dict__.update(arrays)
 
+    seed: int | None = None  # of the values, where `initialize` has drawn them
+
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Array: ...
@@ -92,10 +94,11 @@ class Windows:
             yield from child.items()
 
     def __repr__(self) -> str:
-        return "Windows(" + ", ".join(f"{path} {tuple(array.shape)}" for path, array in self.items()) + ")"
+        seed = f"; seed {self.seed}" if self.seed else ""
+        return "Windows(" + ", ".join(f"{path} {tuple(array.shape)}" for path, array in self.items()) + f"{seed})"
 
 
-RESERVED = ("path", "use", "names", "children", "items")
+RESERVED = ("path", "use", "names", "children", "items", "seed")
 EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
 
 

@@ -30,7 +30,7 @@ FLOORS = {
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
     "modules": 4,
-    **dict.fromkeys(("network", "check", "costs", "counting", "structure"), 5),
+    **dict.fromkeys(("network", "check", "costs", "counting", "prediction", "structure"), 5),
     **dict.fromkeys(("training", "optimizers", "schedules"), 6),
     **dict.fromkeys(("plots", "datasets", "downloads", "info"), 7),
 }
