@@ -24,6 +24,7 @@ from bpcore.training.callbacks import *
 from bpcore.training.guard import *
 from bpcore.training.history import *
 from bpcore.training.metrics import *
+from bpcore.training.tensorboard import *
 from bpcore.training.trainer import *
 
 __version__ = "0.1.0"
