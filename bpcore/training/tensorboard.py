@@ -37,7 +37,7 @@ class TensorBoard(Callback):
         with tempfile.TemporaryFile(dir=self.folder):  # raises now if no file can be written, and not in a thread of the writer
             pass
         self.close()
-        own = f".{time.time_ns()}.{os.getpid()}"  # its own name, of seconds, may be that of a file just closed, which it would replace
+        own = f".{time.time_ns()}.{os.getpid()}"  # a name of seconds alone could replace a file just closed
         # purge_step hides points of this step and later ones: an epoch's point lies at its last step, which is done
         self.writer = tensorboardx.SummaryWriter(self.folder, purge_step=trainer.steps + 1, flush_secs=5, filename_suffix=own)
 
