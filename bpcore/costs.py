@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpcore import counting
+from bpcore import counting, tables
 from bpcore.counting import CountingArray
 from bpcore.layout import Layout
 from bpcore.library import is_array
 from bpcore.module import Mode, Module, Observed, Windows, join
 
 __all__ = ["Cost", "cost"]
+
+TITLES = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
+MOST_ROWS = 60  # of a table in a notebook
 
 
 @dataclass
@@ -53,22 +56,32 @@ class Cost:
     def __getitem__(self, path: str) -> Row:
         return next(row for row in self.rows if row.path == path)
 
-    def __str__(self) -> str:
-        titles = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
-        body = [
-            (r.path, r.module, str(r.shape), f"{r.parameters:,}", f"{r.forward:,}", f"{r.backward:,}", f"{r.saved:,}")
-            for r in self.rows
-        ]
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The rows and the totals, as texts."""
         numbers = (self.parameters, self.forward, self.backward, self.saved)
-        table = [titles, *body, ("total", "", "", *(f"{n:,}" for n in numbers))]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-            for row in table
+        return [
+            *((r.path, r.module, str(r.shape), *counts(r.parameters, r.forward, r.backward, r.saved)) for r in self.rows),
+            ("total", "", "", *counts(*numbers)),
         ]
-        return "\n".join(line.rstrip() for line in lines)
+
+    def __str__(self) -> str:
+        return tables.as_text([TITLES, *self._cells()], left=3)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        cells = self._cells()
+        first, last = tables.shortened(cells, MOST_ROWS)
+        body = [*first, *([("…",) * len(TITLES)] if last else []), *last]
+        return tables.as_html(TITLES, body, left=3, bold=[len(body) - 1])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [row.path for row in self.rows]
+
+
+def counts(*numbers: int) -> tuple[str, ...]:
+    """Whole numbers as texts, with commas."""
+    return tuple(f"{n:,}" for n in numbers)
 
 
 class CountingMode(Mode):
