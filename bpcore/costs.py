@@ -5,15 +5,15 @@ Theorem 7.4.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bpcore import counting, tables
 from bpcore.counting import CountingArray
 from bpcore.layout import Layout
 from bpcore.library import is_array
-from bpcore.module import Mode, Module, Observed, Windows, join
+from bpcore.module import Mode, Module, Observed, Windows, fresh_lists, join
 
 __all__ = ["Cost", "cost"]
 
@@ -140,6 +140,20 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     definitions, not of faster kernels.
     """
     module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
+    return counted(module, input_shapes, dtype).cost
+
+
+class Counted(NamedTuple):
+    """One forward and one backward pass on arrays that only count: the inputs, θ, the forward call, and what it all costs."""
+
+    inputs: list[CountingArray]
+    theta: CountingArray
+    forward: Call
+    cost: Cost
+
+
+def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
+    """Run both passes of a module: see `cost`."""
     layout = Layout(module)
     theta: Any = CountingArray((layout.size,), dtype)
     gradient: Any = CountingArray((layout.trained,), dtype)
@@ -151,10 +165,11 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
     add_saved(rows, forward.outermost[0], {id(x.memory) for x in (theta, *inputs)})
     v = tuple(CountingArray(u_i.shape, u_i.dtype) for u_i in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
-    Observed(module, backward.around).backward(windows, saved, v, layout.windows(gradient, spare))
+    kept = fresh_lists(saved)  # the calls of the forward pass stay whole
+    Observed(module, backward.around).backward(windows, kept, v, layout.windows(gradient, spare))
     for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
         rows[call.theta.use].backward += call.own
-    return Cost([rows[use] for use in sorted(rows)])
+    return Counted(inputs, theta, forward.outermost[0], Cost([rows[use] for use in sorted(rows)]))
 
 
 def row_of(call: Call, layout: Layout) -> Row:

@@ -42,7 +42,9 @@ HOST_SIDE = {
     "datasets.py",
     "initializers.py",
     "layout.py",
-    "plots.py",
+    "plots/canvas.py",
+    "plots/confusions.py",
+    "plots/weights.py",
     "training/data.py",
 }
 
