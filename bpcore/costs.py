@@ -54,7 +54,10 @@ class Cost:
         return self.backward / self.forward if self.forward else float(self.backward > 0)
 
     def __getitem__(self, path: str) -> Row:
-        return next(row for row in self.rows if row.path == path)
+        found = next((row for row in self.rows if row.path == path), None)
+        if found is None:
+            raise KeyError(f"there is no module at {path!r}; there is {', '.join(filter(None, (r.path for r in self.rows)))}")
+        return found
 
     def _cells(self) -> list[tuple[str, ...]]:
         """The rows and the totals, as texts."""
@@ -76,7 +79,7 @@ class Cost:
         return tables.as_html(TITLES, body, left=3, bold=[len(body) - 1])
 
     def _ipython_key_completions_(self) -> list[str]:
-        return [row.path for row in self.rows]
+        return [row.path for row in self.rows if row.path]
 
 
 def counts(*numbers: int) -> tuple[str, ...]:
@@ -161,7 +164,12 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
     forward, backward = Calls(), Calls()
     windows = layout.windows(theta)
-    u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    try:
+        u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    except TypeError as error:
+        if "expected ids" not in str(error):
+            raise
+        raise TypeError(f"{error}; here ids are given as an array, e.g. np.zeros((32, 64), 'int64')") from error
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
     add_saved(rows, forward.outermost[0], {id(x.memory) for x in (theta, *inputs)})
     v = tuple(CountingArray(u_i.shape, u_i.dtype) for u_i in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)

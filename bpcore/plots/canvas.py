@@ -60,8 +60,9 @@ def on_host(name: str, x: Any) -> np.ndarray:
     if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):
         return backend_of(x).to_host(x)
     try:
-        return np.asarray(x)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{name} must be an array, got {type(x).__name__} that cannot become one; make its rows equal"
-        ) from error
+        host = np.asarray(x)
+    except (ValueError, TypeError):
+        host = np.asarray(None)
+    if host.dtype.kind == "O" and host.ndim == 0:
+        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}; pass an array, or rows of one length")
+    return host

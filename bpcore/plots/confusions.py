@@ -40,7 +40,7 @@ def confusion(y: Any, predicted: Any, path: FilePath | None = None, names: Itera
     widest = max(picture.width_of(text, size) for text in texts)
     upright = widest > 0.9 * side / k * (ticks[1] - ticks[0] if len(ticks) > 1 else 1)
     left, bottom = widest + 0.55, (widest if upright else 0.16) + 0.5
-    width, height = left + side + 1.2, bottom + side + 0.45
+    width, height = left + side + 1.2, bottom + side + 0.5
     figure = blank(width, height, layout=None)
     axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
     image = axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(1, mistakes.max()) * 1.25)
@@ -52,7 +52,7 @@ def confusion(y: Any, predicted: Any, path: FilePath | None = None, names: Itera
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("class")
-    axes.set_title(f"{mistakes.sum():,} of {len(y):,} wrong ({mistakes.sum() / len(y):.2%})", fontsize=11)
+    axes.set_title(f"{mistakes.sum():,} of {len(y):,} wrong ({mistakes.sum() / len(y):.2%})", fontsize=11, pad=10)
     bar = figure.colorbar(
         image, cax=figure.add_axes(((left + side + 0.15) / width, bottom / height, 0.15 / width, side / height))
     )
@@ -65,11 +65,11 @@ def confusion(y: Any, predicted: Any, path: FilePath | None = None, names: Itera
 
 
 def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
-    """(y, predicted, k): two vectors of class indices, and the number of classes that they show. Raises ValueError."""
+    """(y, predicted, k): two vectors of class indices, and the number of classes that they show. Raises an error otherwise."""
     y, predicted = on_host("confusion's y", y), on_host("confusion's predicted", predicted)
     got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
     k = 0
-    if y.ndim == 2 and y.dtype.kind == "f" and y.size:
+    if y.ndim == 2 and y.dtype.kind == "f" and y.size and np.all(y >= 0) and np.allclose(y.sum(axis=1), 1, atol=1e-3):
         k = y.shape[1]
         y = y.argmax(axis=1)
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "biu" or predicted.dtype.kind not in "biu" or not y.size:

@@ -40,7 +40,7 @@ def learning_curve(history: History, path: FilePath | None = None) -> Any:
         raise TypeError(f"learning_curve expected a History, got {got}; pass trainer.history, or bp.History(a list of records)")
     if len(history) == 0:
         raise ValueError("the history is empty: it has no epoch to draw; call fit first")
-    names = dict.fromkeys(name.partition("_")[2] for name in history.columns if name.startswith(("training_", "test_")))
+    names = dict.fromkeys(name.partition("_")[2] for name in map(str, history.columns) if name.startswith(("training_", "test_")))
     panels = [*(["loss"] if "loss" in names else []), *(name for name in names if name != "loss")]
     if not panels:
         got = ", ".join(map(str, history.columns))
@@ -72,7 +72,7 @@ def draw_panel(axes: Any, history: History, name: str) -> None:
         axes.fill_between(epochs, *curves.values(), color=ORANGE, alpha=0.12, linewidth=0, label="gap (8.1)")
     draw_best(axes, history, epochs, curves, name)
     finite = [value for values in curves.values() for value in values if math.isfinite(value)]
-    scale(axes.yaxis, axes.set_yscale, finite, name in LOGARITHMIC)
+    scale(axes, finite, name in LOGARITHMIC)
     if not finite:
         axes.text(0.5, 0.5, "no finite value was measured", ha="center", va="center", transform=axes.transAxes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -116,21 +116,24 @@ def draw_best(axes: Any, history: History, epochs: Sequence[float], curves: dict
             axes.set_title(f"lowest in epoch {epochs[at]:g}: {value:.4g}", loc="right", fontsize="small")
 
 
-def scale(axis: Any, set_scale: Any, values: Sequence[float], logarithmic: bool) -> None:
+def scale(axes: Any, values: Sequence[float], logarithmic: bool) -> None:
     """Choose the scale for these values, with numbers at the ticks: a logarithmic axis of few decades has none by default."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
     if not values or not logarithmic or min(values) <= 0 or min(values) == max(values):
         return
-    ratio = max(values) / min(values)
-    set_scale("log")
-    if ratio < 10:
-        axis.set_major_locator(MaxNLocator(6))
-        axis.set_minor_locator(NullLocator())
+    decades = math.log10(max(values)) - math.log10(min(values))
+    if decades > 100 or not 1e-300 < min(values) < max(values) < 1e300:
+        axes.margins(y=0)  # the margin's end could overflow
+    axes.set_yscale("log")
+    if decades < 1:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
     else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 1e3 else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+        low, high = max(-323, math.floor(math.log10(min(values)))), min(307, math.ceil(math.log10(max(values))))
+        powers = range(low, high + 1, 1 + int(decades / 8))
+        axes.yaxis.set_major_locator(FixedLocator([m * 10.0**k for k in powers for m in ((1, 2, 5) if decades < 3 else (1,))]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 class LearningCurve(Callback):

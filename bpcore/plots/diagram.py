@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from bpcore.arguments import is_number
@@ -51,7 +52,7 @@ def network(net: Network | Module, *input_shapes: Any, path: FilePath | None = N
 
 def is_shape(shape: Any) -> bool:
     """Whether this is the shape of an input, or an array."""
-    return is_array(shape) or (isinstance(shape, (tuple, list)) and all(is_number(n) and n == int(n) for n in shape))
+    return is_array(shape) or (isinstance(shape, (tuple, list)) and all(is_number(n, Integral) and n >= 0 for n in shape))
 
 
 def size_of(n: int) -> str:
