@@ -10,6 +10,8 @@ import pytest
 
 import bpcore as bp
 from bpcore import plots
+from bpcore.costs import counted
+from bpcore.plots.nodes import Graph, lanes
 
 pytest.importorskip("matplotlib")
 
@@ -387,3 +389,154 @@ def test_the_callback_says_a_wrong_ending_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.png"):
         trainer.fit((np.ones((3, 2)), np.ones((3, 1))), epochs=1)
     assert len(trainer.history) == 0
+
+
+# ---- a network ----
+
+
+def residual() -> bp.Module:
+    return bp.Residual(bp.Sequential(bp.LayerNorm(8), bp.Linear(8, 16), bp.GELU(), bp.Linear(16, 8)))
+
+
+def gated() -> bp.Module:
+    """A graph with two inputs, a value used twice, and a weight of its own."""
+    nodes = {
+        "h": (bp.Linear(8, 4), "x"),
+        "g": (bp.Linear(3, 4), "c"),
+        "s": (bp.Sigmoid(), "g"),
+        "p": (bp.Multiply(), "h", "s"),
+        "t": (bp.Tanh(), "h"),
+        "b": (bp.Weight((4,)),),
+        "a": (bp.Add(), "p", "t"),
+        "o": (bp.Add(), "a", "b"),
+    }
+    return bp.Circuit(("x", "c"), nodes, "o")
+
+
+IDS = np.zeros((4, 6), "int64")
+EMBEDDING = bp.Embedding(7, 8)
+NETWORKS = {
+    "MLP": (bp.MLP([8, 16, 16, 3]), (4, 8)),
+    "one module": (bp.Linear(8, 3), (4, 8)),
+    "nothing to train": (bp.Sequential(bp.ReLU(), bp.Flatten()), (4, 3, 3)),
+    "no module": (bp.Sequential(), (4, 8)),
+    "no input": (bp.Weight((3, 4)),),
+    "30 layers": (bp.MLP([8] * 31), (4, 8)),
+    "30 modules": (bp.Sequential(*(m for i in range(15) for m in (bp.Linear(8 + i, 9 + i), bp.Tanh()))), (4, 8)),
+    "90 modules": (bp.Sequential(*(m for i in range(45) for m in (bp.Linear(8 + i, 9 + i), bp.Tanh()))), (4, 8)),
+    "nested": (bp.Sequential(*(bp.MLP([8 + i, 9, 9, 9 + i]) for i in range(20))), (4, 8)),
+    "residual": (bp.Sequential(bp.Linear(8, 8), residual(), residual(), bp.Linear(8, 3)), (4, 8)),
+    "many residual": (bp.Sequential(bp.Linear(8, 8), *(residual() for _ in range(9)), bp.Linear(8, 3)), (4, 8)),
+    "circuit": (gated(), (4, 8), (4, 3)),
+    "outputs": (bp.Circuit("x", {"a": (bp.Linear(8, 3), "x"), "b": (bp.Linear(8, 2), "x")}, ("a", "b")), (4, 8)),
+    "LSTM": (bp.Sequential(bp.Embedding(7, 8), bp.LSTM(8, 5), bp.Linear(5, 7)), IDS),
+    "images": (bp.Sequential(bp.Conv2d(1, 4, 3), bp.BatchNorm(4), bp.ReLU(), bp.MaxPool2d(2), bp.Flatten()), (4, 8, 8, 1)),
+    "transformer": (
+        bp.Sequential(EMBEDDING, *(bp.TransformerBlock(8, 2) for _ in range(6)), bp.LayerNorm(8), bp.Unembed(EMBEDDING)),
+        IDS,
+        np.ones((4, 6), bool),
+    ),
+    "recomputed": (bp.Sequential(bp.Linear(8, 8), bp.Recompute(residual()), bp.Linear(8, 3)), (4, 8)),
+    "long names": (bp.Circuit("x" * 90, {"n" * 90: (bp.MLP([8, *[9] * 60, 3]), "x" * 90)}, "n" * 90), (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(name):
+    """Its bytes and parameters are those of `cost`, and no text lies on another."""
+    module, *shapes = NETWORKS[name]
+    figure = drawn(plots.network(bp.Network(module), *shapes))
+    width, height = figure.get_size_inches()
+    assert width == 10
+    assert height < 30
+    passes = counted(module, shapes, "float32")
+    nodes = Graph(module, passes, depth=1000).nodes
+    assert sum(node.stored + node.besides for node in nodes) == passes.cost.saved
+    assert sum(node.parameters for node in nodes) == passes.cost.parameters
+    order = [row.path for row in passes.cost.rows]
+    paths = [node.path for node in nodes if node.module is not None and node.title != "+"]
+    assert paths == [path for path in order if path in paths], "the summary's order"
+
+
+def words(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+
+
+def test_network_tells_what_runs_and_what_is_stored():
+    """Figure 7.5 of an MLP: B[M, θ] where there is θ; no B[M, z] for dJ/dx; J's gradient comes first."""
+    said = words(plots.network(bp.MLP([8, 16, 3]), (4, 8)))
+    assert said[0] == "MLP: 195 trained numbers, 256 bytes stored between the passes"
+    for text in (
+        "M1  Linear(8, 16)",
+        "at 0   W (8, 16), b (16,), 144 trained numbers",
+        "the input, read again",
+        "u[2]  (4, 16)",
+        "stored 256 bytes",
+        "B[M1, θ]",
+        "→ ∂J/∂θ[1]",
+        "B[M2, z]  →  ∂J/∂u[1]",
+        "B[M3, θ]",
+        "B[M3, z]",
+        "∂J/∂x: not needed",
+        "the loss J(u[3], y)",
+        "B[J, u](1)  →  ∂J/∂u[3]",
+    ):
+        assert said.count(text) == 1, (text, said)
+    assert said.count("not stored") == 2
+    assert not any("B[M1, z]" in text for text in said)
+
+
+def test_network_folds_what_repeats():
+    """As often as it repeats, and gradients go to the last of them."""
+    said = words(plots.network(NETWORKS["transformer"][0], IDS))
+    assert "× 6  (M2 to M7)" in said
+    assert sum("TransformerBlock" in text for text in said) == 1
+    assert "→ ∂J/∂u[7]" in said
+    said = words(plots.network(NETWORKS["many residual"][0], (4, 8)))
+    assert "× 9  (M2 to M46)" in said
+    assert "v goes both ways  →  ∂J/∂u[1], ∂J/∂u[5]" in said
+    said = words(plots.network(NETWORKS["90 modules"][0], (4, 8)))
+    assert any("M19–" in text for text in said)
+
+
+def test_network_draws_the_wires_of_a_circuit():
+    """Every value goes where the circuit says, and its gradient comes back from there."""
+    module = gated()
+    nodes = {node.path or node.title: node for node in Graph(module, counted(module, [(4, 8), (4, 3)], "float32"), 9).nodes}
+    for name, (_, *sources) in module.nodes.items():
+        assert [source.path or source.title for source in nodes[name].sources] == sources
+    assert {name for name, node in nodes.items() if node.trains} == {"h", "g", "b"}
+    assert {name for name, node in nodes.items() if node.passes} == {"s", "p", "t", "a", "o"}
+    assert nodes["p"].gives == [nodes["h"].u, nodes["s"].u]
+    assert nodes["p"].keeps == [nodes["h"], nodes["s"]]
+
+
+def test_lanes_do_not_overlap():
+    """Edges that start in one row share a lane; others in a lane do not meet."""
+    edges = [(0, 5), (0, 3), (1, 4), (2, 6), (5, 9), (7, 9)]
+    taken = lanes(edges)
+    assert taken[0, 5] == taken[0, 3]
+    for (a, b), lane in taken.items():
+        for (c, d), other in taken.items():
+            assert lane != other or a == c or b < c or d < a
+
+
+REFUSED_BY_NETWORK = [
+    ((None, (4, 8)), r"expected a Network or a module, got NoneType; e.g. network\(net, \(32, 64\)\)"),
+    ((bp.Linear, (4, 8)), "expected a Network or a module, got type"),
+    ((bp.Linear(8, 3), 4, 8), r"expected a shape for each input, got 4; e.g. network\(net, \(32, 64\)\), batch included"),
+    ((bp.Linear(8, 3), (None, 8)), r"expected a shape for each input, got \(None, 8\)"),
+    ((bp.Linear(8, 3), (-1, 8)), r"expected a shape for each input, got \(-1, 8\)"),
+    ((bp.Linear(8, 3), (4.0, 8)), r"expected a shape for each input, got \(4.0, 8\)"),
+    ((bp.Linear(8, 3), (4, 8), "a.png"), "got 'a.png'; a file goes by name: path='a.png'"),
+    ((bp.Linear(8, 3),), r"takes inputs \(z\), got 0"),
+    ((bp.Embedding(7, 8), (4, 6)), "expected ids .*; here ids are given as an array"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED_BY_NETWORK)
+def test_network_refuses_in_a_sentence(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        plots.network(*arguments)
+    with pytest.raises(ValueError, match="Linear expected features 8 in the last axis"):
+        plots.network(bp.Linear(8, 3), (4, 7))
