@@ -5,6 +5,7 @@ name: the argument's name. of: the object that takes the argument; errors then s
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import os
@@ -72,3 +73,27 @@ def seed(value: Any) -> int:
     if not is_number(value, Integral) or not 0 <= int(value) < 2**63:
         raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, or None for a fresh one, got {value!r}")
     return int(value)
+
+
+def of_constructor(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """(positional, by name): the arguments that x was made with, read from the attributes of the same names."""
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, argument in inspect.signature(type(x)).parameters.items():
+        value = getattr(x, name)
+        if argument.kind is argument.VAR_POSITIONAL:
+            positional.extend(value)
+        elif argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD:
+            positional.append(value)
+        elif value != argument.default:
+            named[name] = value
+    return tuple(positional), named
+
+
+def given(x: Any) -> str:
+    """The arguments of `of_constructor` as source, for a repr: "3, 2, bias=False"; "..." if x does not keep them."""
+    try:
+        positional, named = of_constructor(x)
+    except (AttributeError, TypeError, ValueError):  # an argument is not kept, or is an array, which has no truth value
+        return "..."
+    return ", ".join([*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())])

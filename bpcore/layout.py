@@ -70,6 +70,9 @@ class Layout:
         for use in self.uses:
             use.start = homes[id(use.parameter)].start
 
+    def __repr__(self) -> str:
+        return f"<Layout of {self.module!r}: {self.decayed} decayed, {self.trained} trained, {self.size} in all>"
+
     def _walk(self, module: Module, path: str, numbers: Iterator[int]) -> ModuleUse:
         number = next(numbers)
         parameters: dict[str, Use | None] = {}

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from bpcore import arguments, checkpoint
+from bpcore import arguments, checkpoint, tables
 from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in
-from bpcore.costs import Cost, cost
+from bpcore.costs import MOST_ROWS, Cost, cost
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
+from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs, join, walk
 from bpcore.modules import Loss
 from bpcore.prediction import by_batches, expect_loss
 from bpcore.structure import describe, rebuild
@@ -292,6 +292,24 @@ class Network:
         dtypes = f"backend={self.backend.name!r}, dtype={self.dtype!r}, {compute}"
         dtypes += f"seed={self.seed}, " if self.seed else ""
         return f"Network({self.module!r}, {dtypes}n_parameters={self.n_parameters})"
+
+    def _repr_html_(self) -> str:
+        """The modules with their own parameters; a parameter used again is counted at its first use."""
+        at_home = {use.path: use.size for use in self.layout.homes if use.parameter.trained}
+        rows = [
+            (
+                path,
+                type(module).__name__,
+                ", ".join(f"{name} {p.shape}" for name, p in module.parameters.items() if p is not None),
+                f"{sum(at_home.get(join(path, name), 0) for name in module.parameters):,}",
+            )
+            for path, module in walk(self.module)
+        ]
+        first, last = tables.shortened(rows, MOST_ROWS)
+        body = [*first, *([("…",) * 4] if last else []), *last, ("total", "", "", f"{self.n_parameters:,}")]
+        compute = "" if self.compute_dtype == self.dtype else f", computing in {self.compute_dtype}"
+        caption = f"Network on {self.backend.name}, {self.dtype}{compute}: {self.n_parameters:,} trained numbers"
+        return tables.as_html(("path", "module", "windows", "trained numbers"), body, 3, caption, [len(body) - 1])
 
 
 def saved_network(path: Any, header: Header) -> Header:

@@ -14,14 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bpcore import tables
+from bpcore.arguments import is_number
+
 __all__ = ["History"]
+
+MOST_ROWS = 24  # of a long history at a prompt and in a notebook; str() gives all
 
 
 class History:
     """The records of a run, a dictionary for each epoch: numbers by column.
 
     `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, a list with None where it was not
-    measured. Iterating gives the records; str() gives them as a table.
+    measured. Iterating gives the records; str() gives them as a table. A prompt and a notebook shorten a long table.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
@@ -49,12 +54,48 @@ class History:
         """The names of the columns, in the order in which they first appeared."""
         return list(dict.fromkeys(name for record in self.records for name in record))
 
-    def __str__(self) -> str:
-        table = [self.columns, *([text(r.get(name)) for name in self.columns] for r in self.records)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table)
+    def best(self) -> dict[str, Any] | None:
+        """The record with the lowest test_loss, or training_loss if there is no test loss; None without a finite loss."""
+        name = self._judged()
+        measured = [record for record in self.records if is_finite(record.get(name))]
+        return min(measured, key=lambda record: float(record[name]), default=None)
 
-    __repr__ = __str__
+    def _judged(self) -> str:
+        """The column that tells the best record."""
+        return "test_loss" if any(is_finite(record.get("test_loss")) for record in self.records) else "training_loss"
+
+    def __str__(self) -> str:
+        return tables.as_text([self.columns, *map(self._cells, self.records)]) if self.records else ""
+
+    def _cells(self, record: dict[str, Any]) -> list[str]:
+        """A record as a line of the table."""
+        return [text(record.get(name)) for name in self.columns]
+
+    def _shortened(self) -> tuple[list[list[str]], int | None]:
+        """The lines of the table, of a long one those at both ends and the best, and the number of the best line."""
+        best = self.best()
+        first, last = tables.shortened(self.records, MOST_ROWS)
+        between = [best] if last and best is not None and not any(best is record for record in (*first, *last)) else []
+        lines: list[list[str]] = []
+        mark = None
+        for n, part in enumerate((first, between, last)):
+            if part and n:
+                lines.append(["…"] * len(self.columns))
+            for record in part:
+                mark = len(lines) if record is best else mark
+                lines.append(self._cells(record))
+        return lines, mark
+
+    def __repr__(self) -> str:
+        return tables.as_text([self.columns, *self._shortened()[0]]) if self.records else "History([])"
+
+    def _repr_html_(self) -> str:
+        lines, mark = self._shortened()
+        caption = f"bold: the lowest {self._judged()}" if mark is not None else "" if lines else "a history without epochs"
+        return tables.as_html(self.columns, lines, caption=caption, bold=[] if mark is None else [mark])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.columns
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write all records to `path`, .csv or .jsonl. The file is replaced as a whole."""
@@ -77,6 +118,11 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raise ValueError unless path ends in .csv or .jsonl."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether value is a finite number."""
+    return is_number(value) and math.isfinite(value)
 
 
 def plain(value: Any) -> Any:
