@@ -73,9 +73,7 @@ class Cost:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = self._cells()
-        first, last = tables.shortened(cells, MOST_ROWS)
-        body = [*first, *([("…",) * len(TITLES)] if last else []), *last]
+        body = tables.ends(self._cells(), MOST_ROWS)
         return tables.as_html(TITLES, body, left=3, bold=[len(body) - 1])
 
     def _ipython_key_completions_(self) -> list[str]:

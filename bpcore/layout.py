@@ -107,11 +107,9 @@ class Layout:
         children = {name: self._windows(child, vector, spare, theta) for name, child in of.children.items()}
         return Windows(of.path, of.number, arrays, children)
 
-    def views(self, vector: Array) -> Iterator[tuple[Use, Array]]:
-        """(use, view) of each parameter at home in `vector`, which has the length of θ or of its trained part."""
-        for use in self.homes:
-            if use.start + use.size <= vector.shape[0]:
-                yield use, view_of(vector, use.start, use)
+    def named(self, windows: Windows) -> dict[str, Array]:
+        """Path to window of each parameter at home; without those that `windows` lacks, as a trained part lacks buffers."""
+        return {use.path: windows[use.path] for use in self.homes if windows[use.path] is not None}
 
     def add_home(self, gradient: Array, spare: Array) -> None:
         """Add the gradients of later uses, in `spare`, to those at home: the gradient of a parameter used twice is the sum."""

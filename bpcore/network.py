@@ -86,7 +86,7 @@ class Network:
 
     def parameters(self) -> dict[str, Array]:
         """Path to window of θ, each parameter once: `parameters()["0.W"]`."""
-        return {use.path: self._windows[use.path] for use in self.layout.homes}
+        return self.layout.named(self._windows)
 
     def named(self, vector: Array) -> dict[str, Array]:
         """Path to window of a vector in θ's order, as ∇J is: `net.named(gradient)["0.W"]`. Buffers only if it has θ's length."""
@@ -95,7 +95,7 @@ class Network:
             got = f"{type(vector).__name__} of shape {getattr(vector, 'shape', None)} and dtype {getattr(vector, 'dtype', None)}"
             wanted = f"of length {' or '.join(map(str, dict.fromkeys(lengths)))} and dtype {self.dtype} on {self.backend.name}"
             raise ValueError(f"named expected a vector {wanted}, such as ∇J, got {got}; move or convert it")
-        return {use.path: view for use, view in self.layout.views(vector)}
+        return self.layout.named(self.layout.windows(vector))
 
     @property
     def n_parameters(self) -> int:
@@ -305,8 +305,7 @@ class Network:
             )
             for path, module in walk(self.module)
         ]
-        first, last = tables.shortened(rows, MOST_ROWS)
-        body = [*first, *([("…",) * 4] if last else []), *last, ("total", "", "", f"{self.n_parameters:,}")]
+        body = [*tables.ends(rows, MOST_ROWS), ("total", "", "", f"{self.n_parameters:,}")]
         compute = "" if self.compute_dtype == self.dtype else f", computing in {self.compute_dtype}"
         caption = f"Network on {self.backend.name}, {self.dtype}{compute}: {self.n_parameters:,} trained numbers"
         return tables.as_html(("path", "module", "windows", "trained numbers"), body, 3, caption, [len(body) - 1])

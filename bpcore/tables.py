@@ -40,3 +40,9 @@ def shortened(items: Sequence[T], most: int) -> tuple[Sequence[T], Sequence[T]]:
     if len(items) <= most:
         return items, items[:0]
     return items[: most // 2], items[len(items) - most // 2 :]
+
+
+def ends(rows: Sequence[Row], most: int) -> list[Row]:
+    """The rows; of more than `most`, those at both ends, with a row of dots between."""
+    first, last = shortened(rows, most)
+    return [*first, *([("…",) * len(rows[0])] if last else []), *last]
