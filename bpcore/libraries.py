@@ -186,11 +186,8 @@ class ArrayAPIStrict(Backend):
     library = "array_api_strict"
 
     def __init__(self, suffix: str):
-        needs, install = (
-            "backend 'array_api_strict' needs array-api-strict",
-            f"{pip('array-api-strict')}, or choose backend='numpy'",
-        )
-        self.xp = imported("array_api_strict", needs, install)
+        install = f"{pip('array-api-strict')}, or choose backend='numpy'"
+        self.xp: Any = imported("array_api_strict", "backend 'array_api_strict' needs array-api-strict", install)
         try:
             self.device = self.xp.Device(suffix or "CPU_DEVICE")
         except ValueError as error:

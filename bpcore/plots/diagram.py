@@ -76,7 +76,7 @@ class Drawing:
         edges = [(self.place[source], i) for i, node in enumerate(rows) for source in node.sources]
         self.edges = list(dict.fromkeys([*edges, *((self.place[output], self.end) for output in outputs)]))
         self.lanes = lanes([(a, b) for a, b in self.edges if b > a + 1])
-        reads = [(self.place[kept], i) for i, node in enumerate(rows) for kept in node.keeps if self.reads(node)]
+        reads = [(self.place[kept], i) for i, node in enumerate(rows) for kept in node.keeps if node.needs_gradient]
         self.reading = list(dict.fromkeys(reads))
         self.reading_lanes = lanes([(a, b) for a, b in self.reading if b > a])
         n = 1 + max(self.lanes.values(), default=-1)
@@ -86,11 +86,6 @@ class Drawing:
         self.value = self.right - BACKWARD - GAP - VALUE  # the left edge of the column of values
         self.module_width = self.value - GAP / 2 - self.left
         self.picture = matplotlib_here()
-
-    @staticmethod
-    def reads(node: Node) -> bool:
-        """Whether the node's backward function runs."""
-        return node.needs_gradient
 
     def middle(self, row: int) -> float:
         """The height of a row's middle."""
@@ -147,7 +142,7 @@ class Drawing:
 
     def draw_value(self, y: float, node: Node) -> None:
         """The value of a node, and how much of it is stored."""
-        used = node.stored > 0 or any(node is kept for other in self.rows if self.reads(other) for kept in other.keeps)
+        used = node.stored > 0 or any(node is kept for other in self.rows if other.needs_gradient for kept in other.keeps)
         if node.module is None:
             below = "the input, read again" if used else "the input"
         else:

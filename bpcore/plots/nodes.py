@@ -54,7 +54,7 @@ class Node:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether dJ/du is needed."""
+        """Whether dJ/du is needed, so that the backward function runs."""
         return self.trains or self.passes
 
 
@@ -174,7 +174,7 @@ def graph_of(module: Module, counted: Counted) -> tuple[list[Node], list[Node], 
         graph = Graph(module, counted, depth)
         rows, folds, outputs = folded(graph)
     if len(rows) > MOST:
-        rows, outputs = shortened(rows, outputs, folds)
+        rows, outputs = middle_as_one(rows, outputs, folds)
     return rows, outputs, folds, [node.u for node in graph.outputs]
 
 
@@ -233,7 +233,7 @@ def redirect(rows: Sequence[Node], moved: dict[Node, Node]) -> None:
         node.keeps = [moved.get(other, other) for other in node.keeps]
 
 
-def shortened(rows: list[Node], outputs: list[Node], folds: list[Fold]) -> tuple[list[Node], list[Node]]:
+def middle_as_one(rows: list[Node], outputs: list[Node], folds: list[Fold]) -> tuple[list[Node], list[Node]]:
     """(rows, outputs) with those in the middle put together as one; folds there are left out."""
     half = MOST // 2 - 1
     first, middle, last = rows[:half], rows[half:-half], rows[-half:]
