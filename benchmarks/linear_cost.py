@@ -72,21 +72,22 @@ def picture(results: dict[str, Any], path: Path, title: str) -> None:
     """Draw the panels: the points with the range of their rounds, and the line."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.7), layout="constrained")
     for (panel, fit), axes in zip(results.items(), figure.subplots(1, 3), strict=True):
         scale = 1000 if panel == "width squared" else 1
         x, ms = np.asarray(fit["x"]) / scale, np.asarray(fit["seconds"]) * 1e3
         low, high = (1e3 * np.array([of(row) for row in fit["rounds"]]) for of in (min, max))
-        axes.errorbar(x, ms, (ms - low, high - ms), fmt="o", color="#1f5a96", capsize=3, label="median and range of rounds")
+        ranges = (ms - low, high - ms)
+        bars = axes.errorbar(x, ms, ranges, fmt="o", color="#0072b2", capsize=3, label="median and range of rounds")
         ends = np.array([0, x.max() * 1.04])
-        axes.plot(ends, 1e3 * (fit["intercept"] + fit["slope"] * scale * ends), color="#c8501e", label=f"R² = {fit['r2']:.4f}")
+        (fitted,) = axes.plot(ends, 1e3 * (fit["intercept"] + fit["slope"] * scale * ends), color="#d55e00", label="fitted line")
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(TITLES[panel])
-        axes.set_title(f"{panel}")
+        axes.set_title(f"{panel}, R² = {fit['r2']:.4f}")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+    figure.legend(handles=[bars, fitted], loc="outside lower center", ncols=2, frameon=False)
     figure.axes[0].set_ylabel("ms a training step")
     figure.suptitle(title, fontsize="medium")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from bpcore import datasets as datasets
 from bpcore import face
 from bpcore import functional as functional
 from bpcore import initializers as initializers
+from bpcore import plots as plots
 from bpcore import schedules as schedules
 from bpcore.array import *
 from bpcore.backend import *
@@ -19,17 +20,20 @@ from bpcore.module import *
 from bpcore.modules import *
 from bpcore.network import *
 from bpcore.optimizers import *
-from bpcore.plots import *
+from bpcore.plots.confusions import *
+from bpcore.plots.curves import *
+from bpcore.plots.weights import *
 from bpcore.training.callbacks import *
 from bpcore.training.guard import *
 from bpcore.training.history import *
 from bpcore.training.metrics import *
 from bpcore.training.progress import *
 from bpcore.training.stopping import *
+from bpcore.training.tensorboard import *
 from bpcore.training.trainer import *
 
 __version__ = "0.1.0"
-__all__ = face.gathered(globals(), "datasets", "functional", "initializers", "schedules")
+__all__ = face.gathered(globals(), "datasets", "functional", "initializers", "plots", "schedules")
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and report unknown names themselves
     __dir__ = face.listed(globals())

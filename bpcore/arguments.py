@@ -88,9 +88,11 @@ def axis(name: str, value: Any, of: Any = None) -> int:
 
 
 def seed(value: Any) -> int:
-    """value as an int, or a ValueError unless it is a whole number from 0 to 2**63 - 1."""
+    """value as an int, or a fresh seed for None. Raises ValueError unless it is a whole number from 0 to 2**63 - 1."""
+    if value is None:
+        return int.from_bytes(os.urandom(4), "little")  # short enough to be typed again
     if not is_number(value, Integral) or not 0 <= int(value) < 2**63:
-        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value!r}")
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, or None for a fresh one, got {value!r}")
     return int(value)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from bpcore import arguments
@@ -11,25 +10,27 @@ from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
 from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
-from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
+from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists, shapes_of
 
 __all__ = ["evaluate", "initialize"]
 
 
-def initialize(module: Module, seed: int = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
+def initialize(module: Module, seed: int | None = 0, backend: str | Backend | None = None, dtype: Any = "float32") -> Windows:
     """Make a θ for `module`, draw its initial values, and return its windows, which `evaluate` takes.
 
     A window is a view: the part of θ that is one parameter. seed: a whole number; the same seed gives the same values on every
-    backend. backend: a name, see `get_backend`. dtype: "float32" or "float64".
+    backend. None draws a seed; `theta.seed` and theta's repr show it. backend: a name, see `get_backend`. dtype: "float32" or
+    "float64".
     """
     layout, on = Layout(module), get_backend(backend)
-    return layout.windows(on.asarray(layout.draw(arguments.seed(seed)), on.check_dtype(dtype)))
+    drawn = arguments.seed(seed)
+    theta = layout.windows(on.asarray(layout.draw(drawn), on.check_dtype(dtype)))
+    theta.seed = drawn
+    return theta
 
 
 @quiet
-def evaluate(
-    module: Module, theta: Windows, *z: Array, mode: Mode | None = None
-) -> tuple[Any, Callable[[Any], tuple[Any, Windows]]]:
+def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None) -> tuple[Any, Backward]:
     """Evaluate a module: (u, B), where u = M(z; θ), and B(v) -> (dz, dtheta) is both of its backward functions.
 
     theta: windows, see `initialize`. z: arrays on one backend. mode: evaluation by default; `Mode(training=True, ...)` for the
@@ -52,18 +53,37 @@ def evaluate(
     except TypeError:
         expect_inputs(module, theta, z)
         raise
-    layout = Layout(module)
+    return u, Backward(module, theta, saved, u, z)
 
-    @quiet
-    def B(v: Any) -> tuple[Any, Windows]:
-        v = expect_like(u, v)
-        backend, dtype = backend_of(arrays[0]), arrays[0].dtype
-        gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
-        dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
+
+class Backward:
+    """B of one evaluation: `B(v)` is (dz, dtheta), both backward functions at v = dJ/du."""
+
+    def __init__(self, module: Module, theta: Windows, saved: Any, u: Any, z: tuple[Array, ...]):
+        self.module = module
+        self.theta = theta
+        self.layout = Layout(module)
+        self._saved = saved
+        self._u = u
+        self._z = z
+
+    def __call__(self, v: Any) -> tuple[Any, Windows]:
+        v = expect_like(self._u, v)
+        like = [*(array for _, array in self.theta.items()), *self._z][0]
+        backend, layout = backend_of(like), self.layout
+        gradient, spare = backend.zeros(layout.trained, like.dtype), backend.zeros(layout.spare, like.dtype)
+        dz = self.module.backward(self.theta, fresh_lists(self._saved), v, layout.windows(gradient, spare))
         layout.add_home(gradient, spare)
         return copies(dz), layout.windows(gradient)
 
-    return u, B
+    def __repr__(self) -> str:
+        dtheta = ", ".join(shapes_of(self.theta))
+        return f"<B of {self.module!r}: v {shapes(self._u)} -> (dz {shapes(self._z)}, dtheta {dtheta or 'empty'})>"
+
+
+def shapes(x: Any) -> str:
+    """The shape of an array, or of each array of a tuple, as text."""
+    return ", ".join(str(tuple(array.shape)) for array in (x if isinstance(x, tuple) else (x,)))
 
 
 def copies(dz: Any) -> Any:

@@ -5,17 +5,20 @@ Theorem 7.4.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from bpcore import counting
+from bpcore import counting, tables
 from bpcore.counting import CountingArray
 from bpcore.layout import Layout
 from bpcore.library import is_array
-from bpcore.module import Mode, Module, Observed, Windows, join
+from bpcore.module import Mode, Module, Observed, Windows, fresh_lists, join
 
 __all__ = ["Cost", "cost"]
+
+TITLES = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
+MOST_ROWS = 60  # of a table in a notebook
 
 
 @dataclass
@@ -51,24 +54,35 @@ class Cost:
         return self.backward / self.forward if self.forward else float(self.backward > 0)
 
     def __getitem__(self, path: str) -> Row:
-        return next(row for row in self.rows if row.path == path)
+        found = next((row for row in self.rows if row.path == path), None)
+        if found is None:
+            raise KeyError(f"there is no module at {path!r}; there is {', '.join(filter(None, (r.path for r in self.rows)))}")
+        return found
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The rows and the totals, as texts."""
+        numbers = (self.parameters, self.forward, self.backward, self.saved)
+        return [
+            *((r.path, r.module, str(r.shape), *counts(r.parameters, r.forward, r.backward, r.saved)) for r in self.rows),
+            ("total", "", "", *counts(*numbers)),
+        ]
 
     def __str__(self) -> str:
-        titles = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
-        body = [
-            (r.path, r.module, str(r.shape), f"{r.parameters:,}", f"{r.forward:,}", f"{r.backward:,}", f"{r.saved:,}")
-            for r in self.rows
-        ]
-        numbers = (self.parameters, self.forward, self.backward, self.saved)
-        table = [titles, *body, ("total", "", "", *(f"{n:,}" for n in numbers))]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-            for row in table
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return tables.as_text([TITLES, *self._cells()], left=3)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        body = tables.ends(self._cells(), MOST_ROWS)
+        return tables.as_html(TITLES, body, left=3, bold=[len(body) - 1])
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return [row.path for row in self.rows if row.path]
+
+
+def counts(*numbers: int) -> tuple[str, ...]:
+    """Whole numbers as texts, with commas."""
+    return tuple(f"{n:,}" for n in numbers)
 
 
 class CountingMode(Mode):
@@ -127,6 +141,20 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     definitions, not of faster kernels.
     """
     module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
+    return counted(module, input_shapes, dtype).cost
+
+
+class Counted(NamedTuple):
+    """One forward and one backward pass on arrays that only count: the inputs, θ, the forward call, and what it all costs."""
+
+    inputs: list[CountingArray]
+    theta: CountingArray
+    forward: Call
+    cost: Cost
+
+
+def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
+    """Run both passes of a module: see `cost`."""
     layout = Layout(module)
     theta: Any = CountingArray((layout.size,), dtype)
     gradient: Any = CountingArray((layout.trained,), dtype)
@@ -134,14 +162,20 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
     forward, backward = Calls(), Calls()
     windows = layout.windows(theta)
-    u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    try:
+        u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    except TypeError as error:
+        if "expected ids" not in str(error):
+            raise
+        raise TypeError(f"{error}; here ids are given as an array, e.g. np.zeros((32, 64), 'int64')") from error
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
     add_saved(rows, forward.outermost[0], {id(x.memory) for x in (theta, *inputs)})
     v = tuple(CountingArray(u_i.shape, u_i.dtype) for u_i in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
-    Observed(module, backward.around).backward(windows, saved, v, layout.windows(gradient, spare))
+    kept = fresh_lists(saved)  # the calls of the forward pass stay whole
+    Observed(module, backward.around).backward(windows, kept, v, layout.windows(gradient, spare))
     for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
         rows[call.theta.use].backward += call.own
-    return Cost([rows[use] for use in sorted(rows)])
+    return Counted(inputs, theta, forward.outermost[0], Cost([rows[use] for use in sorted(rows)]))
 
 
 def row_of(call: Call, layout: Layout) -> Row:

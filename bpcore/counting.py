@@ -35,6 +35,9 @@ class CountingArray:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.memory = memory or Memory(math.prod(self.shape) * self.dtype.itemsize)
 
+    def __repr__(self) -> str:
+        return f"<{self.dtype} array of shape {self.shape}, without values: bp.cost counts operations>"
+
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return sys.modules[__name__]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bpcore.downloads import find
+from bpcore.packages import imported, pip
 
 Pairs = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ((X_train, y_train), (X_test, y_test))
 
@@ -82,10 +83,7 @@ def bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     names = ("digits", "iris", "wine", "breast_cancer", "diabetes")
     if name not in names:
         raise ValueError(f"there is no bundled set {name!r}: choose one of {', '.join(names)}")
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise RuntimeError("the bundled sets are scikit-learn's: pip install scikit-learn") from error
+    datasets = imported("sklearn.datasets", "the bundled sets need scikit-learn", pip("scikit-learn"))
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     return X.astype("float32"), y.astype("float32")[:, None] if name == "diabetes" else y.astype("int64")
 

@@ -7,10 +7,13 @@ import os
 import platform
 import re
 import textwrap
+import warnings
+from typing import Any
 
 from bpcore import primitive
 from bpcore.backend import get_backend
 from bpcore.library import LIBRARIES
+from bpcore.packages import brief
 
 __all__ = ["backend_info"]
 
@@ -27,7 +30,9 @@ class Info(dict[str, dict[str, str]]):
             lines.append(section)
             width = max(map(len, rows), default=0)
             for name, text in rows.items():
-                lines += textwrap.wrap(text, 120, initial_indent=f"  {name:{width}}  ", subsequent_indent=" " * (width + 4))
+                wrapper = textwrap.TextWrapper(120, break_on_hyphens=False, break_long_words=False)
+                wrapper.initial_indent, wrapper.subsequent_indent = f"  {name:{width}}  ", " " * (width + 4)
+                lines += wrapper.wrap(text)
         return "\n".join(lines)
 
 
@@ -38,12 +43,13 @@ def backend_info() -> Info:
     implementation of one of bpcore's functions, for the arrays of one library. `python -m bpcore` prints the same. Every
     backend is tried, so a GPU is started if there is one.
     """
+    names = [name for library in LIBRARIES.values() for name in library.names]
     return Info(
         versions={
             "python": platform.python_version(),
             **{name: installed for name in PACKAGES + ORACLES if (installed := version(name))},
         },
-        backends={name: state_of(name) for library in LIBRARIES.values() for name in library.names},
+        backends={name: state_of(name) for name in dict.fromkeys([*names, default()])},
         devices={"cpu": f"{processor()}, {cores()} cores", **gpus()},
         **twins(),
     )
@@ -55,24 +61,30 @@ def version(package: str) -> str | None:
 
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
+    except Exception:  # not installed, or its metadata are damaged
         return None
+
+
+def default() -> str:
+    """The name of the backend that is used where none is named, from BPCORE_BACKEND."""
+    return os.environ.get("BPCORE_BACKEND") or "numpy"
 
 
 def state_of(name: str) -> str:
     """Whether the backend of that name works, or why not."""
-    chosen = os.environ.get("BPCORE_BACKEND", "numpy")
     try:
         get_backend(name)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         return f"not available: {error}"
-    return "works, and is the default" if name == chosen else "works"
+    except Exception as error:  # a library that is broken in a way of its own
+        return f"not available: {brief(error)}"
+    return "works, and is the default" if name == default() else "works"
 
 
 def processor() -> str:
     """The name of the processor, as exact as the system gives it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             model = re.search(r"model name\s*: (.*)", file.read())
     except OSError:
         model = None
@@ -86,14 +98,15 @@ def cores() -> int:
 
 def gpus() -> dict[str, str]:
     """The CUDA GPU that backend "cupy" would use."""
-    try:
-        get_backend("cupy")
-    except RuntimeError:
+    if not state_of("cupy").startswith("works"):
         return {}
-    runtime = importlib.import_module("cupy").cuda.runtime
-    gpu = runtime.getDeviceProperties(runtime.getDevice())
-    memory = f"{gpu['totalGlobalMem'] / 2**30:.0f} GiB"
-    return {"gpu": f"{gpu['name'].decode()}, {memory}, CUDA runtime {runtime.runtimeGetVersion()}"}
+    try:
+        runtime = importlib.import_module("cupy").cuda.runtime
+        gpu = runtime.getDeviceProperties(runtime.getDevice())
+        memory = f"{gpu['totalGlobalMem'] / 2**30:.0f} GiB"
+        return {"gpu": f"{gpu['name'].decode()}, {memory}, CUDA runtime {runtime.runtimeGetVersion()}"}
+    except Exception as error:
+        return {"gpu": f"cannot be asked: {brief(error)}"}
 
 
 def twins() -> dict[str, dict[str, str]]:
@@ -101,10 +114,10 @@ def twins() -> dict[str, dict[str, str]]:
     sections = {"twins": {"BPCORE_KERNELS": primitive.SETTING}}
     for library, sets in primitive.SETS.items():
         for name in sets:
-            module, why_not = primitive.load(name)
-            label = name.removeprefix("kernels.")
             if name in primitive.ALWAYS:
                 continue
+            module, why_not = load(name)
+            label = name.removeprefix("kernels.")
             if module is None:
                 sections["twins"][label] = f"not in use: {why_not}"
             elif not primitive.in_use(name):
@@ -115,3 +128,13 @@ def twins() -> dict[str, dict[str, str]]:
                 for section, text in module.report().items():
                     sections.setdefault(section, {})[label] = text
     return sections
+
+
+def load(name: str) -> tuple[Any, str]:
+    """As `primitive.load`, but whatever goes wrong is a reason."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reason is shown
+        try:
+            return primitive.load(name)
+        except Exception as error:
+            return None, brief(error)

@@ -70,6 +70,9 @@ class Layout:
         for use in self.uses:
             use.start = homes[id(use.parameter)].start
 
+    def __repr__(self) -> str:
+        return f"<Layout of {self.module!r}: {self.decayed} decayed, {self.trained} trained, {self.size} in all>"
+
     def _walk(self, module: Module, path: str, numbers: Iterator[int]) -> ModuleUse:
         number = next(numbers)
         parameters: dict[str, Use | None] = {}
@@ -103,6 +106,10 @@ class Layout:
                 arrays[name] = view_of(spare, use.spare, use)
         children = {name: self._windows(child, vector, spare, theta) for name, child in of.children.items()}
         return Windows(of.path, of.number, arrays, children)
+
+    def named(self, windows: Windows) -> dict[str, Array]:
+        """Path to window of each parameter at home; without those that `windows` lacks, as a trained part lacks buffers."""
+        return {use.path: windows[use.path] for use in self.homes if windows[use.path] is not None}
 
     def add_home(self, gradient: Array, spare: Array) -> None:
         """Add the gradients of later uses, in `spare`, to those at home: the gradient of a parameter used twice is the sum."""

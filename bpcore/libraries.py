@@ -12,6 +12,7 @@ import numpy as np
 from bpcore.array import Array, namespace
 from bpcore.context import recording
 from bpcore.library import Backend, cast, host_data
+from bpcore.packages import CUDA, brief, imported, pip
 from bpcore.streams import SideStream
 
 
@@ -46,13 +47,7 @@ class CuPy(Backend):
     asynchronous = True
 
     def __init__(self, suffix: str):
-        try:
-            cupy = importlib.import_module("cupy")
-        except ImportError as error:
-            raise RuntimeError(
-                "backend 'cupy' needs CuPy, which is not installed: pip install 'bpcore[cuda13]' (driver for CUDA 13) or "
-                "'bpcore[cuda12]', or choose backend='numpy'"
-            ) from error
+        cupy = imported("cupy", "backend 'cupy' needs CuPy", f"{CUDA}, or choose backend='numpy'")
         if not cupy.is_available():
             raise RuntimeError(
                 "backend 'cupy' found CuPy but no usable CUDA GPU; look at nvidia-smi and the driver's version, or choose "
@@ -62,6 +57,13 @@ class CuPy(Backend):
             raise ValueError(
                 f"backend 'cupy:{suffix}': the GPU is chosen outside, by CUDA_VISIBLE_DEVICES={suffix}; then use 'cupy'"
             )
+        try:
+            cupy.cuda.nvrtc.getVersion()
+        except Exception as error:  # CuPy raises RuntimeError, OSError or ImportError, by version
+            raise RuntimeError(
+                f"backend 'cupy' found CuPy and a GPU, but not NVRTC, which compiles kernels ({brief(error)}): {CUDA}, or choose "
+                "backend='numpy'"
+            ) from error
         self.name = "cupy"
         self.xp = namespace(cupy.empty(0))
         self.device = cupy.cuda.Device()
@@ -115,11 +117,8 @@ class PyTorch(Backend):
         kind, _, index = (suffix or "cpu").partition(":")
         if kind not in ("cpu", *self.gpus) or (":" in suffix and not (kind in self.gpus and index.isdecimal())):
             raise ValueError(f"backend 'torch:{suffix}' does not exist: choose one of {', '.join(self.names)}")
-        try:
-            torch = importlib.import_module("torch")
-        except ImportError as error:
-            name = f"torch:{suffix}" if suffix else "torch"
-            raise RuntimeError(f"backend {name!r} needs PyTorch: pip install torch, or choose backend='numpy'") from error
+        name = f"torch:{suffix}" if suffix else "torch"
+        torch: Any = imported("torch", f"backend {name!r} needs PyTorch", f"{pip('torch')}, or choose backend='numpy'")
         self.torch = torch
         self.xp = namespace(torch.empty(0))
         self.device = torch.device("cpu")
@@ -133,11 +132,12 @@ class PyTorch(Backend):
 
     def _expect_gpu(self, kind: str, index: int) -> None:
         """Raise RuntimeError unless PyTorch finds this GPU."""
-        says = self.torch.backends.mps if kind == "mps" else getattr(self.torch, kind)
-        if not says.is_available():
+        says = getattr(self.torch.backends if kind == "mps" else self.torch, kind, None)
+        if says is None or not says.is_available():
+            reason = f"it has no torch.{kind}" if says is None else f"{says.__name__}.is_available() is False"
             raise RuntimeError(
                 f"backend 'torch:{kind}' needs {self.gpus[kind]}, and PyTorch {self.torch.__version__} finds none: "
-                f"{says.__name__}.is_available() is False; install the PyTorch and the driver for it (pytorch.org/get-started), "
+                f"{reason}; install the PyTorch and the driver for it (pytorch.org/get-started), "
                 "or choose backend='torch', the CPU"
             )
         count = getattr(self.torch, kind).device_count()
@@ -186,12 +186,8 @@ class ArrayAPIStrict(Backend):
     library = "array_api_strict"
 
     def __init__(self, suffix: str):
-        try:
-            self.xp = importlib.import_module("array_api_strict")
-        except ImportError as error:
-            raise RuntimeError(
-                "backend 'array_api_strict' needs array-api-strict: pip install array-api-strict, or choose backend='numpy'"
-            ) from error
+        install = f"{pip('array-api-strict')}, or choose backend='numpy'"
+        self.xp: Any = imported("array_api_strict", "backend 'array_api_strict' needs array-api-strict", install)
         try:
             self.device = self.xp.Device(suffix or "CPU_DEVICE")
         except ValueError as error:

@@ -22,6 +22,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from bpcore import arguments
 from bpcore.array import Array
 from bpcore.backend import backend_of
 from bpcore.face import Moved
@@ -47,6 +48,10 @@ class Parameter:
         self.decay = decay and trained
         self.trained = trained
 
+    def __repr__(self) -> str:
+        kind = "" if self.decay else ", decay=False" if self.trained else ", trained=False"
+        return f"Parameter({self.shape}, {self.initializer!r}{kind})"
+
 
 class Windows:
     """The named windows of one use of a module. A window is a view: the part of θ, or of ∇J, that is one parameter.
@@ -63,6 +68,8 @@ class Windows:
         self.children = tuple(children.values())
         self._children = children
         self.__dict__.update(arrays)
+
+    seed: int | None = None  # of the values, where `initialize` has drawn them
 
     if TYPE_CHECKING:
 
@@ -91,17 +98,39 @@ class Windows:
         for child in self.children:
             yield from child.items()
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """The keys of `windows["..."]`: own parameters, children, and paths into them."""
+        paths = (path.removeprefix(f"{self.path}.") for path, _ in self.items())
+        return list(dict.fromkeys([*self.names, *self._children, *paths]))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.names]
+
     def __repr__(self) -> str:
-        return "Windows(" + ", ".join(f"{path} {tuple(array.shape)}" for path, array in self.items()) + ")"
+        seed = f"; seed {self.seed}" if self.seed else ""
+        return f"Windows({', '.join(shapes_of(self))}{seed})"
 
 
-RESERVED = ("path", "use", "names", "children", "items")
+def shapes_of(windows: Windows, most: int = 12) -> list[str]:
+    """ "path shape" of every window; of more than `most`, the first and their number."""
+    shapes = [f"{path} {tuple(array.shape)}" for path, array in windows.items()]
+    return shapes if len(shapes) <= most else [*shapes[: most - 1], f"... of {len(shapes)}"]
+
+
+RESERVED = ("path", "use", "names", "children", "items", "seed")
 EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
 
 
 def join(path: str, name: str) -> str:
     """The path of `name` inside `path`."""
     return f"{path}.{name}" if path else name
+
+
+def walk(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
+    """(path, module) of a module and of all below it, in the module's order."""
+    yield path, module
+    for name, child in module.children.items():
+        yield from walk(child, join(path, name))
 
 
 class Mode:
@@ -121,6 +150,9 @@ class Mode:
         self.look = look
         self.saving = saving
         self.tracked: list[tuple[Array, Array, float]] = []
+
+    def __repr__(self) -> str:
+        return f"Mode({arguments.given(self)})"
 
     def keep(self, theta: Windows, z: Array, p: float) -> Array:
         """The dropout mask of the use `theta`: booleans of z's shape, each False with probability p."""
@@ -231,24 +263,10 @@ class Module:
 
     def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(positional, by name): the constructor's arguments, read from the attributes of the same names."""
-        positional: list[Any] = []
-        named: dict[str, Any] = {}
-        for name, argument in inspect.signature(type(self)).parameters.items():
-            value = getattr(self, name)
-            if argument.kind is argument.VAR_POSITIONAL:
-                positional.extend(value)
-            elif argument.default is argument.empty and argument.kind is argument.POSITIONAL_OR_KEYWORD:
-                positional.append(value)
-            elif value != argument.default:
-                named[name] = value
-        return tuple(positional), named
+        return arguments.of_constructor(self)
 
     def __repr__(self) -> str:
-        try:
-            positional, named = self.arguments()
-        except AttributeError:
-            return f"{type(self).__name__}(...)"
-        return f"{type(self).__name__}({', '.join([*map(repr, positional), *(f'{k}={v!r}' for k, v in named.items())])})"
+        return f"{type(self).__name__}({arguments.given(self)})"
 
 
 class Observed(Module):

@@ -7,16 +7,17 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bpcore import arguments, checkpoint
+from bpcore import arguments, checkpoint, tables
 from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
-from bpcore.costs import Cost, cost
+from bpcore.costs import MOST_ROWS, Cost, cost
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
+from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs, join, walk
 from bpcore.modules import Loss
+from bpcore.prediction import by_batches, expect_loss
 from bpcore.structure import describe, expect_structure, rebuild
 
 __all__ = ["Network"]
@@ -43,8 +44,8 @@ class Network:
     """A module with its parameters: one vector θ, on one backend.
 
     module: evaluated by `net(X)`. backend: a name, see `get_backend`; "auto" takes a GPU that works. dtype: "float32" or
-    "float64". seed: of the initial values, which are the same on every backend. theta: the initial values, a vector on the host
-    in θ's order; by default they are drawn.
+    "float64". seed: of the initial values, which are the same on every backend; None draws a seed, which `net.seed` then shows.
+    theta: the initial values, a vector on the host in θ's order; by default they are drawn.
 
     compute_dtype: the dtype in which the module computes, by default `dtype`. With the other two, θ and ∇J stay float32:
     "float16": the module computes from a copy of θ. Inputs are cast to float16 and outputs back, so that a loss is float32;
@@ -60,7 +61,7 @@ class Network:
         module: Module,
         backend: str | Backend | None = None,
         dtype: Any = "float32",
-        seed: int = 0,
+        seed: int | None = 0,
         compute_dtype: Any = None,
         theta: Any = None,
     ):
@@ -71,7 +72,8 @@ class Network:
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
-        values = self.layout.draw(arguments.seed(seed)) if theta is None else host_data(theta)
+        self.seed = arguments.seed(seed) if theta is None else None
+        values = self.layout.draw(self.seed) if self.seed is not None else host_data(theta)
         if values is None or values.shape != (self.layout.size,):
             got = type(theta).__name__ if values is None else f"shape {values.shape}"
             raise ValueError(f"theta must be a vector on the host (NumPy) of length {self.layout.size}, got {got}")
@@ -116,7 +118,16 @@ class Network:
 
     def parameters(self) -> dict[str, Array]:
         """Path to window of θ, each parameter once: `parameters()["0.W"]`."""
-        return {use.path: self._windows[use.path] for use in self.layout.homes}
+        return self.layout.named(self._windows)
+
+    def named(self, vector: Array) -> dict[str, Array]:
+        """Path to window of a vector in θ's order, as ∇J is: `net.named(gradient)["0.W"]`. Buffers only if it has θ's length."""
+        lengths = (self.n_parameters, self.layout.size)
+        if not self.backend.owns(vector) or vector.dtype != self._dtype or vector.shape not in [(n,) for n in lengths]:
+            got = f"{type(vector).__name__} of shape {getattr(vector, 'shape', None)} and dtype {getattr(vector, 'dtype', None)}"
+            wanted = f"of length {' or '.join(map(str, dict.fromkeys(lengths)))} and dtype {self.dtype} on {self.backend.name}"
+            raise ValueError(f"named expected a vector {wanted}, such as ∇J, got {got}; move or convert it")
+        return self.layout.named(self.layout.windows(vector))
 
     @property
     def n_parameters(self) -> int:
@@ -154,9 +165,23 @@ class Network:
         return tuple(self.place(x, half=half) for x in X) if isinstance(X, tuple) else (self.place(X, half=half),)
 
     @quiet
-    def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
-        """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation."""
+    def __call__(self, X: Any, *, mode: Mode | None = None, batch_size: int | None = None) -> Any:
+        """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation.
+
+        batch_size: evaluate so many rows at a time, which needs less memory; X may be a memmap, or on the host. The result is the
+        same up to rounding: an array of this backend with a row for each row of X, or a tuple of several outputs.
+        """
+        if batch_size is not None:
+            return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
         return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
+
+    def predict(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
+        """The labels at X, an array of this backend: `loss.predict` of the outputs, e.g. class indices. See `__call__`."""
+        return expect_loss(loss, "predict").predict(self(X, batch_size=batch_size))
+
+    def probabilities(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
+        """The probabilities of labels at X, an array of this backend: `loss.probabilities` of the outputs. See `__call__`."""
+        return expect_loss(loss, "probabilities").probabilities(self(X, batch_size=batch_size))
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""
@@ -309,7 +334,25 @@ class Network:
     def __repr__(self) -> str:
         compute = "" if self.compute_dtype == self.dtype else f"compute_dtype={self.compute_dtype!r}, "
         dtypes = f"backend={self.backend.name!r}, dtype={self.dtype!r}, {compute}"
+        dtypes += f"seed={self.seed}, " if self.seed else ""
         return f"Network({self.module!r}, {dtypes}n_parameters={self.n_parameters})"
+
+    def _repr_html_(self) -> str:
+        """The modules with their own parameters; a parameter used again is counted at its first use."""
+        at_home = {use.path: use.size for use in self.layout.homes if use.parameter.trained}
+        rows = [
+            (
+                path,
+                type(module).__name__,
+                ", ".join(f"{name} {p.shape}" for name, p in module.parameters.items() if p is not None),
+                f"{sum(at_home.get(join(path, name), 0) for name in module.parameters):,}",
+            )
+            for path, module in walk(self.module)
+        ]
+        body = [*tables.ends(rows, MOST_ROWS), ("total", "", "", f"{self.n_parameters:,}")]
+        compute = "" if self.compute_dtype == self.dtype else f", computing in {self.compute_dtype}"
+        caption = f"Network on {self.backend.name}, {self.dtype}{compute}: {self.n_parameters:,} trained numbers"
+        return tables.as_html(("path", "module", "windows", "trained numbers"), body, 3, caption, [len(body) - 1])
 
 
 def saved_network(path: Any, header: Header) -> Header:

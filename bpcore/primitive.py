@@ -19,12 +19,14 @@ import functools
 import importlib
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from bpcore.array import is_half, namespace
 from bpcore.library import is_array
+from bpcore.packages import brief
 from bpcore.verify import verified
 
 SETTINGS = ("on", "plain", "off", "verify")
@@ -231,6 +233,14 @@ def load(name: str) -> tuple[ModuleType | None, str]:
         if (error.name or "").startswith("bpcore.") and error.name not in ("bpcore.kernels", f"bpcore.{name}"):
             raise  # a fault in the set itself; a missing package, or the missing folder kernels/, is none
         return None, str(error)
+    except Exception as error:
+        if name not in EXTRAS:
+            raise
+        reason = (
+            f"the package that it needs, in this version or setting, raised {brief(error)}"  # e.g. a Numba newer than this file
+        )
+        warnings.warn(f"bpcore.{name} is not in use, and NumPy computes: {reason}", RuntimeWarning, stacklevel=2)
+        return None, reason
 
 
 def in_use(name: str) -> bool:

@@ -24,13 +24,17 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
     **dict.fromkeys(
-        ("array", "arguments", "face", "context", "files", "philox", "streams", "library", "libraries", "backend"), 0
+        (
+            *("array", "arguments", "face", "context", "files", "packages", "philox", "streams", "tables"),
+            *("library", "libraries", "backend"),
+        ),
+        0,
     ),
     **dict.fromkeys(("primitive", "verify"), 1),
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
     "modules": 4,
-    **dict.fromkeys(("network", "check", "costs", "counting", "structure"), 5),
+    **dict.fromkeys(("network", "check", "costs", "counting", "prediction", "structure"), 5),
     **dict.fromkeys(("training", "optimizers", "schedules"), 6),
     **dict.fromkeys(("plots", "datasets", "downloads", "info"), 7),
 }
@@ -43,7 +47,9 @@ HOST_SIDE = {
     "datasets.py",
     "initializers.py",
     "layout.py",
-    "plots.py",
+    "plots/canvas.py",
+    "plots/confusions.py",
+    "plots/weights.py",
     "training/data.py",
     "verify.py",
 }

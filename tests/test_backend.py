@@ -85,10 +85,10 @@ def test_an_unknown_backend_in_the_environment(afresh):
     [
         (
             "cupy",
-            r"needs CuPy, which .*: pip install 'bpcore\[cuda13\]'.*'bpcore\[cuda12\]'.*choose backend='numpy'",
+            r"needs CuPy, which is not installed: pip install \"cupy-cuda13x\[ctk\].*\"cupy-cuda12x\[ctk\].*backend='numpy'",
         ),
-        ("torch", r"needs PyTorch: pip install torch, or choose backend='numpy'"),
-        ("torch:mps", r"needs PyTorch: pip install torch, or choose backend='numpy'"),
+        ("torch", r"needs PyTorch, which is not installed: pip install torch, or choose backend='numpy'"),
+        ("torch:mps", r"needs PyTorch, which is not installed: pip install torch, or choose backend='numpy'"),
         ("array_api_strict", r"pip install array-api-strict, or choose backend='numpy'"),
     ],
 )

@@ -59,8 +59,8 @@ def library() -> Any:
 @pytest.mark.skipif(EMULATED, reason="this is the emulator's process")
 def test_on_an_emulated_gpu():
     """What is tested on a GPU, in a process where emulator.cupy stands in for CuPy."""
-    if emulator.COMPILER is None:
-        pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
+    if why := emulator.why_not():
+        pytest.skip(why)
     variables = environment(BPCORE_TEST_BACKENDS="cupy", BPCORE_REQUIRE="cupy", **{emulator.SWITCH: "1"})
     slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
     chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
@@ -289,9 +289,33 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_emulator_sees(fault):
-    module = emulated(FAULTS[fault])
+    """And the next kernel starts at its beginning, although threads of the faulty one stand at a barrier."""
+    u = emulator.wrap(np.zeros(64, "float32"))
     with pytest.raises(RuntimeError, match="that not all"):
-        module((1,), (32,), (1, emulator.wrap(np.zeros(64, "float32"))))
+        emulated(FAULTS[fault])((1,), (32,), (1, u))
+    emulated("u[threadIdx.x] = 1 + threadIdx.x; __syncthreads();")((1,), (64,), (1, u))
+    assert np.array_equal(u.host, np.arange(1, 65))
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("COMPILER", None, "with g\\+\\+, which is not here"),
+    ("MEMORY", 1 << 60, "needs 1099511627776 MiB of memory, and .* MiB are available"),
+    ("COMPILER", "/bin/false", "cannot compile and load a library in .*: /bin/false"),
+    ("CACHE", Path("/proc/no"), "cannot compile and load a library in /proc/no"),
+])  # fmt: skip
+def test_it_says_why_it_cannot_emulate(monkeypatch, tmp_path, name, value, message):
+    for what, other in {"CACHE": tmp_path / "cache", name: value}.items():
+        monkeypatch.setattr(emulator, what, other)
+    assert re.search(message, why_not_again())
+
+
+def why_not_again() -> str:
+    """What `why_not` says, asked afresh."""
+    emulator.runtime.cache_clear()
+    try:
+        return emulator.why_not.__wrapped__()
+    finally:
+        emulator.runtime.cache_clear()
 
 
 def test_the_emulator_sees_a_barrier_that_is_missing():
@@ -313,7 +337,7 @@ def test_the_emulator_sees_wrong_arguments(wrong):
 
 def emulated(body: str) -> Any:
     """A kernel of the emulator's."""
-    if emulator.COMPILER is None:
-        pytest.skip("g++ is not here")
+    if why := emulator.why_not():
+        pytest.skip(why)
     code = f'typedef long long Int; extern "C" __global__ void one(Int n, float *u) {{ {body} }}'
     return emulator.RawModule(code=code).get_function("one")

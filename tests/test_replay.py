@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import environment
+from emulator import cupy as emulator
 
 import bpcore as bp
 from bpcore.array import namespace
@@ -37,8 +37,8 @@ def cupy():
 
 @pytest.mark.skipif(EMULATED, reason="this is that process")
 def test_on_an_emulated_gpu():
-    if shutil.which("g++") is None:
-        pytest.skip("the emulated CuPy compiles kernels with g++, which is not here")
+    if why := emulator.why_not():
+        pytest.skip(why)
     command = [sys.executable, "-m", "pytest", "-p", "emulator.graphs", "-q", "-rs", str(TESTS / "test_replay.py")]
     done = subprocess.run(command, env=environment(**{SWITCH: "1"}), capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -11,9 +11,13 @@ from typing import Any
 
 from bpcore.arguments import number
 from bpcore.array import Array, is_floating, kind, namespace
+from bpcore.backend import backend_of
 from bpcore.expect import expect_entries, expect_floats
 from bpcore.functional import losses as f
-from bpcore.module import Mode, Module, Windows
+from bpcore.functional.activations import sigmoid
+from bpcore.functional.softmax import softmax
+from bpcore.library import host_data
+from bpcore.module import EMPTY, Mode, Module, Windows
 
 __all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
 
@@ -55,6 +59,20 @@ class Loss(Module):
         """Σ w, by which micro-batches and replicas are weighted: the number of examples or, with weights, a scalar array."""
         return prod(self.examples(y)) if weights is None else namespace(weights).sum(weights)
 
+    def predict(self, t: Any) -> Array:
+        """The labels that outputs t stand for, an array on their device. A loss of your own defines it for its outputs.
+
+        t: an array of any backend, or host data; floating-point numbers.
+        """
+        raise TypeError(f"{type(self).__name__} does not say which labels outputs stand for; define predict(self, t) in it")
+
+    def probabilities(self, t: Any) -> Array:
+        """The probabilities of labels that outputs t stand for, an array on their device. As `predict`."""
+        raise TypeError(
+            f"{type(self).__name__} does not say which probabilities outputs stand for, as CrossEntropy and LogisticLoss do; "
+            "choose one of them, or define probabilities(self, t) in it"
+        )
+
     def check_labels(self, y: Any, n_outputs: int) -> None:
         """Raise ValueError unless the values of y, a NumPy array, are labels for n_outputs outputs. By default any number is."""
 
@@ -89,6 +107,10 @@ class SquaredError(Loss):
     section 7.4.3
     """
 
+    def predict(self, t: Any) -> Array:
+        """t itself."""
+        return outputs(self, t)
+
     def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
         return f.squared_error(z, y, weights), (z, y, weights)
@@ -105,6 +127,10 @@ class Huber(Loss):
 
     def __init__(self, delta: float = 1.0):
         self.delta = number("delta", delta, "delta > 0", lambda delta: delta > 0, of=self)
+
+    def predict(self, t: Any) -> Array:
+        """t itself."""
+        return outputs(self, t)
 
     def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
@@ -123,6 +149,16 @@ class LogisticLoss(Loss):
     """
 
     casts_labels = True
+
+    def predict(self, t: Any) -> Array:
+        """1 where t > 0, which is a probability above ½, else 0; int64, of t's shape."""
+        t = outputs(self, t)
+        xp = namespace(t)
+        return xp.astype(t > 0, xp.int64)
+
+    def probabilities(self, t: Any) -> Array:
+        """φ = 1 / (1 + e⁻ᵗ), the probability of label 1, of t's shape."""
+        return sigmoid(outputs(self, t))
 
     def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, t, y, weights)
@@ -148,6 +184,15 @@ class CrossEntropy(Loss):
 
     def __init__(self, smoothing: float = 0.0):
         self.smoothing = number("smoothing", smoothing, "0 <= smoothing < 1", lambda smoothing: 0 <= smoothing < 1, of=self)
+
+    def predict(self, t: Any) -> Array:
+        """The class of the largest logit, the first of several; int64, of t's shape without the last axis."""
+        t = outputs(self, t, "an axis of classes")
+        return namespace(t).argmax(t, axis=-1)
+
+    def probabilities(self, t: Any) -> Array:
+        """φ = softmax(t), of t's shape: in each row the probability of each class. Its smoothing is for training alone."""
+        return softmax(outputs(self, t, "an axis of classes"), -1)
 
     def examples(self, y: Array) -> tuple[int, ...]:
         return tuple(y.shape[:-1]) if is_floating(y) else tuple(y.shape)
@@ -191,6 +236,23 @@ class CrossEntropy(Loss):
                 f"CrossEntropy expected class indices 0 to {n_outputs - 1} for {n_outputs} outputs, got values from "
                 f"{y.min()} to {y.max()}; recode the labels{repair}"
             )
+
+
+def outputs(loss: Loss, t: Any, axis: str = "") -> Array:
+    """t as an array of floating-point numbers. An error if it lacks the axis, or has NaN; on a GPU nobody looks."""
+    if isinstance(t, tuple):
+        raise TypeError(f"{type(loss).__name__} takes one output, got a tuple of {len(t)}; pass one of them")
+    host = host_data(t)
+    t = expect_floats(loss, EMPTY, t if host is None else host)
+    backend = backend_of(t)
+    if axis and not (t.ndim and t.shape[-1]):
+        raise ValueError(f"{type(loss).__name__} expected outputs with {axis}, got shape {tuple(t.shape)}; pass net(X)")
+    if not backend.asynchronous and bool(namespace(t).any(namespace(t).isnan(t))):
+        raise ValueError(
+            f"{type(loss).__name__} got outputs with NaN, which stand for no label; the network or its input has NaN"
+        )
+    array: Array = t
+    return array
 
 
 def absent(saved: Any) -> tuple[None, ...]:

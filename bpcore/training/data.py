@@ -104,6 +104,11 @@ class Arrays:
         self.inputs, self.y, self.weights = split(source, name)
         self.n = int(self.y.shape[0])
 
+    def __repr__(self) -> str:
+        X = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in self.inputs)
+        weights = "" if self.weights is None else ", with weights"
+        return f"<{self.name}: X {X}, y {self.y.dtype} {tuple(self.y.shape)}{weights}>"
+
     def check(self) -> None:
         """Raise ValueError unless X, y and weights are finite, and weights are >= 0 and not all zero."""
         for label, x in (*(("X", x) for x in self.inputs), ("y", self.y)):
@@ -226,6 +231,9 @@ class Batches:
         self.source = source
         self.name = name
         self.opened: tuple[Batch, Reading] | None = None  # the first batch, and the reading of the others
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: batches from {type(self.source).__name__}>"
 
     def check(self) -> None:
         """Does nothing: each batch is checked when it is read."""

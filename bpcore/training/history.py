@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bpcore import files
+from bpcore import files, tables
+from bpcore.arguments import is_number
 
 __all__ = ["History"]
+
+MOST_ROWS = 24  # of a long history at a prompt and in a notebook; str() gives all
 
 
 class History:
     """The records of a run, a dictionary for each epoch: numbers by column.
 
     `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, a list with None where it was not
-    measured. Iterating gives the records; str() gives them as a table. theta_epoch: the epoch whose θ the network has, if a
-    callback has gone back to it; else None, and θ is that of the last step.
+    measured. Iterating gives the records; str() gives them as a table. A prompt and a notebook shorten a long table.
+    theta_epoch: the epoch whose θ the network has, if a callback has gone back to it; else None, and θ is that of the last step.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
@@ -53,13 +56,59 @@ class History:
         """The names of the columns, in the order in which they first appeared."""
         return list(dict.fromkeys(name for record in self.records for name in record))
 
-    def __str__(self) -> str:
-        table = [self.columns, *([text(r.get(name)) for name in self.columns] for r in self.records)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in table]
-        return "\n".join(lines if self.theta_epoch is None else [*lines, f"the network has the θ of epoch {self.theta_epoch}"])
+    def best(self) -> dict[str, Any] | None:
+        """The record with the lowest test_loss, or training_loss if there is no test loss; None without a finite loss."""
+        name = self._judged()
+        measured = [record for record in self.records if is_finite(record.get(name))]
+        return min(measured, key=lambda record: float(record[name]), default=None)
 
-    __repr__ = __str__
+    def _judged(self) -> str:
+        """The column that tells the best record."""
+        return "test_loss" if any(is_finite(record.get("test_loss")) for record in self.records) else "training_loss"
+
+    def __str__(self) -> str:
+        return self._table(list(map(self._cells, self.records))) if self.records else ""
+
+    def _table(self, lines: list[list[str]]) -> str:
+        """Lines under the names of the columns; then the note."""
+        return "\n".join([tables.as_text([self.columns, *lines]), *self._note()])
+
+    def _note(self) -> list[str]:
+        """Which θ the network has, if not that of the last step."""
+        return [] if self.theta_epoch is None else [f"the network has the θ of epoch {self.theta_epoch}"]
+
+    def _cells(self, record: dict[str, Any]) -> list[str]:
+        """A record as a line of the table."""
+        return [text(record.get(name)) for name in self.columns]
+
+    def _shortened(self) -> tuple[list[list[str]], int | None]:
+        """The lines of the table, of a long one those at both ends and the best, and the number of the best line."""
+        best = self.best()
+        first, last = tables.shortened(self.records, MOST_ROWS)
+        between = [best] if last and best is not None and not any(best is record for record in (*first, *last)) else []
+        lines: list[list[str]] = []
+        mark = None
+        for n, part in enumerate((first, between, last)):
+            if part and n:
+                lines.append(["…"] * len(self.columns))
+            for record in part:
+                mark = len(lines) if record is best else mark
+                lines.append(self._cells(record))
+        return lines, mark
+
+    def __repr__(self) -> str:
+        return self._table(self._shortened()[0]) if self.records else "History([])"
+
+    def _repr_html_(self) -> str:
+        lines, mark = self._shortened()
+        caption = [] if lines else ["a history without epochs"]
+        if mark is not None:
+            caption.append(f"bold: the lowest {self._judged()}")
+        bold = [] if mark is None else [mark]
+        return tables.as_html(self.columns, lines, caption="; ".join(caption + self._note()), bold=bold)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.columns
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write all records to `path`, .csv or .jsonl. The file is replaced as a whole."""
@@ -80,6 +129,11 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raise ValueError unless path ends in .csv or .jsonl."""
     if Path(path).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether value is a finite number."""
+    return is_number(value) and math.isfinite(value)
 
 
 def plain(value: Any) -> Any:

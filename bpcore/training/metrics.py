@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import given, whole
 from bpcore.array import Array, is_floating, namespace
 from bpcore.functional.losses import logistic_per_example, total
 from bpcore.functional.softmax import log_softmax
@@ -36,6 +36,9 @@ class Metric:
     """
 
     name = ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({given(self)})"
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
         """The sums of one batch, scalar arrays: Σ w s and Σ w for scores s. w: the weight of each example, 1 by default."""

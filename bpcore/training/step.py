@@ -80,9 +80,9 @@ SETTINGS: dict[str, Callable[[Step, Any], Any]] = {  # that can be assigned: eac
 class Step:
     """A training step of a network, a loss and an optimiser, for a loop of your own; `bpcore.Trainer` is a ready loop.
 
-    clip_norm: the largest norm of ∇J. accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those
-    of the whole batch. seed: of dropout's masks. If the network computes in float16, the loss is scaled: see
-    bpcore.training.scaling.
+    clip_norm: the largest norm of ∇J. accumulate: the number of micro-batches into which a batch is split; J and ∇J stay
+    those of the whole batch. seed: of dropout's masks; None draws one, which `step.seed` shows. If the network computes in
+    float16, the loss is scaled: see bpcore.training.scaling.
 
     reduce: a function that sums a vector, [∇J, J, flags], in place over replicas. Each replica has its own Step, and calls it
     with its part of the batch and with the `total` of the whole batch; reduce is called once per step, between the backward
@@ -110,7 +110,7 @@ class Step:
         optimizer: Optimizer,
         clip_norm: float | None = None,
         accumulate: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
         reduce: Callable[[Array], None] | None = None,
     ):
         self.network = expected("network", network, Network)
@@ -120,7 +120,7 @@ class Step:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.accumulate = accumulate
-        self.seed = seed
+        self.seed = arguments.seed(seed)
         self.reduce = reduce
 
         self.moments = optimizer.start(network.theta[: network.n_parameters])

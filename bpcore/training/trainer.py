@@ -43,10 +43,11 @@ class Trainer:
     network: on any backend. schedule: the factor on the optimiser's learning rate, one of bpcore.schedules or any function of
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
     accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those of the whole batch. callbacks: see
-    bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend. replay: on a GPU,
-    launch a step as one recorded graph, with the same results bit for bit, which is faster for small networks. If that is not
-    possible, steps run one kernel at a time, and a warning says why: see bpcore.training.replay. progress: by default there is a
-    bp.Progress where somebody looks, on a terminal or in a notebook; True shows one anywhere, False none.
+    bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend; None draws one,
+    which `trainer.seed` shows and `save` keeps. replay: on a GPU, launch a step as one recorded graph, with the same results
+    bit for bit, which is faster for small networks. If that is not possible, steps run one kernel at a time, and a warning says
+    why: see bpcore.training.replay. progress: by default there is a bp.Progress where somebody looks, on a terminal or in a
+    notebook; True shows one anywhere, False none.
 
     `steps` and `epoch` count what is done so far; `position` counts the steps done in the current epoch. `history` has the
     record of each epoch. `training_step` is the Step that the loop repeats.
@@ -80,7 +81,7 @@ class Trainer:
         clip_norm: float | None = None,
         accumulate: int = 1,
         callbacks: Callback | Iterable[Callback] = (),
-        seed: int = 0,
+        seed: int | None = 0,
         replay: bool = False,
         progress: bool | None = None,
     ):
@@ -271,6 +272,14 @@ class Trainer:
             if examples is not data:  # else `fit` has checked them
                 check_data(self.network, self.loss, examples)
             return measure(self.network, self.loss, self.metrics, examples, batch_size)
+
+    def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
+        """The labels at X, an array on the device, batch_size rows at a time: see Network.predict."""
+        return self.network.predict(X, self.loss, batch_size=batch_size)
+
+    def probabilities(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
+        """The probabilities of labels at X, an array on the device, batch_size rows at a time: see Network.probabilities."""
+        return self.network.probabilities(X, self.loss, batch_size=batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.

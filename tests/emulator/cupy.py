@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -23,12 +25,13 @@ from typing import Any
 
 import numpy as np
 
-SHIM = Path(__file__).with_name("shim.h")
+SHIM, RUNTIME = Path(__file__).with_name("shim.h"), Path(__file__).with_name("runtime.cpp")
 COMPILER = shutil.which("g++")
 CACHE = Path(tempfile.gettempdir()) / f"bpcore-cuda-emulator-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 ELEMENTS = {"long long": "q", "unsigned long long": "Q", "int": "i", "unsigned": "I", "float": "f", "double": "d", "__half": "e"}
 BYTES = ("bool", "unsigned char", "void")
 ATTRIBUTES = ("shape", "ndim", "size", "strides", "itemsize", "nbytes", "flags", "dtype")
+MEMORY = 1 << 30  # bytes: the test process takes half of it
 SWITCH = "BPCORE_EMULATE_CUPY"  # set in the environment of the process where the stand-in takes CuPy's place
 VERSION = "emulated"
 _turns = itertools.count()
@@ -253,28 +256,80 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
 
 def built(code: str) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
     """The library of a source, and the types of its kernels' parameters."""
-    code = code.replace("#include <cuda_fp16.h>", "")
-    digest = hashlib.sha256((SHIM.read_text() + code + Path(__file__).read_text()).encode()).hexdigest()[:24]
+    code = f'#include "{SHIM}"\n' + code.replace("#include <cuda_fp16.h>", "")
+    path = cached(code)
+    if not path.exists():
+        text = gpp("-E", "-P", "-D__global__=KERNEL", "-", stdin=code)
+        kernels = kernels_in(text)
+        described = f'extern "C" const char *const kernels = R"({json.dumps(kernels)})";\n'
+        entries = map(entry, kernels, kernels.values())
+        compiled(path, "".join(("#define KERNEL\n", text, described, *entries)), "-O1", "-", "-x", "none", str(runtime()))
+    library = ctypes.CDLL(str(path))
+    return library, json.loads(ctypes.c_char_p.in_dll(library, "kernels").value or b"")
+
+
+def entry(name: str, parameters: list[str]) -> str:
+    """The C++ function by which a kernel is launched."""
+    values = ", ".join(f"*({kind} *)args[{i}]" for i, kind in enumerate(parameters))
+    return (
+        f"static void call_{name}(void **args) {{ {name}({values}); }}\n"
+        f'extern "C" const char *launch_{name}(void **args, const unsigned *grid, const unsigned *block, unsigned turn)\n'
+        f"{{ return emulator::run(call_{name}, args, grid, block, turn, __start_shared_variables, __stop_shared_variables); }}\n"
+    )
+
+
+@functools.cache
+def runtime() -> Path:
+    """The library that runs the threads of all kernels."""
+    code = f'#include "{RUNTIME}"\n'
+    path = cached(code)
+    if not path.exists():
+        compiled(path, code, "-O2", "-")
+    return path
+
+
+@functools.cache
+def why_not() -> str:
+    """Why kernels cannot be emulated here; "" if they can."""
+    if COMPILER is None:
+        return "the emulated CuPy compiles kernels with g++, which is not here"
+    if memory() < MEMORY:
+        return f"the emulated CuPy needs {MEMORY >> 20} MiB of memory, and {memory() >> 20} MiB are available"
+    try:
+        ctypes.CDLL(str(runtime()))
+    except (OSError, RuntimeError) as error:
+        return f"the emulated CuPy cannot compile and load a library in {CACHE}: {error}"
+    return ""
+
+
+def memory() -> int:
+    """The bytes that this process may still take, as far as Linux says; elsewhere, enough."""
+    try:
+        free = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+        limit = Path("/sys/fs/cgroup/memory.max")
+        of_group = int(text) if limit.exists() and (text := limit.read_text().strip()).isdigit() else sys.maxsize
+    except OSError:
+        return sys.maxsize
+    return min(int(free[1]) << 10, of_group) if free else of_group
+
+
+def cached(code: str) -> Path:
+    """Where the library of a source lies, or is to lie."""
     CACHE.mkdir(exist_ok=True, mode=0o700)
-    library, expanded = CACHE / f"{digest}.so", CACHE / f"{digest}.cpp"
-    if not library.exists():
-        head = f'#include "{SHIM}"\n'
-        text = gpp("-E", "-P", "-D__global__=KERNEL", stdin=head + code)
-        entries = "".join(
-            f'extern "C" const char *launch_{name}(void **args, const unsigned *grid, const unsigned *block, unsigned turn)\n'
-            f"{{ return emulator::launch({name}, args, grid, block, turn); }}\n"
-            for name in kernels_in(text)
-        )
-        with tempfile.NamedTemporaryFile(dir=CACHE, suffix=".so", delete=False) as made:
-            gpp("-shared", "-fPIC", "-O1", "-w", "-D__global__=", "-o", made.name, stdin=head + code + entries)
-        expanded.write_text(text)
-        os.replace(made.name, library)
-    return ctypes.CDLL(str(library)), kernels_in(expanded.read_text())
+    texts = (code, *(file.read_text() for file in (SHIM, RUNTIME, Path(__file__))))
+    return CACHE / f"{hashlib.sha256(''.join(texts).encode()).hexdigest()[:24]}.so"
+
+
+def compiled(path: Path, code: str, *options: str) -> None:
+    """Compile a source to a shared library at `path`, which is there as a whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".so", delete=False) as made:
+        gpp("-shared", "-fPIC", "-w", "-o", made.name, *options, stdin=code)
+    os.replace(made.name, path)
 
 
 def gpp(*options: str, stdin: str) -> str:
     """Run g++ on a source; what it prints."""
-    command = [str(COMPILER), "-x", "c++", "-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", *options, "-"]
+    command = [str(COMPILER), "-x", "c++", "-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", *options]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-4000:]}")
@@ -351,7 +406,7 @@ def install() -> Any:
     cupy.ndarray, cupy.RawModule = ndarray, RawModule  # type: ignore[attr-defined]
     cupy.is_available = lambda: True  # type: ignore[attr-defined]
     cupy.__version__ = VERSION
-    cupy.cuda = SimpleNamespace(Device=Device)  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(Device=Device, nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)))  # type: ignore[attr-defined]
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
 

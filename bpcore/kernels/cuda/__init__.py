@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from bpcore.packages import CUDA, imported
+
 try:
-    import cupy
-except ImportError as _error:
-    raise ImportError(
-        f"CuPy cannot be imported ({_error}): pip install 'bpcore[cuda13]' (driver for CUDA 13) or 'bpcore[cuda12]'"
-    ) from _error
+    cupy = imported("cupy", "CUDA kernels need CuPy", CUDA)
+except RuntimeError as _error:
+    raise ImportError(str(_error)) from _error
 
 from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their twins
     activations,

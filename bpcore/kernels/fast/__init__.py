@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-try:
-    import numba as _numba  # noqa: F401  for the message below, which says what to install
-except ImportError as _error:
-    raise ImportError(f"Numba cannot be imported ({_error}): pip install 'bpcore[fast]'") from _error
-
 import numpy as np
+
+from bpcore.packages import imported, pip
+
+try:
+    _numba = imported("numba", "compiled twins need Numba", pip("fast"))
+except RuntimeError as _error:
+    raise ImportError(str(_error)) from _error
+if _numba.config.DISABLE_JIT:
+    raise ImportError("compiled twins need Numba's compiler, which NUMBA_DISABLE_JIT=1 switches off: unset it")
 
 from bpcore.kernels.fast import (  # noqa: F401  importing them registers their twins
     activations,
-    attention,
     batch_normalization,
-    convolution,
     dropout,
     embedding,
     linear,
@@ -25,6 +27,9 @@ from bpcore.kernels.fast import (  # noqa: F401  importing them registers their 
 )
 from bpcore.kernels.fast.engine import memory, onednn, threads
 
+if onednn.LIBRARY is not None:  # their products and convolutions are oneDNN's alone
+    from bpcore.kernels.fast import attention, convolution  # noqa: F401
+
 ARRAY = np.ndarray
 memory.keep_freed()
 
@@ -34,6 +39,6 @@ def report() -> dict[str, str]:
     pool = f"{threads.count()} in libgomp's pool, for loops and oneDNN (OMP_NUM_THREADS)"
     products = f"NumPy's BLAS, since {onednn.WHY_NOT}"
     if onednn.LIBRARY is not None:
-        own = f"float32 by oneDNN {onednn.version()} above {onednn.SMALL} multiplications"
+        own = f"float32 by oneDNN {onednn.version(onednn.LIBRARY)} above {onednn.SMALL} multiplications"
         products = f"{own}; else NumPy's BLAS, with threads of its own"
-    return {"threads": pool if threads.LIBRARY is not None else "1: libgomp.so.1 is not installed", "products": products}
+    return {"threads": pool if threads.LIBRARY is not None else f"1, since {threads.WHY_NOT}", "products": products}

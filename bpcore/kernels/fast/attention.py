@@ -14,7 +14,6 @@ import numpy as np
 
 from bpcore.functional.attention import attention, attention_backward
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine import onednn
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
 from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.onednn import Plan, batched_plan, execute
@@ -153,8 +152,8 @@ def _run_rows_of_dS(A, *arguments):
 
 
 def float32(qkv, heads, causal, padding, keep, p):
-    """Whether oneDNN is loaded, and qkv is dense float32."""
-    return onednn.LIBRARY is not None and qkv.dtype.char == "f" and COMPILED.nonempty(qkv)
+    """Whether qkv is dense float32."""
+    return qkv.dtype.char == "f" and COMPILED.nonempty(qkv)
 
 
 def float32_backward(qkv, padding, keep, u, L, v, heads, causal, p):

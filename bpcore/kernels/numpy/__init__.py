@@ -22,5 +22,5 @@ ARRAY = np.ndarray
 
 def report() -> dict[str, str]:
     """For `bp.backend_info()`: which library computes products."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {"products": f"NumPy's BLAS, {blas.get('name')} {blas.get('version')}, with threads of its own"}
+    blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
+    return {"products": f"NumPy's BLAS, {blas.get('name', 'unknown')} {blas.get('version', '')}, with threads of its own"}

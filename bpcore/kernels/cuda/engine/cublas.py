@@ -14,6 +14,8 @@ from typing import Any
 
 import cupy
 
+from bpcore.packages import CUDA
+
 WORKSPACE = 32 << 20  # bytes: NVIDIA's advice for Hopper and Blackwell; other GPUs need less
 DEFAULT, FLOAT32_REDUCTIONS = -1, 16  # CUBLAS_GEMM_DEFAULT, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 FLOAT32, FLOAT64, FLOAT16 = 0, 1, 2  # CUDA_R_32F and so on
@@ -60,7 +62,7 @@ def libcublas() -> tuple[Any, str]:
         RuntimeError,
         AttributeError,
     ) as error:  # cuda.pathfinder raises RuntimeError for a missing library
-        return None, f"cuBLAS cannot be loaded: {error}; reinstall CuPy: pip install 'bpcore[cuda13]' or 'bpcore[cuda12]'"
+        return None, f"cuBLAS cannot be loaded: {error}; its wheel comes with CuPy's: {CUDA}"
     return library, ""
 
 

@@ -23,6 +23,7 @@ from numba.core import types
 
 from bpcore.kernels.fast.engine import threads
 from bpcore.kernels.fast.engine.threads import compiled
+from bpcore.packages import EXTRAS, ONEDNN, pip
 
 SMALL = 1 << 18  # up to this many multiplications, NumPy computes the product: its BLAS stays in one thread then
 FLOAT32, CPU, IN_ORDER = 3, 1, 1  # dnnl_f32, dnnl_cpu, dnnl_stream_in_order
@@ -35,27 +36,35 @@ WHEEL = "onednn-cpu-gomp"
 
 def libdnnl() -> tuple[ctypes.CDLL | None, str]:
     """oneDNN's library and ""; or None and the reason why it cannot be loaded."""
+    if not ONEDNN:
+        return None, "oneDNN's wheel is for Linux on x86-64 only"
     if threads.LIBRARY is None:
-        return None, "libgomp.so.1 is not installed"
+        return None, f"oneDNN needs libgomp: {threads.WHY_NOT}"
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
-        return None, f"oneDNN is not installed: pip install 'bpcore[fast]' ({WHEEL}; Linux on x86-64)"
+        return None, f"oneDNN is not installed: {pip('fast')}"
     libraries = sorted(Path(str(file.locate())).resolve() for file in files if "libdnnl.so." in file.name)
+    again = f"reinstall it: pip install --force-reinstall {EXTRAS['fast'][1]}"
+    if not libraries:
+        return None, f"oneDNN's wheel {WHEEL} has no library; {again}"
     try:
-        return ctypes.CDLL(str(libraries[0])), ""
-    except (IndexError, OSError) as error:
-        return None, f"oneDNN's library of {WHEEL} cannot be loaded: {error}; reinstall it"
+        library = ctypes.CDLL(str(libraries[0]))
+        if (found := version(library)).split(".")[0] != "3":
+            return None, f"oneDNN {found} has another interface than version 3; {again}"
+    except (OSError, AttributeError) as error:
+        return None, f"oneDNN's library of {WHEEL} cannot be loaded ({error}); {again}"
+    return library, ""
+
+
+def version(library: ctypes.CDLL) -> str:
+    """The version of a oneDNN: the first three numbers of dnnl_version_t."""
+    get = library.dnnl_version
+    get.restype = ctypes.POINTER(ctypes.c_int)
+    return ".".join(str(get()[i]) for i in range(3))
 
 
 LIBRARY, WHY_NOT = libdnnl()
-
-
-def version() -> str:
-    """The version of the loaded oneDNN: the first three numbers of dnnl_version_t."""
-    get = LIBRARY.dnnl_version  # type: ignore[union-attr]  # called only if the library is loaded
-    get.restype = ctypes.POINTER(ctypes.c_int)
-    return ".".join(str(get()[i]) for i in range(3))
 
 
 def call(name: str, *args: Any) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,20 @@ LEAST = 1 << 15  # numbers; a shorter pass stays in one thread, because starting
 COST = 4  # a number of a pass with exponentials or several steps costs as much as 4 of a plain pass
 
 
-def libgomp() -> ctypes.CDLL | None:
-    """The OpenMP runtime that oneDNN's wheel uses, with its functions made known to the compiler; None if it is not installed."""
+def libgomp() -> tuple[ctypes.CDLL | None, str]:
+    """The OpenMP runtime that oneDNN's wheel uses, its functions made known to the compiler, and ""; or None and the reason."""
+    if sys.platform != "linux":
+        return None, "threads are libgomp's, on Linux only"
     try:
         library = ctypes.CDLL("libgomp.so.1")
-    except OSError:
-        return None
-    for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"):
-        llvmlite.binding.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
-    return library
+        for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"):
+            llvmlite.binding.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
+    except (OSError, AttributeError) as error:
+        return None, f"libgomp.so.1 cannot be loaded ({error}); install it, e.g. apt install libgomp1"
+    return library, ""
 
 
-LIBRARY = libgomp()
+LIBRARY, WHY_NOT = libgomp()
 if LIBRARY is not None and hasattr(os, "register_at_fork"):
     # A forked process does not inherit the workers of the pool, and would wait for them.
     os.register_at_fork(after_in_child=functools.partial(LIBRARY.omp_set_num_threads, 1))
