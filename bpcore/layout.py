@@ -102,7 +102,7 @@ class Layout:
             else:
                 arrays[name] = view_of(spare, use.spare, use)
         children = {name: self._windows(child, vector, spare, theta) for name, child in of.children.items()}
-        return Windows(of.path, of.number, arrays, children)
+        return Windows(of.path, of.number, arrays, children, vector.dtype)
 
     def add_home(self, gradient: Array, spare: Array) -> None:
         """Add the gradients of later uses, in `spare`, to those at home: the gradient of a parameter used twice is the sum."""

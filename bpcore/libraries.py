@@ -31,10 +31,10 @@ class NumPy(Backend):
     def recognizes(cls, array_type: type) -> bool:
         return issubclass(array_type, (np.ndarray, np.generic))
 
-    def asarray(self, host: Any, dtype: str | None = None) -> Array:
-        data = host_data(host)
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
+        data = host_data(host, name)
         if data is None or recording.get():
-            return super().asarray(host, dtype)
+            return super().asarray(host, dtype, name)
         return data if dtype is None else np.asarray(data, dtype=dtype)
 
 

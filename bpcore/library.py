@@ -9,6 +9,7 @@ import numpy as np
 
 from bpcore.array import Array, device, namespace
 from bpcore.context import recording
+from bpcore.host import NUMBERS, as_numbers
 from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
@@ -100,18 +101,19 @@ class Backend:
         """Whether `array` is an array of this backend, on its device."""
         return is_array(array) and namespace(array) is self.xp and device(array) == self.device
 
-    def asarray(self, host: Any, dtype: str | None = None) -> Array:
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
         """`host` (a NumPy array, nested lists, numbers, or an array of this backend) as an array of this backend.
 
-        dtype: a name such as "float32"; None keeps the dtype of `host`. The result may share memory with `host`. Raises TypeError
-        for an array of another backend or device: move it to the host first, with its own backend's `to_host`.
+        dtype: a name such as "float32"; None keeps the dtype of `host`. The result may share memory with `host`. name: what
+        errors call the data. Raises TypeError unless it holds numbers, or for an array of another backend or device: move it to
+        the host first, with its own backend's `to_host`.
         """
         wanted = None if dtype is None else self.dtype(dtype)
-        data = host_data(host)
+        data = host_data(host, name)
         if data is None:
             if not self.owns(host):
                 raise TypeError(
-                    f"expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
+                    f"{name} expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
                     f"{type(host).__module__}.{type(host).__name__} on device {device(host)}; move it first: "
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
@@ -172,18 +174,12 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "__array_namespace__") or library_of(value) is not None  # PyTorch's tensors have no __array_namespace__
 
 
-def host_data(x: Any) -> np.ndarray | None:
-    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table's column); None for an array of another library."""
-    if type(x) is np.ndarray and x.dtype.kind in "biuf":
+def host_data(x: Any, name: str = "data") -> np.ndarray | None:
+    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table); None for an array of one of the libraries here.
+
+    name: of the data, for the errors if it does not hold numbers.
+    """
+    if type(x) is np.ndarray and x.dtype.kind in NUMBERS and x.dtype.isnative:
         return x
-    if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):
-        return None
-    try:
-        host = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(
-            f"expected rows of one length, got data that cannot become an array ({error}); pad or cut the rows"
-        ) from error
-    if host.dtype.kind not in "biuf":
-        raise TypeError(f"expected numbers, got an array of dtype {host.dtype}; convert it, e.g. X.astype('float32')")
-    return host
+    library = library_of(x)
+    return as_numbers(x, name) if library is None or isinstance(x, (np.ndarray, np.generic)) else None

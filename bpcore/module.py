@@ -53,12 +53,15 @@ class Windows:
 
     A parameter's window is an attribute, `theta.W`; that of an absent parameter is None. The windows of a child are `theta[0]` or
     `theta["encoder"]`, and a path goes deeper: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` is its number, for
-    the random streams.
+    the random streams; `dtype` is that of θ, or None if there is no θ.
     """
 
-    def __init__(self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows]):
+    def __init__(
+        self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows], dtype: Any = None
+    ):
         self.path = path
         self.use = use
+        self.dtype = dtype
         self.names = tuple(arrays)
         self.children = tuple(children.values())
         self._children = children
@@ -95,7 +98,7 @@ class Windows:
         return "Windows(" + ", ".join(f"{path} {tuple(array.shape)}" for path, array in self.items()) + ")"
 
 
-RESERVED = ("path", "use", "names", "children", "items")
+RESERVED = ("path", "use", "dtype", "names", "children", "items")
 EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
 
 

@@ -116,7 +116,7 @@ class Step:
         """(batch on the device, its labels on the host, or None if y is on the device). A tuple X is several inputs."""
         self.check_bound()
         network = self.network
-        return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
+        return (network.inputs(X), network.place(y, name="y"), network.place_weights(weights)), host_data(y)
 
     def __call__(
         self,

@@ -23,7 +23,7 @@ from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
-from bpcore.training.metrics import Metric, metric
+from bpcore.training.metrics import Metric, chosen_metrics
 from bpcore.training.part import Part
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
@@ -81,7 +81,7 @@ class Trainer:
         self.counters = Counters()
         self.guard = Guard(self.training_step, self.counters)
         self.schedule = Constant() if schedule is None else schedule
-        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
+        self.metrics = chosen_metrics(metrics)
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
@@ -158,9 +158,9 @@ class Trainer:
             read_ahead = arguments.whole("read_ahead", read_ahead)
         examples = as_examples(train, "train")
         held_out = None if validation is None else as_examples(validation, "validation")
-        check_data(self.network, self.loss, examples)
+        check_data(self.network, self.loss, examples, self.metrics)
         if held_out is not None:
-            check_data(self.network, self.loss, held_out)
+            check_data(self.network, self.loss, held_out, self.metrics)
         self._check_callbacks(held_out is not None)
         if self.position and (examples.n, batch_size) != self.position_of:
             raise ValueError(
@@ -238,7 +238,7 @@ class Trainer:
         batch_size = arguments.whole("batch_size", batch_size)
         examples = as_examples(data, "data")
         if examples is not data:  # else `fit` has checked them
-            check_data(self.network, self.loss, examples)
+            check_data(self.network, self.loss, examples, self.metrics)
         return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def state(self) -> tuple[Tensors, Header]:
