@@ -23,6 +23,7 @@ from bpcore.plots import *
 from bpcore.training.callbacks import *
 from bpcore.training.guard import *
 from bpcore.training.history import *
+from bpcore.training.metric import *
 from bpcore.training.metrics import *
 from bpcore.training.trainer import *
 

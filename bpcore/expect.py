@@ -76,8 +76,8 @@ def expect_images(module: Module, theta: Windows, z: Array) -> Array:
 
 def repair_of_features(shape: tuple[int, ...], n: int, argument: str) -> str:
     """What to do about z of this shape, where n features were expected in the last axis."""
-    if not shape:
-        return "give it an axis of features"
+    if not shape or 0 in shape[1:] or shape == (0,):
+        return "give it an axis of features" if not shape else "fix the data"
     if len(shape) == 4 and shape[1] == n:
         return "images are (n, height, width, channels): X.transpose(0, 2, 3, 1)"
     if len(shape) == 3 and shape[1] == n:

@@ -23,10 +23,12 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} expected an array of numbers, got {type(x).__name__}; make an array of it{columns}")
     dense = next((method for method in ("toarray", "todense", "to_dense") if hasattr(x, method)), None)
     if dense is not None and not isinstance(x, np.ndarray):
-        raise TypeError(f"{name} is sparse ({type(x).__name__}), and modules take dense arrays; pass {short(name)}.{dense}()")
+        raise TypeError(sparse(x, name, dense))
     try:
         host = np.asarray(x)
-        host = from_columns(x, name) if host.ndim == 2 and host.dtype.kind not in NUMBERS and column_names(x) else host
+        # pandas makes objects of columns of different dtypes; other tables make numbers of dates
+        if host.ndim == 2 and column_names(x) and (host.dtype.kind not in NUMBERS or not hasattr(x, "iloc")):
+            host = from_columns(x, name)
     except ValueError as error:
         several = isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
         repair = "pad or cut the rows" + (f"; several inputs are a tuple, tuple({short(name)})" if several else "")
@@ -38,6 +40,11 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
     if host.dtype.kind not in NUMBERS:
         raise TypeError(f"{name} expected numbers, got an array of {trouble(host, short(name))}")
     return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
+
+
+def sparse(x: Any, name: str, dense: str) -> str:
+    """The text of the error that x is a sparse matrix. dense: its method that makes it dense."""
+    return f"{name} is sparse ({type(x).__name__}), and modules take dense arrays; pass {short(name)}.{dense}()"
 
 
 def short(name: str) -> str:
@@ -74,7 +81,7 @@ def from_columns(table: Any, name: str) -> np.ndarray:
 
 def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
     """An array that does not hold numbers, in words, and the repair. dtype: what its library calls its dtype."""
-    kind, at, repair = found.dtype.kind, "", f"convert it, e.g. {name}.astype('float32')"
+    kind, at, repair = found.dtype.kind, "", f"convert it, e.g. {name}.astype({number_dtype(found, name)!r})"
     if kind == "O" and found.size:
         odd = next((i for i, value in enumerate(found.flat) if not isinstance(value, (Real, np.bool))), None)
         value = found.flat[odd or 0]
@@ -83,21 +90,27 @@ def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
             at = f" with {type(value).__name__} {str(value)[:30]!r} at {place}" if place else f" ({type(value).__name__})"
         if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
             repair = f"stack its rows: np.stack(list({name}))"
-        elif value is None or value != value or type(value).__name__.startswith("NA"):
+        elif value is None or type(value).__name__.startswith("NA") or value != value:
             repair = f"drop or fill what is missing, then {name}.astype('float32')"
         elif isinstance(value, (str, bytes)):
             kind = "U"
     if kind in "UST":
         text = np.asarray(found[: min(len(found), 1000)] if found.ndim else found, dtype=object)
         at = at or (f", e.g. {str(text.flat[0])[:30]!r}" if text.size else "")
-        repair = f"convert it: {name}.astype('float32')" if all(map(is_text_of_number, text.flat)) else encoding(name)
+        repair = repair if all(map(is_text_of_number, text.flat)) else encoding(name)
     repair = {
         "c": f"give real and imaginary parts as features: {name}.real, {name}.imag",
         "M": f"count from a date: ({name} - {name}.min()) / np.timedelta64(1, 'D')",
         "m": f"count in a unit: {name} / np.timedelta64(1, 's')",
         "V": f"give its fields as columns: numpy.lib.recfunctions.structured_to_unstructured({name})",
-    }.get(kind, repair)
+    }.get(kind if kind != "V" or found.dtype.names else "", repair)
     return f"dtype {found.dtype if dtype is None else dtype}{at}; {repair}"
+
+
+def number_dtype(found: np.ndarray, name: str) -> str:
+    """The dtype to convert to: "int64" if all entries are labels of classes, else "float32"."""
+    whole = name.startswith("y") and all(str(value).lstrip("-").isdigit() for value in found.flat[:1000])
+    return "int64" if whole else "float32"
 
 
 def is_text_of_number(value: Any) -> bool:

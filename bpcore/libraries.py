@@ -171,8 +171,14 @@ class PyTorch(Backend):
             array = tensor.to(self.device)
         return array
 
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
+        array: Any = super().asarray(host, dtype, name)
+        dense: Array = array.detach() if array.requires_grad else array  # PyTorch must record no graph
+        return dense
+
     def _to_host(self, array: Any) -> np.ndarray:
-        host: np.ndarray = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        host: np.ndarray = (array.float() if array.dtype == self.torch.bfloat16 else array).numpy()
         return host
 
     def synchronize(self) -> None:

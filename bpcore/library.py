@@ -9,7 +9,7 @@ import numpy as np
 
 from bpcore.array import Array, device, namespace
 from bpcore.context import recording
-from bpcore.host import NUMBERS, as_numbers
+from bpcore.host import NUMBERS, as_numbers, sparse
 from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
@@ -181,5 +181,8 @@ def host_data(x: Any, name: str = "data") -> np.ndarray | None:
     """
     if type(x) is np.ndarray and x.dtype.kind in NUMBERS and x.dtype.isnative:
         return x
-    library = library_of(x)
-    return as_numbers(x, name) if library is None or isinstance(x, (np.ndarray, np.generic)) else None
+    if library_of(x) is None or isinstance(x, (np.ndarray, np.generic)):
+        return as_numbers(x, name)
+    if "sparse" in str(getattr(x, "layout", "")):  # PyTorch's
+        raise TypeError(sparse(x, name, "to_dense"))
+    return None

@@ -17,6 +17,7 @@ from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
 from bpcore.modules import Loss
+from bpcore.modules.losses import warn_of_probabilities
 from bpcore.structure import describe, rebuild
 
 __all__ = ["Network"]
@@ -50,6 +51,7 @@ class Network:
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
         self.module = module
+        self._warned: Loss | None = None  # the loss for which a wrong last layer was looked for
         self.layout = Layout(module)
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
@@ -122,6 +124,8 @@ class Network:
         half = self._half is not None
         if not isinstance(X, tuple):
             return (self.place(X, half=half),)
+        if len(X) == 1:
+            return (self.place(X[0], half=half),)
         return tuple(self.place(x, half=half, name=f"X[{i}]") for i, x in enumerate(X))
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
@@ -160,6 +164,9 @@ class Network:
             raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
+        if loss is not self._warned:
+            self._warned = loss
+            warn_of_probabilities(self.module, loss)
         weights = self.place_weights(weights)
         evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode or Mode(look=True), host_data(y))
         return evaluation.J, self.backward(evaluation, out)

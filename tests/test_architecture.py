@@ -23,7 +23,7 @@ LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "numba", "array_api_compat", "ar
 
 # Each file imports from the floors below it, or from its own.
 FLOORS = {
-    **dict.fromkeys(("array", "arguments", "face", "context", "philox", "streams", "library", "libraries", "backend"), 0),
+    **dict.fromkeys(("array", "arguments", "face", "context", "philox", "streams", "host", "library", "libraries", "backend"), 0),
     **dict.fromkeys(("primitive", "verify"), 1),
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),

@@ -6,6 +6,7 @@ weights have no gradient. The outputs of an example lie along the last axis; an 
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any
 
@@ -13,6 +14,11 @@ from bpcore.arguments import number
 from bpcore.array import Array, is_floating, kind, namespace
 from bpcore.functional import losses as f
 from bpcore.module import Mode, Module, Windows
+from bpcore.modules.activations import Identity, Sigmoid
+from bpcore.modules.arithmetic import Reshape
+from bpcore.modules.circuit import Circuit
+from bpcore.modules.containers import Recompute, Sequential
+from bpcore.modules.softmax import Softmax
 
 __all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
 
@@ -230,6 +236,27 @@ def repair_of_labels(outputs: tuple[int, ...], y: Array) -> str:
     if tuple(y.shape) == outputs[:-1] and not is_floating(y):
         return "for class indices take CrossEntropy; else give the network one output"
     return "give the network as many outputs as an example has labels (nothing is broadcast)"
+
+
+def warn_of_probabilities(module: Module, loss: Loss) -> None:
+    """Warn if the network ends in Softmax or Sigmoid, and the loss takes logits."""
+    last = last_of(module)
+    if isinstance(loss, (CrossEntropy, LogisticLoss)) and isinstance(last, (Softmax, Sigmoid)):
+        warnings.warn(
+            f"the network ends in {last!r}, and {loss!r} takes logits: it applies such a function itself, and a second one makes "
+            f"learning slow; leave {type(last).__name__} out, and apply it to the outputs of the trained network",
+            stacklevel=4,
+        )
+
+
+def last_of(module: Module) -> Module | None:
+    """The module that computes the outputs of `module`, which may be a container; modules that keep all values do not count."""
+    if isinstance(module, Circuit) and isinstance(module.outputs, str):
+        return last_of(module.children[module.outputs]) if module.outputs in module.children else None
+    if isinstance(module, (Sequential, Recompute)):
+        ends = (last_of(child) for child in reversed(list(module.children.values())))
+        return next((last for last in ends if last is not None), None)
+    return None if isinstance(module, (Identity, Reshape)) else module
 
 
 def absent(saved: Any) -> tuple[None, ...]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from bpcore.array import Array, is_floating, kind
-from bpcore.backend import backend_of
+from bpcore.backend import backend_of, get_backend
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.training.data import Arrays, Batches
-from bpcore.training.metrics import Metric, wide
+from bpcore.training.metric import Metric, wide
 
 LOOK_EVERY = 256  # batches: then the host takes the sums, so that even float32 sums on a device stay accurate
 
@@ -66,7 +64,8 @@ def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Array
         if number % LOOK_EVERY == 0:
             totals, sums = joined(metrics, totals, on_host(backend, sums)), []
     totals = joined(metrics, totals, on_host(backend, sums))
-    (J_sum, weight), *of_metrics = [[np.asarray(x).tolist() for x in of_one] for of_one in totals]
+    to_host = get_backend("numpy").to_host
+    (J_sum, weight), *of_metrics = [[to_host(x).tolist() for x in of_one] for of_one in totals]
     if not weight > 0:
         raise ValueError(f"{examples.name}: all weights are zero; give at least one example a weight above zero")
     values = {metric.name: metric.value(*of_one) for metric, of_one in zip(metrics, of_metrics, strict=True)}
@@ -95,7 +94,7 @@ def terms(network: Network, loss: Loss, metrics: Sequence[Metric], t: Array, y: 
         scale = wide(scale)
     J, _ = loss.forward(EMPTY, t, of_network, w, mode=Mode())
     weight = loss.total_weight(of_network, w)
-    weight = weight if isinstance(weight, (int, float)) else wide(weight) * scale
+    weight = (weight if isinstance(weight, (int, float)) else wide(weight)) * scale
     result: list[Any] = [(wide(J) * weight, weight)]
     if metrics:
         full = backend.zeros(loss.examples(of_network), t.dtype) + 1 if full is None else full
@@ -114,7 +113,8 @@ def joined(metrics: Sequence[Metric], old: list[Any], new: list[Any]) -> list[An
 
 def on_host(backend: Backend, sums: list[Any]) -> list[Any]:
     """The terms as float64 of NumPy."""
+    host = get_backend("numpy")
     return [
-        tuple(np.asarray(x if isinstance(x, (int, float)) else backend.to_host(x), dtype="float64") for x in of_one)
+        tuple(host.asarray(x if isinstance(x, (int, float)) else backend.to_host(x), "float64") for x in of_one)
         for of_one in sums
     ]

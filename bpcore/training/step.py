@@ -19,6 +19,7 @@ from bpcore.functional.updates import squared_norm
 from bpcore.library import host_data
 from bpcore.module import Mode
 from bpcore.modules import Loss
+from bpcore.modules.losses import warn_of_probabilities
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
 from bpcore.structure import describe
@@ -85,6 +86,7 @@ class Step:
                 raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
         if network.n_parameters == 0:
             raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+        warn_of_probabilities(network.module, loss)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer

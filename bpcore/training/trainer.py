@@ -23,7 +23,8 @@ from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
-from bpcore.training.metrics import Metric, chosen_metrics
+from bpcore.training.metric import Metric
+from bpcore.training.metrics import chosen_metrics
 from bpcore.training.part import Part
 from bpcore.training.reading import Augment, Placing, batches
 from bpcore.training.replay import Replay, replay_for
