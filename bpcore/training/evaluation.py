@@ -28,16 +28,18 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
     labels = examples.y if isinstance(examples, Arrays) else batch[1]
     host = backend_of(labels).to_host(labels)
     inputs, y, weights = network.inputs(batch[0]), network.place(batch[1], name="y"), network.place_weights(batch[2])
-    network.forward(loss, inputs, y, weights, Mode(look=True), host)
+    t = network(inputs)
+    if isinstance(t, tuple):
+        network.forward(loss, inputs, y, weights, Mode())  # raises: a loss takes one output
+    loss.expect(EMPTY, t, y, weights)
+    loss.check_labels(host, t.shape[-1] if t.ndim else 1)
     if isinstance(examples, Arrays):
         for row in extremes(examples.inputs):
             network(tuple(x[row : row + 1, ...] for x in examples.inputs))  # an id out of an embedding's range is an error
-    if metrics:
-        t = network(inputs)
-        of_loss = [metric.for_loss(loss) for metric in metrics]
-        for metric in of_loss:
-            metric.check_labels(host, tuple(t.shape))
-        terms(network, loss, of_loss, t, batch[1], batch[2])
+    of_loss = [metric.for_loss(loss) for metric in metrics]
+    for metric in of_loss:
+        metric.check_labels(host, tuple(t.shape))
+    terms(network, loss, of_loss, t, batch[1], batch[2])
 
 
 def extremes(inputs: tuple[Array, ...]) -> list[int]:
