@@ -26,6 +26,7 @@ from bpcore.plots.weights import *
 from bpcore.training.callbacks import *
 from bpcore.training.guard import *
 from bpcore.training.history import *
+from bpcore.training.metric import *
 from bpcore.training.metrics import *
 from bpcore.training.progress import *
 from bpcore.training.stopping import *

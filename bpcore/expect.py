@@ -6,16 +6,20 @@ module: the module whose input is checked, `self` in its `forward`. theta: the w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
-from bpcore.array import Array, is_floating
+from bpcore.array import Array, kind, namespace
 from bpcore.module import Module, Windows
 
 
 def expect_floats(module: Module, theta: Windows, z: Array) -> Array:
-    """z, or a TypeError unless it holds real floating-point numbers."""
-    if not is_floating(z):
+    """z; whole numbers and booleans as floats of θ's dtype. A TypeError if it holds other things, or if there is no θ."""
+    what = kind(z)
+    if what == "real floating":
+        return z
+    if what == "other" or theta.dtype is None:
         raise TypeError(f"{module.name(theta)} expected floating-point numbers, got {z.dtype}; convert: X.astype('float32')")
-    return z
+    return namespace(z).astype(z, theta.dtype)
 
 
 def expect_axis(module: Module, theta: Windows, z: Array, axis: int) -> None:
@@ -35,29 +39,61 @@ def expect_entries(module: Module, theta: Windows, z: Array, axes: Iterable[int]
             raise ValueError(f"{module.name(theta)} expected at least one entry along axis {axis}, got {got}; check the data")
 
 
-def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: int = 0) -> None:
-    """Raise an error unless a and b have one real floating dtype and, except for the last `apart` axes, broadcast together."""
+def expect_operands(module: Module, theta: Windows, a: Array, b: Array, apart: int = 0) -> tuple[Array, Array]:
+    """(a, b) as floats, or an error unless they have one dtype and, except for the last `apart` axes, broadcast together."""
     shape_a = a.shape[: a.ndim - apart]
     shape_b = b.shape[: b.ndim - apart]
     if any(n != m and 1 not in (n, m) for n, m in zip(reversed(shape_a), reversed(shape_b), strict=False)):
         got = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"{module.name(theta)} expected shapes that broadcast together, got {got}; reshape one of them")
-    if expect_floats(module, theta, a).dtype != expect_floats(module, theta, b).dtype:
+    a, b = expect_floats(module, theta, a), expect_floats(module, theta, b)
+    if a.dtype != b.dtype:
         raise TypeError(f"{module.name(theta)} expected one dtype, got {a.dtype} and {b.dtype}; convert one to the other")
+    return a, b
 
 
 def expect_features(module: Module, theta: Windows, z: Array, n: int, window: Array, argument: str) -> Array:
-    """z, or an error unless its last axis has n features and its dtype is that of `window`, a parameter.
+    """z as floats, or an error unless its last axis has n features and its dtype is that of `window`, a parameter.
 
     argument: the name of n in the module's constructor, for the repair.
     """
     if z.shape[-1:] != (n,):
-        got = f"z of shape {tuple(z.shape)}"
-        repair = f"pass {argument}={z.shape[-1]} or fix the data" if z.ndim else "give it an axis of features"
-        raise ValueError(f"{module.name(theta)} expected features {n} in the last axis, got {got}; {repair}")
+        raise ValueError(
+            f"{module.name(theta)} expected features {n} in the last axis, got z of shape {tuple(z.shape)}; "
+            f"{repair_of_features(z.shape, n, argument)}"
+        )
     if z.dtype != window.dtype:
-        expect_floats(module, theta, z)
+        converted = expect_floats(module, theta, z)
+        if converted.dtype == window.dtype:
+            return converted
         raise TypeError(
             f"{module.name(theta)} has parameters of dtype {window.dtype}, got z of dtype {z.dtype}; convert one to the other"
         )
     return z
+
+
+def expect_images(module: Module, theta: Windows, z: Array) -> Array:
+    """z as floats, or an error unless it has four axes, and height and width are not 0."""
+    if z.ndim != 4:
+        got = f"z of shape {tuple(z.shape)}"
+        repair = "reshape the data"
+        if z.ndim == 3:
+            repair += ": X[..., None] adds the axis of one channel" + ", X[None] that of one image" * (z.shape[-1] <= 4)
+        raise ValueError(f"{module.name(theta)} expected images (n, height, width, channels), got {got}; {repair}")
+    expect_entries(module, theta, z, (1, 2))
+    return expect_floats(module, theta, z)
+
+
+def repair_of_features(shape: tuple[int, ...], n: int, argument: str) -> str:
+    """What to do about z of this shape, where n features were expected in the last axis."""
+    if not shape or 0 in shape[1:] or shape == (0,):
+        return "give it an axis of features" if not shape else "fix the data"
+    if len(shape) == 4 and shape[1] == n:
+        return "images are (n, height, width, channels): X.transpose(0, 2, 3, 1)"
+    if len(shape) == 3 and shape[1] == n:
+        return "sequences are (n, tokens, features): X.transpose(0, 2, 1)"
+    if len(shape) > 2 and prod(shape[1:]) == n:
+        return "put bp.Flatten() before it"
+    if len(shape) == 1 and n == 1:
+        return "one feature is a column: X.reshape(-1, 1)"
+    return f"pass {argument}={shape[-1]} or fix the data"

@@ -105,7 +105,7 @@ class Layout:
             else:
                 arrays[name] = view_of(spare, use.spare, use)
         children = {name: self._windows(child, vector, spare, theta) for name, child in of.children.items()}
-        return Windows(of.path, of.number, arrays, children)
+        return Windows(of.path, of.number, arrays, children, vector.dtype)
 
     def named(self, windows: Windows) -> dict[str, Array]:
         """Path to window of each parameter at home; without those that `windows` lacks, as a trained part lacks buffers."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from bpcore.array import Array, namespace
 from bpcore.context import recording
-from bpcore.library import Backend, cast, host_data
+from bpcore.host import cast
+from bpcore.library import Backend, host_data
 from bpcore.packages import CUDA, brief, imported, pip
 from bpcore.streams import SideStream
 
@@ -32,11 +33,11 @@ class NumPy(Backend):
     def recognizes(cls, array_type: type) -> bool:
         return issubclass(array_type, (np.ndarray, np.generic))
 
-    def asarray(self, host: Any, dtype: str | None = None) -> Array:
-        data = host_data(host)
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
+        data = host_data(host, name)
         if data is None or recording.get():
-            return super().asarray(host, dtype)
-        return data if dtype is None or data.dtype == dtype else cast(data, dtype)
+            return super().asarray(host, dtype, name)
+        return data if dtype is None else cast(data, dtype, name)
 
 
 class CuPy(Backend):
@@ -171,8 +172,14 @@ class PyTorch(Backend):
             array = tensor.to(self.device)
         return array
 
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
+        array: Any = super().asarray(host, dtype, name)
+        dense: Array = array.detach() if array.requires_grad else array  # PyTorch must record no graph
+        return dense
+
     def _to_host(self, array: Any) -> np.ndarray:
-        host: np.ndarray = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        host: np.ndarray = (array.float() if array.dtype == self.torch.bfloat16 else array).numpy()
         return host
 
     def synchronize(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bpcore.array import Array, device, namespace
-from bpcore.context import quiet, recording
+from bpcore.context import recording
+from bpcore.host import NUMBERS, as_numbers, cast, sparse
 from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
@@ -103,18 +104,19 @@ class Backend:
         """Whether `array` is an array of this backend, on its device."""
         return is_array(array) and namespace(array) is self.xp and device(array) == self.device
 
-    def asarray(self, host: Any, dtype: str | None = None) -> Array:
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
         """`host` (a NumPy array, nested lists, numbers, or an array of this backend) as an array of this backend.
 
-        dtype: a name such as "float32"; None keeps the dtype of `host`. The result may share memory with `host`. Raises TypeError
-        for an array of another backend or device: move it to the host first, with its own backend's `to_host`.
+        dtype: a name such as "float32"; None keeps the dtype of `host`. The result may share memory with `host`. name: what
+        errors call the data. Raises TypeError unless it holds numbers, or for an array of another backend or device: move it to
+        the host first, with its own backend's `to_host`.
         """
         wanted = None if dtype is None else self.dtype(dtype)
-        data = host_data(host)
+        data = host_data(host, name)
         if data is None:
             if not self.owns(host):
                 raise TypeError(
-                    f"expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
+                    f"{name} expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
                     f"{type(host).__module__}.{type(host).__name__} on device {device(host)}; move it first: "
                     f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
                 )
@@ -122,7 +124,7 @@ class Backend:
             return array
         if recording.get():
             raise RuntimeError("each step moves data of the host to the device, which a recorded step cannot do")
-        return self._from_host(data if dtype is None else cast(data, str(dtype)))
+        return self._from_host(data if dtype is None else cast(data, str(dtype), name))
 
     def to_host(self, array: Any) -> np.ndarray:
         """`array` as a NumPy array. On a GPU the host waits for it. Values leave a device by this function only."""
@@ -175,24 +177,15 @@ def is_array(value: Any) -> bool:
     return hasattr(value, "__array_namespace__") or library_of(value) is not None  # PyTorch's tensors have no __array_namespace__
 
 
-@quiet
-def cast(data: np.ndarray, dtype: str) -> np.ndarray:
-    """data in another dtype; numbers that are too small for it become 0."""
-    return np.asarray(data, dtype=dtype)
+def host_data(x: Any, name: str = "data") -> np.ndarray | None:
+    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table); None for an array of one of the libraries here.
 
-
-def host_data(x: Any) -> np.ndarray | None:
-    """x as a NumPy array if it is host data (NumPy, lists, numbers, a table's column); None for an array of another library."""
-    if type(x) is np.ndarray and x.dtype.kind in "biuf":
+    name: of the data, for the errors if it does not hold numbers.
+    """
+    if type(x) is np.ndarray and x.dtype.kind in NUMBERS and x.dtype.isnative:
         return x
-    if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):
-        return None
-    try:
-        host = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(
-            f"expected rows of one length, got data that cannot become an array ({error}); pad or cut the rows"
-        ) from error
-    if host.dtype.kind not in "biuf":
-        raise TypeError(f"expected numbers, got an array of dtype {host.dtype}; convert it, e.g. X.astype('float32')")
-    return host
+    if library_of(x) is None or isinstance(x, (np.ndarray, np.generic)):
+        return as_numbers(x, name)
+    if "sparse" in str(getattr(x, "layout", "")):  # PyTorch's
+        raise TypeError(sparse(x, name, "to_dense"))
+    return None

@@ -58,12 +58,15 @@ class Windows:
 
     A parameter's window is an attribute, `theta.W`; that of an absent parameter is None. The windows of a child are `theta[0]` or
     `theta["encoder"]`, and a path goes deeper: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` is its number, for
-    the random streams.
+    the random streams; `dtype` is that of θ, or None if there is no θ.
     """
 
-    def __init__(self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows]):
+    def __init__(
+        self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows], dtype: Any = None
+    ):
         self.path = path
         self.use = use
+        self.dtype = dtype
         self.names = tuple(arrays)
         self.children = tuple(children.values())
         self._children = children
@@ -117,7 +120,7 @@ def shapes_of(windows: Windows, most: int = 12) -> list[str]:
     return shapes if len(shapes) <= most else [*shapes[: most - 1], f"... of {len(shapes)}"]
 
 
-RESERVED = ("path", "use", "names", "children", "items", "seed")
+RESERVED = ("path", "use", "dtype", "names", "children", "items", "seed")
 EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
 
 

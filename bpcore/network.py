@@ -13,10 +13,12 @@ from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.costs import MOST_ROWS, Cost, cost
+from bpcore.host import cast
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs, join, walk
 from bpcore.modules import Loss
+from bpcore.modules.losses import warn_of_probabilities
 from bpcore.prediction import by_batches, expect_loss
 from bpcore.structure import describe, expect_structure, rebuild
 
@@ -68,16 +70,17 @@ class Network:
         if not isinstance(module, Module):
             raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
         self.module = module
+        self._warned: Loss | None = None  # the loss for which a wrong last layer was looked for
         self.layout = Layout(module)
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
         self.seed = arguments.seed(seed) if theta is None else None
-        values = self.layout.draw(self.seed) if self.seed is not None else host_data(theta)
+        values = self.layout.draw(self.seed) if self.seed is not None else host_data(theta, "theta")
         if values is None or values.shape != (self.layout.size,):
             got = type(theta).__name__ if values is None else f"shape {values.shape}"
             raise ValueError(f"theta must be a vector on the host (NumPy) of length {self.layout.size}, got {got}")
-        self._bind(values)
+        self._bind(cast(values, self.dtype, "theta"))
 
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
@@ -134,35 +137,39 @@ class Network:
         """The number of trained numbers in θ: the length of ∇J."""
         return self.layout.trained
 
-    def place(self, x: Any, floating: bool = False, half: bool = False) -> Array:
+    def place(self, x: Any, floating: bool = False, half: bool = False, name: str = "X") -> Array:
         """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype, or in float16.
 
-        Integers stay integers, unless `floating`. Raises TypeError for an array of another backend or device.
+        Integers stay integers, unless `floating`. name: of the data, for errors. Raises TypeError for data that are not numbers,
+        and for an array of another backend or device; ValueError for numbers that the dtype cannot hold.
         """
         if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None and not half:
             return x
-        host = host_data(x)
+        host = host_data(x, name)
         dtype = "float16" if half else self.dtype
         if host is not None:
-            placed: Array = self.backend.asarray(host, dtype if floating or host.dtype.kind == "f" else None)
-            return placed
-        placed = self.backend.asarray(x)
+            return self.backend.asarray(cast(host, dtype, name) if floating or host.dtype.kind == "f" else host)
+        placed = self.backend.asarray(x, name=name)
         return self.backend.asarray(placed, dtype) if floating or is_floating(placed) else placed
 
     def place_weights(self, weights: Any) -> Array | None:
         """weights on this backend, in this network's dtype. ValueError if one is negative, unless the host would have to wait."""
         if weights is None:
             return None
-        placed = self.place(weights, floating=True)
+        placed = self.place(weights, floating=True, name="weights")
         host = host_data(weights) if self.backend.asynchronous else self.backend.to_host(placed)
-        if host is not None and host.size and host.min() < 0:
+        if host is not None and host.size and not host.min() >= 0:
             raise ValueError(f"weights must be >= 0, got {host.min()}; fix the weights")
         return placed
 
     def inputs(self, X: Any) -> tuple[Array, ...]:
         """The inputs of X on this backend, in the dtype that the module computes in. A tuple X is several inputs."""
         half = self._half is not None
-        return tuple(self.place(x, half=half) for x in X) if isinstance(X, tuple) else (self.place(X, half=half),)
+        if not isinstance(X, tuple):
+            return (self.place(X, half=half),)
+        if len(X) == 1:
+            return (self.place(X[0], half=half),)
+        return tuple(self.place(x, half=half, name=f"X[{i}]") for i, x in enumerate(X))
 
     @quiet
     def __call__(self, X: Any, *, mode: Mode | None = None, batch_size: int | None = None) -> Any:
@@ -216,8 +223,11 @@ class Network:
             raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
+        if loss is not self._warned:
+            self._warned = loss
+            warn_of_probabilities(self.module, loss)
         weights = self.place_weights(weights)
-        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode or Mode(look=True), host_data(y))
+        evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode or Mode(look=True), host_data(y))
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(

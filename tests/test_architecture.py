@@ -26,7 +26,7 @@ FLOORS = {
     **dict.fromkeys(
         (
             *("array", "arguments", "face", "context", "files", "packages", "philox", "streams", "tables"),
-            *("library", "libraries", "backend"),
+            *("host", "library", "libraries", "backend"),
         ),
         0,
     ),

@@ -309,7 +309,7 @@ def test_in_come_lists_numbers_and_read_only_arrays(backend):
     "host", [["a", "b"], np.asarray([1j]), np.asarray([None]), np.asarray(["2020-01-01"], "M8[D]")], ids=repr
 )
 def test_what_are_not_numbers(backend, host):
-    with pytest.raises(TypeError, match=r"expected numbers, got an array of dtype .*; convert it"):
+    with pytest.raises(TypeError, match=r"expected numbers, got an array of dtype .*; \w+"):
         backend.backend.asarray(host)
 
 

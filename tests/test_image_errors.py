@@ -104,9 +104,30 @@ def test_shapes(name):
 
 
 @pytest.mark.parametrize(
+    ("module", "shape", "repair"),
+    [
+        (bp.Conv2d(1, 3, 3), (9, 8, 8), r"X\[\.\.\., None\] adds the axis of one channel$"),
+        (bp.Conv2d(3, 3, 3), (8, 8, 3), r"X\[\.\.\., None\] adds .*, X\[None\] that of one image"),
+        (bp.MaxPool2d(2), (9, 8, 8), r"X\[\.\.\., None\] adds"),
+        (bp.Conv2d(3, 3, 3), (9, 3, 8, 8), r"images are \(n, height, width, channels\): X\.transpose\(0, 2, 3, 1\)"),
+        (bp.BatchNorm(3), (9, 3, 8, 8), r"images are \(n, height, width, channels\): X\.transpose\(0, 2, 3, 1\)"),
+        (bp.Conv1d(3, 3, 3), (9, 3, 8), r"sequences are \(n, tokens, features\): X\.transpose\(0, 2, 1\)"),
+        (bp.Conv1d(1, 3, 3), (9, 8), r"X\[\.\.\., None\] adds the axis of one channel"),
+        (bp.Linear(64, 3), (9, 8, 8, 1), r"put bp\.Flatten\(\) before it"),
+        (bp.Linear(1, 3), (9,), r"one feature is a column: X\.reshape\(-1, 1\)"),
+    ],
+    ids=str,
+)
+def test_axes_that_others_order_otherwise(module, shape, repair):
+    with pytest.raises(ValueError, match=repair):
+        bp.Network(module)(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
     "module", [bp.Conv2d(2, 3, 3), bp.MaxPool2d(2), bp.BatchNorm(2), bp.Upsample(2), bp.GlobalAvgPool()], ids=repr
 )
-def test_pixels_that_are_bytes(module):
-    net = bp.Network(bp.Sequential(module))
-    with pytest.raises(TypeError, match=r"0: .* expected floating-point numbers, got uint8; convert: X.astype"):
-        net(np.zeros(IMAGES, "uint8"))
+def test_pixels_that_are_bytes(module, backend):
+    """They are taken as floats."""
+    net = bp.Network(bp.Sequential(module), backend.backend)
+    X = np.random.default_rng(0).integers(0, 256, IMAGES, "uint8")
+    np.testing.assert_array_equal(backend.to_host(net(X)), backend.to_host(net(X.astype("float32"))))

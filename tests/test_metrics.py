@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from runs import CLASSES, ROWS, Shift, trainer
+from runs import CLASSES, ROWS, Shift, trainer, unchanged
 
 import bpcore as bp
 from bpcore.training.metrics import METRICS
@@ -78,14 +78,14 @@ SKLEARN = {
         f"accuracy, {k} labels an example": (
             "accuracy",
             several_labels(k),
-            lambda m, t, y, w, k=k: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, k)),
+            lambda m, t, y, w: m.accuracy_score(y, t > 0, sample_weight=w),  # all labels of an example must be right
         )
         for k in (1, 3, ROWS)
     },
     "accuracy, true or false": (
         "accuracy",
         (several_labels(3)[0], several_labels(3)[1] > 0),
-        lambda m, t, y, w: m.accuracy_score(y.ravel(), t.ravel() > 0, sample_weight=of_each(w, 3)),
+        lambda m, t, y, w: m.accuracy_score(y, t > 0, sample_weight=w),
     ),
     "accuracy, as many classes as examples": (
         "accuracy",
@@ -120,13 +120,11 @@ SKLEARN = {
             ("r2", "r2_score"),
         )
         for columns in (1, 3)
-        if columns == 1 or name in ("mse", "mae")
     },
-    "rmse, 3 outputs": ("rmse", regression_outputs(3), lambda m, t, y, w: np.sqrt(m.mean_squared_error(y, t, sample_weight=w))),
-    "r2, 3 outputs": (
-        "r2",
+    "r2, pooled": (
+        bp.R2("variance_weighted"),
         regression_outputs(3),
-        lambda m, t, y, w: m.r2_score(y.ravel(), t.ravel(), sample_weight=None if w is None else np.repeat(w, 3)),
+        lambda m, t, y, w: m.r2_score(y, t, sample_weight=w, multioutput="variance_weighted"),
     ),
 }
 
@@ -181,17 +179,17 @@ def test_r2_of_labels_far_from_zero(weighted, size, seed, backend):
 def test_a_metric_that_does_not_fit(metric, t, y, loss, backend):
     """Class indices (n,) against outputs (n, n) would broadcast to a number that means nothing."""
     run = trainer(Shift(), backend=backend.backend, loss=loss, metrics=metric)
-    got = rf"outputs \({t[0]}, {t[1]}\) and labels \({t[0]},\) of \S*int64"
+    got = rf"outputs \(2, {t[1]}\) and labels \(2,\) of \S*int64"  # two rows are looked at first
     with pytest.raises(ValueError, match=f"metric {metric} does not fit {got}; choose another metric or reshape the labels"):
         run.evaluate((np.ones(t), y))
 
 
 def test_metrics_at_their_edges():
-    """A constant has no R²; a tie counts for the example; one class is all."""
+    """A constant has no R²; of equal logits the last comes first in top k, as in scikit-learn; one class is all."""
     run = trainer(Shift(), loss=bp.SquaredError(), metrics=["r2"])
     assert math.isnan(run.evaluate((np.zeros((4, 1)), np.ones((4, 1))))["r2"])
     run = trainer(Shift(), metrics=[bp.TopK(1), bp.TopK(99)])
-    assert run.evaluate((np.zeros((4, 3)), np.asarray([0, 1, 2, 2])))["top_1"] == 1
+    assert run.evaluate((np.zeros((4, 3)), np.asarray([0, 1, 2, 2])))["top_1"] == 0.5
     assert run.evaluate((np.zeros((4, 1)), np.zeros(4, "int64")), 3) == pytest.approx({"loss": 0, "top_1": 1, "top_99": 1})
 
 
@@ -199,3 +197,103 @@ def test_metrics_at_their_edges():
 def test_an_unknown_metric(given):
     with pytest.raises(ValueError, match=r"a metric must be one of accuracy, mse, .*bp.TopK\(5\); got"):
         trainer(metrics=[given])
+
+
+# the edges
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e6 + 0.1, 0.0])
+@pytest.mark.parametrize("n", [3, 6, 7, 10])
+def test_constant_labels_have_no_r2(value, n):
+    """Rounding leaves them a spread: the mean of 0.1 is not 0.1."""
+    y = np.full((n, 2), value)
+    for metric in (bp.R2(), bp.R2("variance_weighted")):
+        run = trainer(Shift(), loss=bp.SquaredError(), metrics=[metric])
+        assert math.isnan(run.evaluate((y + 0.01, y), 4)[metric.name])
+    y[:, 1] = np.arange(n)  # one output that varies
+    t = y + 0.01
+    run = trainer(Shift(), loss=bp.SquaredError(), metrics=[bp.R2(), bp.R2("variance_weighted")])
+    figures = run.evaluate((t, y), 4)
+    assert math.isnan(figures["r2"])
+    expected = pytest.importorskip("sklearn.metrics").r2_score(y[:, 1], t[:, 1])
+    assert figures["r2_variance_weighted"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_nan_logit_is_never_right():
+    t, y = np.full((4, 3), np.nan), np.asarray([0, 1, 2, 1])
+    w = np.ones(4)
+    for metric in (bp.TopK(1), bp.TopK(9), bp.Accuracy()):
+        assert metric.value(*map(float, metric.terms(t, y, w))) == 0
+    labels = np.zeros((4, 3), "int64")
+    assert bp.Accuracy().value(*map(float, bp.Accuracy().terms(t, labels, w))) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e20, 1e-20])
+@pytest.mark.parametrize("weight", [1e-30, 1.0, 1e30])
+def test_huge_and_tiny_numbers(weight, scale, dtype, backend):
+    """Their squares are not numbers of float32; an example of weight 0 has no influence; and batches do not matter."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    y = (generator.standard_normal((ROWS, 2)) * scale).astype(dtype).astype("float64")
+    t = (y + 0.3 * scale * generator.standard_normal(y.shape)).astype(dtype).astype("float64")
+    w = generator.uniform(0, 2, ROWS)
+    w[::3] = 0
+    names = {"mse": "mean_squared_error", "mae": "mean_absolute_error", "rmse": "root_mean_squared_error", "r2": "r2_score"}
+    run = trainer(Shift(), backend=backend.backend, dtype=dtype, loss=bp.SquaredError(), metrics=names)
+    for size in (1, 7, ROWS):
+        figures = run.evaluate((t, y, w * weight), size)
+        for name, score in names.items():
+            expected = getattr(metrics, score)(y, t, sample_weight=w)
+            assert figures[name] == pytest.approx(expected, rel=1e-9)
+        assert figures["loss"] == pytest.approx(figures["mse"], rel=1e-9)  # ½ · 2 outputs
+
+
+def test_the_sums_of_many_batches(monkeypatch, backend):
+    """The host takes them now and then, and joins them."""
+    y = np.arange(60.0)[:, None] + 1e8
+    run = trainer(Shift(), backend=backend.backend, loss=bp.SquaredError(), metrics=["r2", "mae"])
+    expected = run.evaluate((y + 0.5, y))
+    monkeypatch.setattr("bpcore.training.evaluation.LOOK_EVERY", 4)
+    assert run.evaluate((y + 0.5, y), 1) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [bp.SquaredError(), bp.Huber()], ids=repr)
+def test_classes_are_no_numbers(loss):
+    """Accuracy of a regression target is an error before the first step; rows of probabilities are classes."""
+    X = np.random.default_rng(0).standard_normal((ROWS, 5))
+    for outputs, y in ((1, X[:, :1]), (3, X[:, :3]), (1, X[:, :1] > 0)):
+        for name in ("accuracy", "log_loss"):
+            run = trainer(bp.Linear(5, outputs), loss=loss, metrics=name)
+            with unchanged(run), pytest.raises(ValueError, match=f"metric {name} needs (labels of classes|logits)"):
+                run.fit((X, y), epochs=1)
+    rows = np.eye(3)[np.arange(ROWS) % 3]
+    assert 0 <= trainer(bp.Linear(5, 3), loss=loss, metrics="accuracy").evaluate((X, rows))["accuracy"] <= 1
+
+
+def test_labels_of_several_logits_may_be_floats():
+    """With LogisticLoss they are labels, not probability rows, whose largest entry would be a class."""
+    t, y = several_labels(3)
+    run = trainer(Shift(), loss=bp.LogisticLoss(), metrics=["accuracy", "log_loss"])
+    assert run.evaluate((t, y.astype(float))) == run.evaluate((t, y))
+
+
+@pytest.mark.parametrize("names", [("mse", "mse"), ("loss",), ("",), ("a,b",), ("two words",)])
+def test_names_of_metrics(names):
+    """Each is a column of the history."""
+    given = [bp.MSE() for _ in names]
+    for metric, name in zip(given, names, strict=True):
+        metric.name = name
+    with pytest.raises(ValueError, match="name"):
+        trainer(metrics=given)
+
+
+def test_softmax_before_cross_entropy_warns():
+    ends = (bp.Softmax(), bp.Sequential(bp.Softmax(), bp.Identity()), bp.Recompute(bp.Sigmoid()))
+    for end in ends:
+        with pytest.warns(UserWarning, match="the network ends in S.* takes logits"):
+            run = trainer(bp.Sequential(bp.Linear(5, CLASSES), end))
+    with pytest.warns(UserWarning, match="takes logits"):
+        run.network.value_and_gradient(bp.CrossEntropy(), np.zeros((2, 5)), np.zeros(2, "int64"))
+    trainer(bp.Sequential(bp.Linear(5, CLASSES), bp.Residual(bp.Softmax())))  # no probabilities
+    trainer(bp.Sequential(bp.Linear(5, CLASSES), bp.LogSoftmax()))  # the loss is the same

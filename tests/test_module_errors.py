@@ -28,9 +28,12 @@ EVALUATED = [  # module, input, exception, text
         ValueError,
         r"0\.0: Linear expected features 4 .*, got z of shape \(\); give it an axis of features",
     ),
-    (NET.module, INTS, TypeError, r"0\.0: Linear expected floating-point numbers, got \S*int64; convert: X\.astype\('float32'\)"),
-    (NET.module, [["a"] * 4], TypeError, r"expected numbers, got an array of dtype <U1; convert it"),
-    (bp.Sequential(bp.ReLU()), INTS, TypeError, r"0: ReLU expected floating-point numbers, got \S*int64; convert"),
+    (
+        NET.module,
+        [["a"] * 4],
+        TypeError,
+        r"X expected numbers, got an array of dtype <U1, e\.g\. 'a'; encode it as numbers, e\.g\. with",
+    ),
     (bp.LayerNorm(3), X4, ValueError, r"LayerNorm expected features 3 .*, got z of shape \(2, 4\); pass n=4 or fix the data"),
     (bp.RMSNorm(3), X4, ValueError, r"RMSNorm expected features 3 .*; pass n=4 or fix the data"),
     (bp.Sequential(bp.Reshape((2, 3))), X4, ValueError, r"0: Reshape expected rows that reshape to \(2, 3\), got .*\(2, 4\); "),
@@ -43,10 +46,6 @@ EVALUATED = [  # module, input, exception, text
     (bp.Power(2), (X4, X4), ValueError, r"Power expected one input, got 2; pass an exponent for one input, None for two"),
     (bp.Power(), X4, ValueError, r"Power expected two inputs, got 1; pass an exponent for one input, None for two"),
     (bp.Power(), (X4, X4, X4), ValueError, r"Power expected two inputs, got 3; pass an exponent"),
-    (bp.Power(2), INTS, TypeError, r"Power expected floating-point numbers, got \S*int64; convert"),
-    (bp.Power(), (X4, INTS), TypeError, r"Power expected floating-point numbers, got \S*int64; convert"),
-    (bp.MatMul(), (X4, INTS.T), TypeError, r"MatMul expected floating-point numbers, got \S*int64; convert"),
-    (bp.MatMul(), (INTS, X4.T), TypeError, r"MatMul expected floating-point numbers, got \S*int64; convert"),
     (bp.MatMul(), (X4, np.zeros(4)), ValueError, r"MatMul expected shapes .*, got \(2, 4\) and \(4,\); reshape"),
     (bp.MatMul(), (np.zeros(4), X4.T), ValueError, r"MatMul expected shapes .*, got \(4,\) and \(4, 2\); reshape"),
     (
@@ -55,7 +54,6 @@ EVALUATED = [  # module, input, exception, text
         ValueError,
         r"MatMul expected shapes that broadcast together, got \(3, 2, 4\) and \(2, 4, 5\); reshape",
     ),
-    (bp.Multiply(), (X4, INTS), TypeError, r"Multiply expected floating-point numbers, got \S*int64; convert"),
     (
         bp.MatMul(),
         (X4, X4),
@@ -80,8 +78,8 @@ LABELLED = [  # loss, y, weights, exception, text
     (bp.CrossEntropy(), [0, 3], None, ValueError, VALUES + r"0 to 3; recode the labels, or give the last layer 4 outputs"),
     (bp.CrossEntropy(), [-1, 0], None, ValueError, VALUES + r"-1 to 0; recode the labels$"),
     (bp.CrossEntropy(), [0.0, 1.0], None, TypeError, INDICES + r"\S*float\d\d; convert: y\.astype\('int64'\)"),
-    (bp.CrossEntropy(), [True, False], None, TypeError, INDICES + r"\S*bool; convert"),
-    (bp.CrossEntropy(), [[0], [1]], None, ValueError, SHAPES + r"\(2, 1\) .*; reshape the labels"),
+    (bp.CrossEntropy(), [[0], [1]], None, ValueError, SHAPES + r"\(2, 1\) .*; drop the last axis: y\[\.\.\., 0\]"),
+    (bp.CrossEntropy(), np.eye(3, dtype=int)[:2], None, ValueError, SHAPES + r"\(2, 3\) .*; for one-hot rows y\.argmax\(-1\)"),
     (bp.CrossEntropy(), [0, 1, 2], None, ValueError, SHAPES + r"\(3,\) .*; reshape the labels"),
     (bp.CrossEntropy(), np.ones((2, 3)), None, ValueError, ROWS),
     (bp.CrossEntropy(), [[2.0, -1, 0]] * 2, None, ValueError, ROWS),
@@ -95,14 +93,27 @@ LABELLED = [  # loss, y, weights, exception, text
         r"SquaredError expected outputs and labels of one shape, got \(2, 3\) and \(2,\); ",
     ),
     (bp.SquaredError(), np.ones((2, 1)), None, ValueError, r"SquaredError expected .* of one shape, got \(2, 3\) and \(2, 1\); "),
-    (bp.SquaredError(), INTS[:, :3], None, TypeError, r"SquaredError expected labels of dtype \S*float32, got \S*int64; convert"),
     (bp.Huber(), ONES, None, ValueError, r"Huber expected outputs and labels of one shape, .* \(nothing is broadcast\)"),
     (
         bp.LogisticLoss(),
         ONES,
         None,
         ValueError,
-        r"LogisticLoss expected .* of one shape, got \(2, 3\) and \(2,\); reshape the labels",
+        r"LogisticLoss expected .* of one shape, got \(2, 3\) and \(2,\); give the network as many outputs as .* labels",
+    ),
+    (
+        bp.SquaredError(),
+        [0, 2],
+        None,
+        ValueError,
+        r"SquaredError expected .* got \(2, 3\) and \(2,\); for class indices take CrossEntropy",
+    ),
+    (
+        bp.LogisticLoss(),
+        [[-1, 1, 1]] * 2,
+        None,
+        ValueError,
+        r"LogisticLoss expected labels 0 or 1, got values from -1 to 1; recode the labels, e\.g\. y > 0",
     ),
     (
         bp.LogisticLoss(),
@@ -248,7 +259,7 @@ def test_one_output_a_row_is_not_one_output_an_example():
     """(n, 1) against (n,), either way round, is an error and never a broadcast to (n, n)."""
     net = bp.Network(bp.Linear(4, 1), backend="numpy", dtype="float64")
     for loss in (bp.SquaredError(), bp.Huber(), bp.LogisticLoss()):
-        with pytest.raises(ValueError, match=r"got \(2, 1\) and \(2,\); reshape the labels .*y\.reshape\(\(2, 1\)\)"):
+        with pytest.raises(ValueError, match=r"got \(2, 1\) and \(2,\); reshape the labels .*y\.reshape\(\(-1, 1\)\)"):
             net.value_and_gradient(loss, X4, ONES)
         with pytest.raises(ValueError, match=r"got \(2,\) and \(2, 1\); reshape the labels"):
             loss.forward(EMPTY, ONES, np.ones((2, 1)), mode=bp.Mode())

@@ -34,7 +34,7 @@ DATA = {
     ),
     "inf in X": ((put(X, -math.inf, (39, 4)), Y), ValueError, r"train: X has 1 values .* the first at \(39, 4\); drop or fill"),
     "NaN in y": ((X, put(T, math.nan, (7, 2))), ValueError, r"train: y has 1 values .* the first at \(7, 2\)", SQUARED),
-    "inf in the second input": (((X, put(X, math.inf, (1, 1))), Y), ValueError, r"train: X has 1 values .* \(1, 1\)"),
+    "inf in the second input": (((X, put(X, math.inf, (1, 1))), Y), ValueError, r"train: X\[1\] has 1 values .* \(1, 1\)"),
     "NaN in weights": ((X, Y, put(W, math.nan, 4)), ValueError, r"train: weights has 1 values .* the first at \(4,\)"),
     "negative weights": ((X, Y, -W), ValueError, "weights must be >= 0 and not all zero, got values from -1.0 to -1.0"),
     "weights of zero": ((X, Y, 0 * W), ValueError, "weights must be >= 0 and not all zero"),
@@ -47,27 +47,31 @@ DATA = {
         TypeError,
         r"class indices of an integer dtype, got y of .*float64; .*astype\('int64'\)",
     ),
-    "labels of truth": ((X, Y > 0), TypeError, "class indices of an integer dtype, got y of dtype .*bool"),
     "labels in a column": ((X, Y[:, None]), ValueError, r"class indices of shape \(2,\).* got y of shape \(2, 1\)"),
     "rows that are no probabilities": ((X, np.ones((ROWS, CLASSES))), ValueError, "probability rows, >= 0 with sum 1"),
     "logistic labels": ((X, T), ValueError, "LogisticLoss expected labels 0 or 1, got values from", LOGISTIC),
-    "(n, 1) against (n, 3)": ((X, T[:, :1]), ValueError, r"one shape, got \(2, 3\) and \(2, 1\); reshape", SQUARED),
-    "(n,) against (n, 3)": ((X, T[:, 0]), ValueError, r"one shape, got \(2, 3\) and \(2,\); reshape", SQUARED),
-    "integer labels": ((X, np.eye(CLASSES, dtype=int)[Y]), TypeError, "expected labels of dtype .*float64, got .*int64", SQUARED),
+    "(n, 1) against (n, 3)": (
+        (X, T[:, :1]),
+        ValueError,
+        r"one shape, got \(2, 3\) and \(2, 1\); give the network as many",
+        SQUARED,
+    ),
+    "(n,) against (n, 3)": ((X, T[:, 0]), ValueError, r"one shape, got \(2, 3\) and \(2,\); give the network as many", SQUARED),
     "no examples": ((X[:0], Y[:0]), ValueError, "train is empty: X has 0 rows; give at least one example"),
     "no batches": ([], ValueError, "train is empty: it gave no batch"),
     "an empty batch": ([(X[:0], Y[:0])], ValueError, "train is empty: X has 0 rows"),
-    "integer X": (
-        (np.ones((ROWS, FEATURES), int), Y),
-        TypeError,
-        r"0: Linear expected floating-point numbers, got .*int64; .*astype",
-    ),
+    "complex X": ((X * 1j, Y), TypeError, r"train: X expected numbers, got an array of dtype complex128; give real and"),
     "too few features": ((X[:, 1:], Y), ValueError, r"0: Linear expected features 5 in the last axis, got z of shape \(2, 4\); "),
     "features without an axis": ((X[:, 0], Y), ValueError, r"0: Linear expected features 5 .* \(2,\)"),
     "lengths": ((X, Y[1:]), ValueError, r"expected X, y and weights of one length, got \[40, 39\] rows; drop"),
     "lengths of weights": ((X, Y, W[1:]), ValueError, r"of one length, got \[40, 40, 39\] rows"),
     "a scalar": ((X, 1), ValueError, "train expected arrays with an axis of examples, got a scalar"),
-    "text": ((X, Y.astype(str)), TypeError, "expected numbers, got an array of dtype <U"),
+    "text": ((X, Y.astype(str)), TypeError, r"train: y expected numbers, got an array of dtype <U21, e\.g\. '\d'; convert it"),
+    "names": (
+        (X, np.array(["a", "b"])[Y % 2]),
+        TypeError,
+        r"train: y expected numbers, .*'[ab]'; number the classes: np\.unique\(y,",
+    ),
     "ragged": (
         (X, [[1], [1, 2]]),
         ValueError,
@@ -75,7 +79,24 @@ DATA = {
     ),
     "X alone": ((X,), TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got a tuple of 1"),
     "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
-    "an array": (X, TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got ndarray"),
+    "an array": (X, TypeError, r"train expected a tuple \(X, y\) or .* batches, got ndarray"),
+    "a list of arrays": ([X, Y], TypeError, r"train expected a tuple .* got a list of ndarray; make it a tuple: tuple\(train\)"),
+    "batches that are lists": ([[X, Y]], TypeError, r"train expected a tuple .*, got list; make each batch a tuple"),
+    "a dictionary": ({"X": X, "y": Y}, TypeError, r"train expected a tuple .* batches, got dict"),
+    "a mask": (
+        (np.ma.masked_array(X, X > 2), Y),
+        TypeError,
+        r"train: X is a masked array with masked entries, .*; drop these rows, or fill the entries: X\.filled\(0\)",
+    ),
+    "a mask on y": ((X, np.ma.masked_equal(Y, 2)), TypeError, r"train: y is a masked array with masked entries"),
+    "a mask on weights": ((X, Y, np.ma.masked_greater(W, 0)), TypeError, r"train: weights is a masked array"),
+    "a mask in a batch": ([(np.ma.masked_array(X, X > 2), Y)], TypeError, r"train: X is a masked array"),
+    "a mask in the second input": (((X, np.ma.masked_array(X, X > 2)), Y), TypeError, r"train: X\[1\] is a masked array"),
+    "weights that vanish": (
+        (X, Y, W * 1e-320),
+        ValueError,
+        "train: weights sum to .*e-319, which float64 cannot hold; divide them",
+    ),
     "a number": (3, TypeError, "or an iterable of such batches, got int"),
     "None": (None, TypeError, "or an iterable of such batches, got NoneType"),
     "a generator": (((X, Y) for _ in range(3)), TypeError, "train is an iterator, which can be read once.* pass a list"),
@@ -105,7 +126,9 @@ def test_validation_data_at_the_same_door(name):
         run.fit(good, given, epochs=2, batch_size=8)
 
 
-@pytest.mark.parametrize("name", ["lengths", "no examples", "no batches", "X alone", "a number", "too few features", "integer X"])
+@pytest.mark.parametrize(
+    "name", ["lengths", "no examples", "no batches", "X alone", "a number", "too few features", "complex X", "a mask"]
+)
 def test_evaluate(name):
     given, error, message = DATA[name]
     run = trainer()

@@ -89,7 +89,7 @@ class GELU(Elementwise):
         self.approximate = approximate
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        expect_floats(self, theta, z)
+        z = expect_floats(self, theta, z)
         return (f.gelu(z) if self.approximate == "none" else f.gelu_tanh(z)), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
@@ -103,7 +103,8 @@ class SiLU(Elementwise):
     """
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        return f.silu(expect_floats(self, theta, z)), z
+        z = expect_floats(self, theta, z)
+        return f.silu(z), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.silu_backward(saved, v)
@@ -116,7 +117,8 @@ class Mish(Elementwise):
     """
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        return f.mish(expect_floats(self, theta, z)), z
+        z = expect_floats(self, theta, z)
+        return f.mish(z), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.mish_backward(saved, v)
@@ -148,7 +150,8 @@ class Softplus(Elementwise):
     """u = log(1 + eᶻ)."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        return f.softplus(expect_floats(self, theta, z)), z
+        z = expect_floats(self, theta, z)
+        return f.softplus(z), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.softplus_backward(saved, v)

@@ -38,7 +38,7 @@ class Add(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Shape]]:
-        expect_operands(self, theta, a, b)
+        a, b = expect_operands(self, theta, a, b)
         return f.add(a, b), (a.shape, b.shape)
 
     def backward(self, theta: Windows, saved: tuple[Shape, Shape], v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
@@ -52,7 +52,7 @@ class Subtract(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Shape]]:
-        expect_operands(self, theta, a, b)
+        a, b = expect_operands(self, theta, a, b)
         return f.subtract(a, b), (a.shape, b.shape)
 
     def backward(self, theta: Windows, saved: tuple[Shape, Shape], v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
@@ -66,7 +66,7 @@ class Multiply(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, Pair]:
-        expect_operands(self, theta, a, b)
+        a, b = expect_operands(self, theta, a, b)
         return f.multiply(a, b), (a, b)
 
     def backward(self, theta: Windows, saved: Pair, v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
@@ -80,7 +80,7 @@ class Divide(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, a: Array, b: Array, mode: Mode) -> tuple[Array, tuple[Shape, Array, Array]]:
-        expect_operands(self, theta, a, b)
+        a, b = expect_operands(self, theta, a, b)
         u = f.divide(a, b)
         return u, (a.shape, b, u)
 
@@ -98,7 +98,7 @@ class MatMul(Module):
         if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
             got = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ValueError(f"{self.name(theta)} expected shapes (..., n, m) and (..., m, k), got {got}; reshape one of them")
-        expect_operands(self, theta, a, b, apart=2)
+        a, b = expect_operands(self, theta, a, b, apart=2)
         return f.matmul(a, b), (a, b)
 
     def backward(self, theta: Windows, saved: Pair, v: Array, gradient: Windows, need_dz: bool = True) -> Pair:
@@ -125,7 +125,8 @@ class Log(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        return f.log(expect_floats(self, theta, z)), z
+        z = expect_floats(self, theta, z)
+        return f.log(z), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return f.log_backward(saved, v)
@@ -141,7 +142,7 @@ class Power(Module):
         self.exponent = None if exponent is None else arguments.number("exponent", exponent, rule, math.isfinite, of=self)
 
     def forward(self, theta: Windows, a: Array, *others: Array, mode: Mode) -> tuple[Array, Any]:
-        expect_floats(self, theta, a)
+        a = expect_floats(self, theta, a)
         if len(others) != (self.exponent is None):
             wanted = "two inputs" if self.exponent is None else "one input"
             got = 1 + len(others)
@@ -149,7 +150,7 @@ class Power(Module):
         if self.exponent is not None:
             return f.power(a, self.exponent), a
         (b,) = others
-        expect_operands(self, theta, a, b)
+        a, b = expect_operands(self, theta, a, b)
         u = f.binary_power(a, b)
         return u, (a, b, u)
 
@@ -218,6 +219,8 @@ class Concatenate(Module):
     def forward(self, theta: Windows, z: Array, *others: Array, mode: Mode) -> tuple[Array, tuple[Shape, ...]]:
         expect_axis(self, theta, z, self.axis)
         inputs = (z, *others)
+        if len({x.dtype for x in inputs}) > 1:
+            inputs = tuple(expect_floats(self, theta, x) for x in inputs)
         axis = self.axis % z.ndim
         if len({(*x.shape[:axis], *x.shape[axis + 1 :]) for x in inputs}) > 1 or len({x.dtype for x in inputs}) > 1:
             got = ", ".join(f"{tuple(x.shape)} of {x.dtype}" for x in inputs)

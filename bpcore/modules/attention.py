@@ -52,7 +52,7 @@ class MultiHeadAttention(Module):
         }
 
     def forward(self, theta: Windows, z: Array, mask: Array | None = None, *, mode: Mode) -> tuple[Array, Any]:
-        expect_features(self, theta, z, self.d, theta.W, "d")
+        z = expect_features(self, theta, z, self.d, theta.W, "d")
         if z.ndim != 3:
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
         expect_entries(self, theta, z, (1,))

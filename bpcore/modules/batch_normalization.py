@@ -38,7 +38,7 @@ class BatchNorm(Module):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Saved]:
-        expect_features(self, theta, z, self.n, theta.gamma, "n")
+        z = expect_features(self, theta, z, self.n, theta.gamma, "n")
         if not mode.training:
             u = batch_norm(z, theta.mean, theta.variance, theta.gamma, theta.beta, self.eps)
             return u, (z, theta.mean, theta.variance, False)

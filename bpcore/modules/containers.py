@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bpcore.array import Array
+from bpcore.expect import expect_floats
 from bpcore.module import Mode, Module, Windows, expect_inputs, wrong_inputs
 from bpcore.modules.activations import ReLU
 from bpcore.modules.linear import Linear, LinearReLU
@@ -148,7 +149,7 @@ class Residual(Module):
         if tuple(u.shape) != tuple(z.shape):
             got = f"{tuple(z.shape)} to {tuple(u.shape)}"
             raise ValueError(f"{self.name(theta)} expected a body that keeps the shape, got {got}; make its sizes agree")
-        return z + u, [saved]
+        return (z if z.dtype == u.dtype else expect_floats(self, theta, z)) + u, [saved]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         dz = self.children["body"].backward(theta.children[0], saved.pop(), v, gradient.children[0], need_dz)

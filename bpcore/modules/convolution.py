@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.arguments import plain, whole
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_entries, expect_features, expect_floats
+from bpcore.expect import expect_features, expect_images
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
@@ -73,14 +73,6 @@ class Windowed(Module):
             )
         return placement
 
-    def expect_images(self, theta: Windows, z: Array) -> None:
-        """Raise an error unless z has four axes, height and width are not 0, and it holds floats."""
-        if z.ndim != 4:
-            got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected images (n, height, width, channels), got {got}; reshape the data")
-        expect_entries(self, theta, z, (1, 2))
-        expect_floats(self, theta, z)
-
 
 def same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """The padding (before, after) of an axis that gives ceil(size / stride) outputs."""
@@ -107,8 +99,7 @@ class Convolution(Windowed):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        self.expect_images(theta, z)
-        expect_features(self, theta, z, self.c_in, theta.W, "c_in")
+        z = expect_features(self, theta, expect_images(self, theta, z), self.c_in, theta.W, "c_in")
         return conv2d(z, theta.W, theta.b, self.placement(theta, z.shape), self.groups), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
@@ -175,7 +166,9 @@ class Conv1d(Convolution):
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
         if z.ndim != 3:
             got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected sequences (n, length, channels), got {got}; reshape the data")
+            repair = "X[..., None] adds the axis of one channel" if z.ndim == 2 else "reshape the data"
+            raise ValueError(f"{self.name(theta)} expected sequences (n, length, channels), got {got}; {repair}")
+        z = expect_features(self, theta, z, self.c_in, theta.W, "c_in")
         u, saved = super().forward(theta, namespace(z).expand_dims(z, axis=1), mode)
         return namespace(u).squeeze(u, axis=1), saved
 
@@ -236,8 +229,7 @@ class ConvTranspose2d(Windowed):
         return Placement(self._kernel, self._stride, padding, self._dilation), h, w
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        self.expect_images(theta, z)
-        expect_features(self, theta, z, self.c_in, theta.W, "c_in")
+        z = expect_features(self, theta, expect_images(self, theta, z), self.c_in, theta.W, "c_in")
         return conv_transpose2d(z, theta.W, theta.b, *self.sizes(theta, z)), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:

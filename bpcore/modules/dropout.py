@@ -23,7 +23,7 @@ class Dropout(Module):
         self.p = number("p", p, "0 <= p < 1", lambda p: 0 <= p < 1, of=self)
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array | None]:
-        expect_floats(self, theta, z)
+        z = expect_floats(self, theta, z)
         if not mode.training or self.p == 0:
             return z, None
         keep = mode.keep(theta, z, self.p)
@@ -42,7 +42,7 @@ class Dropout2d(Dropout):
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array | None]:
         if z.ndim < 2:
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels), got z of shape {tuple(z.shape)}; add an axis")
-        expect_floats(self, theta, z)
+        z = expect_floats(self, theta, z)
         if not mode.training or self.p == 0:
             return z, None
         keep = mode.keep(theta, z[:, *(slice(0, 1) for _ in z.shape[1:-1]), :], self.p)

@@ -50,7 +50,7 @@ class Unembed(Module):
         self.parameters = {"W": embedding.parameters["W"]}
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        expect_features(self, theta, z, self.embedding.d, theta.W, "d")
+        z = expect_features(self, theta, z, self.embedding.d, theta.W, "d")
         return linear(z, theta.W.T, None), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:

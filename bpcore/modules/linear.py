@@ -34,7 +34,7 @@ class Linear(Module):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
-        expect_features(self, theta, z, self.n_in, theta.W, "n_in")
+        z = expect_features(self, theta, z, self.n_in, theta.W, "n_in")
         return linear(z, theta.W, theta.b), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
@@ -48,7 +48,7 @@ class LinearReLU(Module):
         self.linear = linear
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
-        expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
+        z = expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
         u = linear_relu(z, theta.W, theta.b)
         return u, (z, u)
 

@@ -6,6 +6,7 @@ weights have no gradient. The outputs of an example lie along the last axis; an 
 
 from __future__ import annotations
 
+import warnings
 from math import prod
 from typing import Any
 
@@ -18,6 +19,11 @@ from bpcore.functional.activations import sigmoid
 from bpcore.functional.softmax import softmax
 from bpcore.library import host_data
 from bpcore.module import EMPTY, Mode, Module, Windows
+from bpcore.modules.activations import Identity, Sigmoid
+from bpcore.modules.arithmetic import Reshape
+from bpcore.modules.circuit import Circuit
+from bpcore.modules.containers import Recompute, Sequential
+from bpcore.modules.softmax import Softmax
 
 __all__ = ["CrossEntropy", "Huber", "LogisticLoss", "Loss", "SquaredError"]
 
@@ -77,12 +83,12 @@ class Loss(Module):
         """Raise ValueError unless the values of y, a NumPy array, are labels for n_outputs outputs. By default any number is."""
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        """Raise an error unless z and y have the same shape and dtype, and weights fit (see `expect_weights`)."""
-        expect_floats(self, theta, z)
+        """Raise an error unless z and y have one shape and, unless `casts_labels`, one dtype, and weights fit."""
+        expect_outputs(self, theta, z)
         if tuple(z.shape) != tuple(y.shape):
             raise ValueError(
                 f"{self.name(theta)} expected outputs and labels of one shape, got {tuple(z.shape)} and {tuple(y.shape)}; "
-                f"reshape the labels (nothing is broadcast), e.g. y.reshape({tuple(z.shape)})"
+                f"{repair_of_labels(tuple(z.shape), y)}"
             )
         if y.dtype != z.dtype and not self.casts_labels:
             raise TypeError(
@@ -104,8 +110,12 @@ class Loss(Module):
 class SquaredError(Loss):
     """ℓ = ½ ‖z - y‖², the notes' ½ (z - y)² summed over outputs.
 
+    y: numbers of z's shape: floats, integers or booleans.
+
     section 7.4.3
     """
+
+    casts_labels = True
 
     def predict(self, t: Any) -> Array:
         """t itself."""
@@ -113,6 +123,7 @@ class SquaredError(Loss):
 
     def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
+        y = in_dtype_of(z, y)
         return f.squared_error(z, y, weights), (z, y, weights)
 
     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
@@ -122,8 +133,12 @@ class SquaredError(Loss):
 class Huber(Loss):
     """ℓ = ½ r² where |r| <= δ, δ (|r| - ½ δ) elsewhere, r = z - y, summed over outputs.
 
+    y: numbers of z's shape: floats, integers or booleans.
+
     Huber, 1964
     """
+
+    casts_labels = True
 
     def __init__(self, delta: float = 1.0):
         self.delta = number("delta", delta, "delta > 0", lambda delta: delta > 0, of=self)
@@ -134,6 +149,7 @@ class Huber(Loss):
 
     def forward(self, theta: Windows, z: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, z, y, weights)
+        y = in_dtype_of(z, y)
         return f.huber(z, y, weights, self.delta), (z, y, weights)
 
     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
@@ -162,7 +178,7 @@ class LogisticLoss(Loss):
 
     def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, t, y, weights)
-        y = namespace(t).astype(y, t.dtype, copy=False)
+        y = in_dtype_of(t, y)
         return f.logistic(t, y, weights), (t, y, weights)
 
     def backward(self, theta: Windows, saved: Saved, v: Any, gradient: Windows, need_dz: bool = True) -> Gradients:
@@ -170,14 +186,15 @@ class LogisticLoss(Loss):
 
     def check_labels(self, y: Any, n_outputs: int) -> None:
         if y.size and not (y.min() >= 0 and y.max() <= 1):
-            raise ValueError(f"LogisticLoss expected labels 0 or 1, got values from {y.min()} to {y.max()}; recode the labels")
+            repair = "recode the labels, e.g. y > 0" if y.min() == -1 and y.max() == 1 else "recode the labels"
+            raise ValueError(f"LogisticLoss expected labels 0 or 1, got values from {y.min()} to {y.max()}; {repair}")
 
 
 class CrossEntropy(Loss):
     """ℓ = -log softmax(t)_y for logits t (..., k).
 
-    y: class indices, integers (...), or rows of probabilities (..., k) that sum to 1. smoothing: ε, 0 <= ε < 1: the label's
-    distribution p is replaced by (1 - ε) p + ε / k.
+    y: class indices (...), integers, or booleans for classes 0 and 1; or rows of probabilities (..., k) that sum to 1.
+    smoothing: ε, 0 <= ε < 1: the label's distribution p is replaced by (1 - ε) p + ε / k.
 
     (7.71); smoothing: Szegedy et al., 2016
     """
@@ -198,11 +215,11 @@ class CrossEntropy(Loss):
         return tuple(y.shape[:-1]) if is_floating(y) else tuple(y.shape)
 
     def expect(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
-        expect_floats(self, theta, z)
+        expect_outputs(self, theta, z)
         expect_entries(self, theta, z, (-1,) if z.ndim else ())
         floating = is_floating(y)
         expected = tuple(z.shape) if floating else tuple(z.shape[:-1])
-        if (floating and z.ndim == y.ndim + 1) or kind(y) == "bool":
+        if floating and z.ndim == y.ndim + 1:
             raise TypeError(
                 f"{self.name(theta)} expected class indices of an integer dtype, got y of dtype {y.dtype}; "
                 "convert: y.astype('int64')"
@@ -210,14 +227,24 @@ class CrossEntropy(Loss):
         if z.ndim == 0 or tuple(y.shape) != expected:
             raise ValueError(
                 f"{self.name(theta)} expected class indices of shape {tuple(z.shape[:-1])} or probability rows of shape "
-                f"{tuple(z.shape)}, got y of shape {tuple(y.shape)} and dtype {y.dtype}; reshape the labels"
+                f"{tuple(z.shape)}, got y of shape {tuple(y.shape)} and dtype {y.dtype}; {self.repair(z, y)}"
             )
         if floating and y.dtype != z.dtype:
             raise TypeError(f"{self.name(theta)} expected rows of dtype {z.dtype}, got {y.dtype}; convert: y.astype('{z.dtype}')")
         self.expect_weights(theta, z, y, weights)
 
+    def repair(self, z: Array, y: Array) -> str:
+        """What to do about labels whose shape does not fit the outputs."""
+        if z.ndim > 1 and tuple(y.shape) == (*z.shape[:-1], 1):
+            return "drop the last axis: y[..., 0]"
+        if tuple(y.shape) == tuple(z.shape):
+            return "for one-hot rows y.argmax(-1), or y.astype(float); for several labels 0 or 1 an example, LogisticLoss"
+        return "reshape the labels"
+
     def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
         self.expect(theta, t, y, weights)
+        if kind(y) == "bool":
+            y = namespace(y).astype(y, namespace(y).int64)
         J, phi = f.cross_entropy(t, y, weights, self.smoothing)
         return J, (phi, y, weights)
 
@@ -231,10 +258,10 @@ class CrossEntropy(Loss):
                     "CrossEntropy expected probability rows, >= 0 with sum 1; normalise them: y / y.sum(-1, keepdims=True)"
                 )
         elif y.size and not (y.min() >= 0 and y.max() < n_outputs):
-            repair = "" if y.min() < 0 else f", or give the last layer {y.max() + 1} outputs"
+            repair = "" if y.min() < 0 else f", or give the last layer {int(y.max()) + 1} outputs"
             raise ValueError(
                 f"CrossEntropy expected class indices 0 to {n_outputs - 1} for {n_outputs} outputs, got values from "
-                f"{y.min()} to {y.max()}; recode the labels{repair}"
+                f"{int(y.min())} to {int(y.max())}; recode the labels{repair}"
             )
 
 
@@ -253,6 +280,47 @@ def outputs(loss: Loss, t: Any, axis: str = "") -> Array:
         )
     array: Array = t
     return array
+
+
+def in_dtype_of(z: Array, y: Array) -> Array:
+    """y in the dtype of z."""
+    return y if y.dtype == z.dtype else namespace(z).astype(y, z.dtype)
+
+
+def expect_outputs(loss: Loss, theta: Windows, z: Array) -> None:
+    """Raise a TypeError unless the network's outputs z are floats."""
+    if not is_floating(z):
+        raise TypeError(f"{loss.name(theta)} expected outputs of floating-point numbers, got {z.dtype}; end in a Linear layer")
+
+
+def repair_of_labels(outputs: tuple[int, ...], y: Array) -> str:
+    """What to do about labels that do not have the shape of the outputs."""
+    if prod(outputs) == prod(y.shape):
+        return f"reshape the labels (nothing is broadcast): y.reshape({(-1, *outputs[1:])})"
+    if tuple(y.shape) == outputs[:-1] and not is_floating(y):
+        return "for class indices take CrossEntropy; else give the network one output"
+    return "give the network as many outputs as an example has labels (nothing is broadcast)"
+
+
+def warn_of_probabilities(module: Module, loss: Loss) -> None:
+    """Warn if the network ends in Softmax or Sigmoid, and the loss takes logits."""
+    last = last_of(module)
+    if isinstance(loss, (CrossEntropy, LogisticLoss)) and isinstance(last, (Softmax, Sigmoid)):
+        warnings.warn(
+            f"the network ends in {last!r}, and {loss!r} takes logits: it applies such a function itself, and a second one makes "
+            f"learning slow; leave {type(last).__name__} out, and apply it to the outputs of the trained network",
+            stacklevel=4,
+        )
+
+
+def last_of(module: Module) -> Module | None:
+    """The module that computes the outputs of `module`, which may be a container; modules that keep all values do not count."""
+    if isinstance(module, Circuit) and isinstance(module.outputs, str):
+        return last_of(module.children[module.outputs]) if module.outputs in module.children else None
+    if isinstance(module, (Sequential, Recompute)):
+        ends = (last_of(child) for child in reversed(list(module.children.values())))
+        return next((last for last in ends if last is not None), None)
+    return None if isinstance(module, (Identity, Reshape)) else module
 
 
 def absent(saved: Any) -> tuple[None, ...]:

@@ -40,7 +40,7 @@ class LayerNorm(Module):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Saved]:
-        expect_features(self, theta, z, self.n, theta.gamma, "n")
+        z = expect_features(self, theta, z, self.n, theta.gamma, "n")
         u, mean, scale = layer_norm(z, theta.gamma, theta.beta, self.eps)
         return u, (z, mean, scale)
 
@@ -65,7 +65,7 @@ class RMSNorm(Module):
         self.parameters = {"gamma": Parameter((self.n,), Constant(1.0), decay=False)}
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
-        expect_features(self, theta, z, self.n, theta.gamma, "n")
+        z = expect_features(self, theta, z, self.n, theta.gamma, "n")
         u, scale = rms_norm(z, theta.gamma, self.eps)
         return u, (z, scale)
 
@@ -98,7 +98,7 @@ class GroupNorm(Module):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Saved]:
-        expect_features(self, theta, z, self.c, theta.gamma, "c")
+        z = expect_features(self, theta, z, self.c, theta.gamma, "c")
         if z.ndim < 2:
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels), got z of shape {tuple(z.shape)}; add an axis")
         expect_entries(self, theta, z, range(1, z.ndim))

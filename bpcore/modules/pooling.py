@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.arguments import plain, whole
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_floats
+from bpcore.expect import expect_floats, expect_images
 from bpcore.functional.arithmetic import mean, mean_backward
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.module import Mode, Module, Windows
@@ -36,7 +36,7 @@ class MaxPool2d(Pool):
             raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less padding")
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Shape, Any]]:
-        self.expect_images(theta, z)
+        z = expect_images(self, theta, z)
         u, first = max_pool2d(z, self.placement(theta, z.shape))
         return u, (z.shape, first)
 
@@ -49,7 +49,7 @@ class AvgPool2d(Pool):
     """u = the mean in each place of the kernel; padding counts as zeros."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
-        self.expect_images(theta, z)
+        z = expect_images(self, theta, z)
         return avg_pool2d(z, self.placement(theta, z.shape)), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
@@ -83,12 +83,10 @@ class Upsample(Module):
         self.factor = whole("factor", factor, of=self)
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
-        if z.ndim != 4:
-            got = f"z of shape {tuple(z.shape)}"
-            raise ValueError(f"{self.name(theta)} expected images (n, height, width, channels), got {got}; reshape the data")
+        z = expect_images(self, theta, z)
         xp, k = namespace(z), self.factor
         n, h, w, c = z.shape
-        u = xp.broadcast_to(xp.reshape(expect_floats(self, theta, z), (n, h, 1, w, 1, c)), (n, h, k, w, k, c))
+        u = xp.broadcast_to(xp.reshape(z, (n, h, 1, w, 1, c)), (n, h, k, w, k, c))
         return xp.reshape(u, (n, h * k, w * k, c)), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:

@@ -31,7 +31,7 @@ class PositionalEmbedding(Module):
         self.parameters = {"W": Parameter((self.tokens, self.d), initializer or Normal(0.02))}
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[int, ...]]:
-        expect_features(self, theta, z, self.d, theta.W, "d")
+        z = expect_features(self, theta, z, self.d, theta.W, "d")
         if z.ndim < 2 or z.shape[-2] > self.tokens:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(

@@ -21,12 +21,12 @@ class Recurrent(Module):
         self.n_in = whole("n_in", n_in, of=self)
         self.n_out = whole("n_out", n_out, of=self)
 
-    def expect_sequences(self, theta: Windows, z: Array) -> None:
-        """Raise an error unless z is (n, tokens, n_in), with at least one token."""
+    def expect_sequences(self, theta: Windows, z: Array) -> Array:
+        """z as floats, or an error unless it is (n, tokens, n_in), with at least one token."""
         if z.ndim != 3 or z.shape[1] == 0:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, tokens, {self.n_in}), got {got}; reshape the data")
-        expect_features(self, theta, z, self.n_in, theta.W, "n_in")
+        return expect_features(self, theta, z, self.n_in, theta.W, "n_in")
 
 
 class LSTM(Recurrent):
@@ -48,7 +48,7 @@ class LSTM(Recurrent):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, ...]]:
-        self.expect_sequences(theta, z)
+        z = self.expect_sequences(theta, z)
         u, gates, c = lstm(z, theta.W, theta.U, theta.b)
         return u, (z, u, gates, c)
 
@@ -79,7 +79,7 @@ class GRU(Recurrent):
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, ...]]:
-        self.expect_sequences(theta, z)
+        z = self.expect_sequences(theta, z)
         u, gates = gru(z, theta.W, theta.U, theta.b, theta.d)
         return u, (z, u, gates)
 

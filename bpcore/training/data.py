@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from bpcore.array import Array
 from bpcore.backend import backend_of
+from bpcore.host import NUMBERS, WIDER, column_names
 from bpcore.library import host_data
 
 Batch = tuple[tuple[Array, ...], Array, Array | None]  # inputs, labels, weights
@@ -40,6 +41,9 @@ def as_examples(source: Any, name: str) -> Arrays | Batches:
     """The examples in (X, y), (X, y, weights), or an iterable of such batches. name: for errors."""
     if isinstance(source, (Arrays, Batches)):
         return source
+    if isinstance(source, list) and source and not isinstance(source[0], (tuple, list)):
+        what = f"a list of {type(source[0]).__name__}"
+        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {what}; make it a tuple: tuple({name})")
     return Arrays(source, name) if isinstance(source, tuple) else Batches(source, name)
 
 
@@ -47,23 +51,43 @@ def split(batch: Any, name: str) -> Batch:
     """(inputs, y, weights or None) of a tuple (X, y) or (X, y, weights); a tuple X is several inputs. name: for errors."""
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
         got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
-        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}")
+        repair = "; make each batch a tuple" if isinstance(batch, list) else ""
+        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}{repair}")
     X, y, weights = batch if len(batch) == 3 else (*batch, None)
-    inputs = tuple(as_array(x) for x in X) if isinstance(X, tuple) else (as_array(X),)
-    y = as_array(y)
-    weights = None if weights is None else as_array(weights)
+    several = X if isinstance(X, tuple) else (X,)
+    check_index(name, (*several, y, weights))
+    inputs = tuple(as_array(x, f"{name}: {label}") for label, x in zip(labels_of(several), several, strict=True))
+    y = as_array(y, f"{name}: y")
+    weights = None if weights is None else as_array(weights, f"{name}: weights")
     n = check_lengths(name, inputs, y, weights)
     if n == 0:
         raise ValueError(f"{name} is empty: X has 0 rows; give at least one example")
     return inputs, y, weights
 
 
-def as_array(x: Any) -> Any:
-    """x itself if it is an array of any backend (a memmap stays a memmap), else x as a NumPy array."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "biuf":
+def labels_of(inputs: tuple[Any, ...]) -> list[str]:
+    """What errors call the inputs: X, or X[0], X[1], ..."""
+    return ["X"] if len(inputs) == 1 else [f"X[{i}]" for i in range(len(inputs))]
+
+
+def as_array(x: Any, name: str) -> Any:
+    """x itself if it is an array of any backend (a memmap stays a memmap), else x as a NumPy array. name: for errors."""
+    if isinstance(x, np.memmap) and x.dtype.kind in NUMBERS:
         return x
-    host = host_data(x)
+    host = host_data(x, name)
     return x if host is None else host
+
+
+def check_index(name: str, parts: tuple[Any, ...]) -> None:
+    """Raise a ValueError if two tables of pandas have the same index in different orders: rows go together by position."""
+    indices: list[Any] = [part.index for part in parts if hasattr(getattr(part, "index", None), "equals")]
+    for index in indices[1:]:
+        first = indices[0]
+        if len(first) == len(index) and not first.equals(index) and first.isin(index).all() and index.isin(first).all():
+            raise ValueError(
+                f"{name}: X and y or weights have the same index in different orders, and rows go together by position; "
+                "put them in one order, e.g. y.loc[X.index]"
+            )
 
 
 def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
@@ -77,23 +101,32 @@ def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array
     return int(y.shape[0])
 
 
-def check_finite(name: str, label: str, x: Array) -> None:
-    """Raise a ValueError that says how many entries of x are not finite, and where the first is. Reads x in blocks."""
+def check_finite(name: str, label: str, x: Array, dtype: str = "float64", columns: Sequence[Any] = ()) -> None:
+    """Raise a ValueError that says how many entries of x are not finite in dtype, and where the first is. Reads x in blocks.
+
+    columns: the names of x's columns, if it has some.
+    """
+    largest = np.finfo(dtype).max
     backend = backend_of(x)
     rows = max(1, BLOCK // max(1, x[:1].size)) if backend.device is None else x.shape[0]
     count = 0
     first: tuple[int, ...] | None = None
+    finite = False  # whether the first one is, and beyond `largest`
     for start in range(0, x.shape[0], rows):
         block = backend.to_host(x[start : min(start + rows, x.shape[0]), ...])
         if block.dtype.kind != "f":
             return
-        bad = ~np.isfinite(block)
+        bad = ~(np.abs(block) <= largest)
         if bad.any():
             at = np.argwhere(bad)[0]
-            first = first or (int(at[0]) + start, *(int(i) for i in at[1:]))
+            if first is None:
+                first, finite = (int(at[0]) + start, *(int(i) for i in at[1:])), bool(np.isfinite(block[tuple(at)]))
             count += int(bad.sum())
-    if count:
-        raise ValueError(f"{name}: {label} has {count} values that are NaN or infinite, the first at {first}; drop or fill them")
+    if first is not None:
+        what = f"beyond {dtype}'s largest number" if finite else "that are NaN or infinite"
+        repair = WIDER.get(dtype, "; scale them") if finite else "; drop or fill them"
+        where = f"{first}, in column {columns[first[1]]!r}" if columns and len(first) == 2 else f"{first}"
+        raise ValueError(f"{name}: {label} has {count} values {what}, the first at {where}{repair}")
 
 
 class Arrays:
@@ -103,17 +136,23 @@ class Arrays:
         self.name = name
         self.inputs, self.y, self.weights = split(source, name)
         self.n = int(self.y.shape[0])
+        X = source[0]
+        self.columns = [column_names(x) for x in (X if isinstance(X, tuple) else (X,))]
 
     def __repr__(self) -> str:
         X = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in self.inputs)
         weights = "" if self.weights is None else ", with weights"
         return f"<{self.name}: X {X}, y {self.y.dtype} {tuple(self.y.shape)}{weights}>"
 
-    def check(self) -> None:
-        """Raise ValueError unless X, y and weights are finite, and weights are >= 0 and not all zero."""
-        for label, x in (*(("X", x) for x in self.inputs), ("y", self.y)):
-            check_finite(self.name, label, x)
-        check_weights(self.name, self.weights)
+    def check(self, computing: str = "float64", dtype: str = "float64") -> None:
+        """Raise ValueError unless X, y and weights are finite, and weights are >= 0 and not all zero.
+
+        computing: the dtype that the network computes in, which X must be finite in. dtype: the network's, for y and weights.
+        """
+        for label, x, columns in zip(labels_of(self.inputs), self.inputs, self.columns, strict=True):
+            check_finite(self.name, label, x, computing, columns)
+        check_finite(self.name, "y", self.y, dtype)
+        check_weights(self.name, self.weights, dtype)
 
     def first(self) -> Batch:
         """The first two rows."""
@@ -204,14 +243,17 @@ def stream(seed: int, epoch: int, purpose: int, number: int) -> np.random.Genera
     return np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(purpose, number)))
 
 
-def check_weights(name: str, weights: Array | None, some: bool = True) -> None:
-    """Raise ValueError unless weights are finite, >= 0, and, with some=True, not all zero."""
+def check_weights(name: str, weights: Array | None, dtype: str = "float64", some: bool = True) -> None:
+    """Raise ValueError unless weights are finite, >= 0, and, with some=True, not all zero, and their sum fits dtype."""
     if weights is None:
         return
-    check_finite(name, "weights", weights)
+    check_finite(name, "weights", weights, dtype)
     host = backend_of(weights).to_host(weights)
-    if host.min() < 0 or (some and not host.sum() > 0):
+    if host.min() < 0 or (some and not host.max() > 0):
         raise ValueError(f"{name}: weights must be >= 0 and not all zero, got values from {host.min()} to {host.max()}")
+    total, limits = host.sum(dtype="float64"), np.finfo(dtype)
+    if host.max() > 0 and not limits.smallest_normal <= total <= limits.max:
+        raise ValueError(f"{name}: weights sum to {total:.3g}, which {dtype} cannot hold; divide them by {host.max():.3g}")
 
 
 class Batches:
@@ -220,9 +262,9 @@ class Batches:
     n = None  # the number of examples is not known
 
     def __init__(self, source: Any, name: str):
-        if not isinstance(source, Iterable):
+        if not isinstance(source, Iterable) or isinstance(source, (Mapping, str, bytes)) or hasattr(source, "__array__"):
             got = type(source).__name__
-            raise TypeError(f"{name} expected (X, y), (X, y, weights) or an iterable of such batches, got {got}")
+            raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), or an iterable of such batches, got {got}")
         if iter(source) is source:
             raise TypeError(
                 f"{name} is an iterator, which can be read once, and every epoch reads it to train and to measure; "
@@ -231,12 +273,14 @@ class Batches:
         self.source = source
         self.name = name
         self.opened: tuple[Batch, Reading] | None = None  # the first batch, and the reading of the others
+        self.computing = self.dtype = "float64"
 
     def __repr__(self) -> str:
         return f"<{self.name}: batches from {type(self.source).__name__}>"
 
-    def check(self) -> None:
-        """Does nothing: each batch is checked when it is read."""
+    def check(self, computing: str = "float64", dtype: str = "float64") -> None:
+        """As for Arrays, but each batch is checked when it is read."""
+        self.computing, self.dtype = computing, dtype
 
     def first(self) -> Batch:
         """The first batch. The next reading goes on behind it, so that the source is not opened twice."""
@@ -280,11 +324,11 @@ class Batches:
             for batch in iterator:
                 empty = False
                 inputs, y, weights = split(batch, self.name)
-                for label, x in (*(("X", x) for x in inputs), ("y", y)):
+                for label, x in zip((*labels_of(inputs), "y"), (*inputs, y), strict=True):
                     if isinstance(x, np.ndarray):
-                        check_finite(self.name, label, x)
+                        check_finite(self.name, label, x, self.dtype if x is y else self.computing)
                 if isinstance(weights, np.ndarray):
-                    check_weights(self.name, weights, some=False)
+                    check_weights(self.name, weights, self.dtype, some=False)
                 yield inputs, y, weights
         finally:
             if isinstance(iterator, Generator):

@@ -13,23 +13,10 @@ from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batches
 from bpcore.training.evaluation import check_data
-from bpcore.training.metrics import Metric, metric
+from bpcore.training.metric import Metric
+from bpcore.training.metrics import chosen_metrics
 from bpcore.training.state import innermost, take
 from bpcore.training.step import Step
-
-
-def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
-    """The metrics in a name, an object or an iterable of these. Their names, which are history columns, must differ."""
-    given = [] if metrics is None else [metrics] if isinstance(metrics, (str, Metric)) else metrics
-    if not isinstance(given, Iterable):
-        raise TypeError(f"metrics must be names or bpcore Metrics, got {metrics!r}")
-    chosen = [metric(m) for m in given]
-    names = ["loss"]
-    for m in chosen:
-        if text(f"the name of {m!r}", m.name, "accuracy") in names:
-            raise ValueError(f"two columns would be called {m.name!r}; give each metric a name of its own")
-        names.append(m.name)
-    return chosen
 
 
 def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
@@ -66,7 +53,7 @@ def as_seed(trainer: Any, seed: Any) -> Any:
 
 SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
     "schedule": as_schedule,
-    "metrics": as_metrics,
+    "metrics": lambda trainer, metrics: chosen_metrics(() if metrics is None else metrics),
     "callbacks": as_callbacks,
     "seed": as_seed,
     "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),
@@ -96,9 +83,9 @@ def check(
     measured: whether the training set is measured.
     """
     trainer._own()
-    check_data(trainer.network, trainer.loss, examples)
+    check_data(trainer.network, trainer.loss, examples, trainer.metrics)
     if held_out is not None:
-        check_data(trainer.network, trainer.loss, held_out)
+        check_data(trainer.network, trainer.loss, held_out, trainer.metrics)
     check_observers((trainer.schedule, *trainer.callbacks), trainer.metrics, measured, held_out is not None)
     now = (examples.n, batch_size)
     if trainer.position and now != trainer.position_of:

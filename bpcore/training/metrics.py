@@ -1,113 +1,39 @@
-"""Metrics: sums over batches on the device, combined on the host at the end."""
+"""The metrics of regression and of classification, and the choice of them by name."""
 
 from __future__ import annotations
 
+import copy
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from bpcore.arguments import given, whole
-from bpcore.array import Array, is_floating, namespace
+from bpcore.arguments import whole
+from bpcore.array import Array, device, is_floating, kind, namespace
 from bpcore.functional.losses import logistic_per_example, total
 from bpcore.functional.softmax import log_softmax
+from bpcore.modules import CrossEntropy, Huber, LogisticLoss, Loss, SquaredError
+from bpcore.training.metric import Metric, mean_of_outputs, sum_of_examples, wide
 
-__all__ = ["MAE", "MSE", "R2", "RMSE", "Accuracy", "LogLoss", "Metric", "TopK"]
-
-
-class Metric:
-    """A number measured over a data set, in evaluation mode. To write one, subclass this.
-
-    name: the history's columns are training_<name> and test_<name>.
-
-    A metric that is a mean over examples defines `scores`. Any other metric defines `terms`, the sums of one batch; `value`,
-    which computes the metric from the sums of all batches; and `join`, if the terms of two batches do not simply add.
-
-    t: the network's outputs (n, ...). y: the labels, as the loss takes them: class indices, probability rows, or numbers of t's
-    shape. Both are arrays on the network's device. Only `value` gets Python numbers; the other methods must not look at values,
-    since the host would wait for the device: no float(), no `if` on an array.
-
-    >>> class Within(bp.Metric):
-    ...     name = "within"
-    ...     def scores(self, t, y):
-    ...         xp = bp.backend_of(t).xp
-    ...         return xp.astype(xp.max(xp.abs(t - y), axis=-1) < 0.5, t.dtype)
-    >>> trainer = bp.Trainer(bp.Network(bp.Linear(2, 1)), bp.SquaredError(), bp.SGD(), metrics=[Within()])
-    >>> trainer.evaluate((np.zeros((4, 2)), np.asarray([[0.1], [0.2], [0.7], [0.3]])))["within"]
-    0.75
-    """
-
-    name = ""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({given(self)})"
-
-    def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
-        """The sums of one batch, scalar arrays: Σ w s and Σ w for scores s. w: the weight of each example, 1 by default."""
-        xp = namespace(t)
-        return xp.sum(self.scores(t, y) * w), xp.sum(w)
-
-    def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The terms of two sets of batches together: by default their sums."""
-        return tuple(a + b for a, b in zip(old, new, strict=True))
-
-    def scores(self, t: Array, y: Array) -> Array:
-        """The score of each example, of t's dtype, shaped like t without its last axis (like t where it has one axis)."""
-        raise TypeError(f"{type(self).__name__} must define scores(self, t, y)")
-
-    def value(self, *sums: float) -> float:
-        """The metric, from the terms of all batches as Python numbers: by default the mean score Σ w s / Σ w."""
-        return sums[0] / sums[1]
-
-    def expect(self, fits: bool, t: Array, y: Array) -> None:
-        """Raise a ValueError that names the metric and both shapes, unless `fits`. For `scores` and `terms`, to check shapes."""
-        if not fits:
-            got = f"outputs {tuple(t.shape)} and labels {tuple(y.shape)} of {y.dtype}"
-            raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
+__all__ = ["MAE", "MSE", "R2", "RMSE", "Accuracy", "LogLoss", "TopK"]
 
 
-def classes(y: Array) -> Array:
-    """Class indices: y itself, or the index of the largest entry of each probability row."""
-    indices: Array = namespace(y).argmax(y, axis=-1) if is_floating(y) else y
-    return indices
+def listed(x: Any) -> list[Any]:
+    """A number as a list."""
+    return x if isinstance(x, list) else [x]
 
 
-def of_logits(t: Array, y: Array) -> bool:
-    """Whether y has a label 0 or 1 for each logit in t, as LogisticLoss takes them; otherwise a label is one of k classes."""
-    return tuple(t.shape) == tuple(y.shape) and (t.ndim == 1 or t.shape[-1] == 1 or not is_floating(y))
+class OfNumbers(Metric):
+    """Base of the metrics of regression. y: numbers of t's shape; nothing is broadcast."""
+
+    def numbers(self, t: Array, y: Array) -> tuple[Array, Array]:
+        """t and y in float64, or an error unless they have one shape."""
+        self.expect(tuple(t.shape) == tuple(y.shape), t, y)
+        t = wide(t)
+        return t, namespace(t).astype(y, t.dtype, copy=False)
 
 
-class Accuracy(Metric):
-    """The fraction of examples whose class has the largest logit; for labels 0 and 1, the fraction where t > 0 agrees with y."""
-
-    name = "accuracy"
-
-    def scores(self, t: Array, y: Array) -> Array:
-        xp = namespace(t)
-        if of_logits(t, y):
-            return mean_of_outputs(xp.astype((t > 0) == (y > 0.5 if is_floating(y) else xp.astype(y, xp.bool)), t.dtype))
-        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
-        scores: Array = xp.astype(xp.argmax(t, axis=-1) == xp.astype(classes(y), xp.int64), t.dtype)
-        return scores
-
-
-class TopK(Metric):
-    """The fraction of examples whose class is among the k largest logits, ties included."""
-
-    def __init__(self, k: int = 5):
-        self.k = whole("k", k)
-        self.name = f"top_{self.k}"
-
-    def scores(self, t: Array, y: Array) -> Array:
-        xp = namespace(t)
-        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
-        rows = xp.reshape(t, (-1, t.shape[-1]))
-        index = xp.reshape(xp.astype(classes(y), xp.int64), (-1, 1))
-        logit = xp.take_along_axis(rows, index, axis=-1)  # of the example's own class
-        larger = xp.sum(xp.astype(rows > logit, t.dtype), axis=-1)
-        scores: Array = xp.reshape(xp.astype(larger < self.k, t.dtype), t.shape[:-1])
-        return scores
-
-
-class MSE(Metric):
+class MSE(OfNumbers):
     """The mean of (y - h(x))², without the ½ of the loss, over examples and outputs.
 
     (8.1)
@@ -116,90 +42,228 @@ class MSE(Metric):
     name = "mse"
 
     def scores(self, t: Array, y: Array) -> Array:
-        self.expect(t.shape == y.shape, t, y)
+        t, y = self.numbers(t, y)
         return mean_of_outputs((t - y) * (t - y))
 
 
-class RMSE(MSE):
-    """The square root of MSE, in the labels' unit."""
+class RMSE(OfNumbers):
+    """The square root of the MSE of each output, in the labels' unit; the mean over the outputs."""
 
     name = "rmse"
 
-    def value(self, *sums: float) -> float:
-        return math.sqrt(sums[0] / sums[1])
+    def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
+        t, y = self.numbers(t, y)
+        return sum_of_examples((t - y) * (t - y), w), namespace(w).sum(wide(w))
+
+    def value(self, *sums: Any) -> float:
+        roots = [math.sqrt(s / sums[1]) for s in listed(sums[0])]
+        return sum(roots) / len(roots)
 
 
-class MAE(Metric):
+class MAE(OfNumbers):
     """The mean of |y - h(x)| over examples and outputs."""
 
     name = "mae"
 
     def scores(self, t: Array, y: Array) -> Array:
-        self.expect(t.shape == y.shape, t, y)
+        t, y = self.numbers(t, y)
         return mean_of_outputs(namespace(t).abs(t - y))
 
 
-class R2(Metric):
-    """1 - Σ w (y - h(x))² / Σ w (y - ȳ)², ȳ the mean over all examples and outputs; NaN where the labels are constant."""
+class R2(OfNumbers):
+    """1 - Σ w (y - h(x))² / Σ w (y - ȳ)² of each output, ȳ the mean of its labels; then the mean over the outputs.
 
-    name = "r2"
+    multioutput: as in scikit-learn, "uniform_average", or "variance_weighted": the mean weighted by Σ w (y - ȳ)², so that the
+    sums of all outputs are pooled; the name is then r2_variance_weighted. An output whose labels are constant has no R²: it is
+    NaN, and so is a mean with it, where scikit-learn says 1 or 0; "variance_weighted" leaves such an output out, as scikit-learn
+    does, and is NaN if all are constant.
+    """
+
+    def __init__(self, multioutput: str = "uniform_average"):
+        if multioutput not in ("uniform_average", "variance_weighted"):
+            raise ValueError(f"R2's multioutput must be 'uniform_average' or 'variance_weighted', got {multioutput!r}")
+        self.multioutput = multioutput
+        self.name = "r2" if multioutput == "uniform_average" else f"r2_{multioutput}"
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
-        self.expect(t.shape == y.shape, t, y)
+        t, y = self.numbers(t, y)
         xp = namespace(t)
-        t, y, w = (xp.astype(x, xp.float64) for x in (t, y, w))
-        weight = total(w)  # at least the smallest normal number: the weights of a batch may all be zero
-        residual = xp.sum(mean_of_outputs((t - y) * (t - y)) * w)
-        mean = xp.sum(mean_of_outputs(y) * w) / weight
-        spread = xp.sum(mean_of_outputs((y - mean) * (y - mean)) * w)
-        return residual, weight, mean, spread
+        weight = total(wide(w))  # at least the smallest normal number: the weights of a batch may all be zero
+        residual = sum_of_examples((t - y) * (t - y), w)
+        mean = sum_of_examples(y, w) / weight
+        spread = sum_of_examples((y - mean) * (y - mean), w)
+        counts = w > 0 if y.ndim == w.ndim else xp.expand_dims(w > 0, axis=-1)
+        axes = tuple(range(w.ndim))
+        low = xp.min(xp.where(counts, y, xp.full_like(y, math.inf)), axis=axes)
+        high = xp.max(xp.where(counts, y, xp.full_like(y, -math.inf)), axis=axes)
+        return residual, weight, mean, spread, low, high
 
     def join(self, old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
         """Combine means and spreads of two sets of batches; Σ y² - (Σ y)² / n would lose digits.
 
         Chan et al., 1979
         """
-        (residual_a, a, mean_a, spread_a), (residual_b, b, mean_b, spread_b) = old, new
+        (residual_a, a, mean_a, spread_a, low_a, high_a), (residual_b, b, mean_b, spread_b, low_b, high_b) = old, new
+        xp = namespace(mean_a)
         weight, apart = a + b, mean_b - mean_a
-        spread = spread_a + spread_b + apart * apart * (a * b / weight)
-        return residual_a + residual_b, weight, mean_a + apart * (b / weight), spread
+        spread = spread_a + spread_b + apart * apart * (a * (b / weight))
+        mean = mean_a + apart * (b / weight)
+        return residual_a + residual_b, weight, mean, spread, xp.minimum(low_a, low_b), xp.maximum(high_a, high_b)
 
-    def value(self, *sums: float) -> float:
-        residual, _, _, spread = sums
-        return 1 - residual / spread if spread > 0 else math.nan
+    def value(self, *sums: Any) -> float:
+        residual, _, _, spread, low, high = map(listed, sums)
+        # rounding may leave a spread to constant labels: their extremes tell
+        varies = [s > 0 and a < b for s, a, b in zip(spread, low, high, strict=True)]
+        if self.multioutput == "uniform_average":
+            return sum(1 - r / s if v else math.nan for r, s, v in zip(residual, spread, varies, strict=True)) / len(spread)
+        pooled = sum(s for s, v in zip(spread, varies, strict=True) if v)
+        return 1 - sum(r for r, v in zip(residual, varies, strict=True) if v) / pooled if pooled > 0 else math.nan
 
 
-class LogLoss(Metric):
-    """The mean of -log φ_y from logits, φ = softmax(t); for labels 0 and 1, the logistic loss."""
+class OfClasses(Metric):
+    """Base of the metrics of classification. t: logits. y: class indices or probability rows, or a label 0 or 1 for each logit.
 
-    name = "log_loss"
+    With LogisticLoss, each logit has a label; with CrossEntropy, labels are of classes. With another loss, y of t's shape has
+    labels of the logits if there is one logit an example, or if y is not floating.
+    """
+
+    loss: Loss | None = None
+
+    def for_loss(self, loss: Loss) -> Metric:
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
+    def each_logit(self, t: Array, y: Array) -> bool:
+        """Whether y has a label for each logit in t; otherwise a label is one of k classes. An error if y does not fit."""
+        same = tuple(t.shape) == tuple(y.shape)
+        if isinstance(self.loss, (LogisticLoss, CrossEntropy, SquaredError, Huber)):
+            each = isinstance(self.loss, LogisticLoss)
+        else:
+            each = same and (t.ndim == 1 or t.shape[-1] == 1 or not is_floating(y))
+        rows = same and t.ndim > 1 and t.shape[-1] > 1
+        self.expect(same if each else rows or (t.ndim > 0 and tuple(t.shape[:-1]) == tuple(y.shape) and not is_floating(y)), t, y)
+        return each
+
+    def check_labels(self, y: Any, shape: tuple[int, ...]) -> None:
+        if isinstance(self.loss, (LogisticLoss, CrossEntropy)) or not y.size:  # the loss checks them
+            return
+        one = len(shape) == 1 or shape[-1] == 1
+        numbers = isinstance(self.loss, (SquaredError, Huber))
+        if y.ndim < len(shape):
+            fits = not numbers and y.dtype.kind != "f"
+        elif one or (y.dtype.kind != "f" and not numbers):
+            fits = not numbers and bool(abs(y.astype(float)).max() <= 1)
+        else:
+            fits = bool(y.min() >= 0 and abs(y.sum(axis=-1) - 1).max() <= 1e-3)
+        if not fits:
+            raise ValueError(
+                f"metric {self.name} needs labels of classes, got values from {y.min()} to {y.max()} of {y.dtype} with "
+                f"{type(self.loss).__name__}; choose a metric of numbers, such as mse, or a loss of classes, such as CrossEntropy"
+            )
+
+
+def index_of(y: Array, t: Array) -> Array:
+    """Class indices, int64: y itself, or the index of the largest entry of each row, for logits t."""
+    xp = namespace(y)
+    return xp.astype(xp.argmax(y, axis=-1) if y.ndim == t.ndim else y, xp.int64)
+
+
+def positive(y: Array) -> Array:
+    """Whether the label of a logit is 1: booleans."""
+    return y > 0.5 if is_floating(y) else y if kind(y) == "bool" else y > 0
+
+
+class Accuracy(OfClasses):
+    """The fraction of examples whose class has the largest logit, the first of equal ones.
+
+    For labels 0 and 1 of each logit, the fraction where t > 0 agrees with y; of several labels of an example all must agree, as
+    in scikit-learn's accuracy_score. An example with a NaN logit counts as wrong.
+    """
+
+    name = "accuracy"
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
-        if of_logits(t, y):
+        if self.each_logit(t, y):
+            right = ((t > 0) == positive(y)) & (t == t)  # not NaN
+            return xp.astype(right if t.ndim <= 1 else xp.all(right, axis=-1), t.dtype)
+        right = (xp.argmax(t, axis=-1) == index_of(y, t)) & xp.all(t == t, axis=-1)  # no NaN
+        return xp.astype(right, t.dtype)
+
+
+class TopK(OfClasses):
+    """The fraction of examples whose class is among the k largest logits.
+
+    Of equal logits, those of higher classes come first, as in scikit-learn's top_k_accuracy_score. A NaN logit counts as larger
+    than others, and an example whose own logit is NaN counts as wrong.
+    """
+
+    def __init__(self, k: int = 5):
+        self.k = whole("k", k)
+        self.name = f"top_{self.k}"
+
+    def scores(self, t: Array, y: Array) -> Array:
+        xp = namespace(t)
+        self.expect(not self.each_logit(t, y), t, y)
+        rows = xp.reshape(t, (-1, t.shape[-1]))
+        index = xp.reshape(index_of(y, t), (-1, 1))
+        logit = xp.take_along_axis(rows, index, axis=-1)  # of the example's own class
+        later = xp.expand_dims(xp.arange(rows.shape[1], dtype=xp.int64, device=device(t)), axis=0) > index
+        ahead = ~(rows <= logit) | ((rows == logit) & later)
+        among = (xp.sum(xp.astype(ahead, xp.int64), axis=-1) < self.k) & (logit == logit)[:, 0]  # not NaN
+        scores: Array = xp.reshape(xp.astype(among, t.dtype), tuple(t.shape[:-1]))
+        return scores
+
+
+class LogLoss(OfClasses):
+    """The mean of -log φ_y from logits, φ = softmax(t); for labels 0 and 1 of each logit, the logistic loss, summed over them.
+
+    Logits need no clipping: a finite logit has a finite loss.
+    """
+
+    name = "log_loss"
+
+    def check_labels(self, y: Any, shape: tuple[int, ...]) -> None:
+        if isinstance(self.loss, (SquaredError, Huber)):
+            raise ValueError(f"metric log_loss needs logits, and {type(self.loss).__name__}'s outputs are none; choose another")
+        super().check_labels(y, shape)
+
+    def scores(self, t: Array, y: Array) -> Array:
+        xp = namespace(t)
+        if self.each_logit(t, y):
             return logistic_per_example(t, xp.astype(y, t.dtype))
-        self.expect(t.ndim > 0 and t.shape[:-1] == classes(y).shape, t, y)
         log_phi: Array = log_softmax(t, -1)
-        if is_floating(y):
-            expected: Array = xp.sum(y * log_phi, axis=-1)
+        if y.ndim == t.ndim:
+            y = xp.astype(y, t.dtype)
+            expected: Array = xp.sum(xp.where(y == 0, xp.zeros_like(y), y * log_phi), axis=-1)
             return -expected
         log_phi_y: Array = xp.take_along_axis(log_phi, xp.expand_dims(xp.astype(y, xp.int64), axis=-1), axis=-1)
         return -log_phi_y[..., 0]
 
 
-def mean_of_outputs(s: Array) -> Array:
-    """The mean over the outputs of each example."""
-    mean: Array = s if s.ndim <= 1 else namespace(s).mean(s, axis=-1)
-    return mean
-
-
-METRICS = {metric.name: metric for metric in (Accuracy, MSE, RMSE, MAE, R2, LogLoss)}
+METRICS = {"accuracy": Accuracy, "mse": MSE, "rmse": RMSE, "mae": MAE, "r2": R2, "log_loss": LogLoss}
 
 
 def metric(chosen: Any) -> Metric:
     """The metric with the name `chosen`, or `chosen` itself if it is a Metric."""
     if isinstance(chosen, Metric):
         return chosen
-    if chosen in METRICS:
+    if isinstance(chosen, str) and chosen in METRICS:
         return METRICS[chosen]()
     raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {chosen!r}")
+
+
+def chosen_metrics(chosen: Any) -> list[Metric]:
+    """The metrics: names and objects, or one of them. ValueError unless each has a name of its own for a history's column."""
+    if not isinstance(chosen, Iterable) or isinstance(chosen, str):
+        chosen = (chosen,)
+    metrics = [metric(one) for one in chosen]
+    names = ["loss"]
+    for one in metrics:
+        if not isinstance(one.name, str) or not re.fullmatch(r"[\w.@%+-]+", one.name):
+            raise ValueError(f"{type(one).__name__}'s name must be a word, for the history's columns, got {one.name!r}")
+        if one.name in names:
+            raise ValueError(f"metrics must have different names, and none is called loss; got {one.name!r} again; rename one")
+        names.append(one.name)
+    return metrics

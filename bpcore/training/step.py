@@ -21,6 +21,7 @@ from bpcore.functional.updates import squared_norm
 from bpcore.library import host_data
 from bpcore.module import Mode
 from bpcore.modules import Loss
+from bpcore.modules.losses import warn_of_probabilities
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
 from bpcore.structure import class_name, describe, expect_class, expect_structure
@@ -116,6 +117,7 @@ class Step:
         self.network = expected("network", network, Network)
         if network.n_parameters == 0:
             raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+        warn_of_probabilities(network.module, loss)
         self.loss = loss
         self.optimizer = optimizer
         self.clip_norm = clip_norm
@@ -186,7 +188,7 @@ class Step:
         """(batch on the device, its labels on the host, or None if y is on the device). A tuple X is several inputs."""
         self.check_bound()
         network = self.network
-        return (network.inputs(X), network.place(y), network.place_weights(weights)), host_data(y)
+        return (network.inputs(X), network.place(y, name="y"), network.place_weights(weights)), host_data(y)
 
     @quiet
     def __call__(

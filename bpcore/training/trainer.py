@@ -24,7 +24,8 @@ from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
 from bpcore.training.interrupt import on_interrupt
-from bpcore.training.metrics import Metric
+from bpcore.training.metric import Metric
+from bpcore.training.metrics import chosen_metrics
 from bpcore.training.part import Part
 from bpcore.training.progress import audience
 from bpcore.training.reading import Augment, Placing, batches
@@ -99,7 +100,7 @@ class Trainer:
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
         self._observed: Any = None  # the schedule within warm-ups
         self.progress = progress
-        self.metrics: list[Metric] = door.as_metrics(self, metrics)
+        self.metrics: list[Metric] = chosen_metrics(() if metrics is None else metrics)
         self.schedule: Schedule | Callable[[int], float] = Constant() if schedule is None else schedule
         self.callbacks: list[Callback] = door.as_callbacks(self, callbacks)
 
@@ -270,7 +271,7 @@ class Trainer:
         examples = as_examples(data, "data")
         with closing(examples) if examples is not data else nullcontext():
             if examples is not data:  # else `fit` has checked them
-                check_data(self.network, self.loss, examples)
+                check_data(self.network, self.loss, examples, self.metrics)
             return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:

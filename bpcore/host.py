@@ -1,0 +1,149 @@
+"""Data of the host at the door: an array of numbers, or an error that says which data, what was found, and the repair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+NUMBERS = "biuf"  # the kinds of NumPy's dtypes that hold whole numbers, booleans and floats
+
+
+def as_numbers(x: Any, name: str) -> np.ndarray:
+    """x as a NumPy array of numbers in this machine's byte order, or an error. name: of the data, for errors."""
+    if has_mask(x):
+        raise TypeError(
+            f"{name} is a masked array with masked entries, and a mask would be ignored; drop these rows, or fill the entries: "
+            f"{short(name)}.filled(0)"
+        )
+    if isinstance(x, (Mapping, Set, Iterator, str, bytes)) or x is None:
+        columns = f", e.g. np.column_stack(list({short(name)}.values()))" if isinstance(x, Mapping) else ""
+        raise TypeError(f"{name} expected an array of numbers, got {type(x).__name__}; make an array of it{columns}")
+    dense = next((method for method in ("toarray", "todense", "to_dense") if hasattr(x, method)), None)
+    if dense is not None and not isinstance(x, np.ndarray):
+        raise TypeError(sparse(x, name, dense))
+    try:
+        host = np.asarray(x)
+        # pandas makes objects of columns of different dtypes; other tables make numbers of dates
+        if host.ndim == 2 and column_names(x) and (host.dtype.kind not in NUMBERS or not hasattr(x, "iloc")):
+            host = from_columns(x, name)
+    except ValueError as error:
+        several = isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
+        repair = "pad or cut the rows" + (f"; several inputs are a tuple, tuple({short(name)})" if several else "")
+        raise ValueError(
+            f"{name} expected rows of one length, got data that cannot become an array ({error}); {repair}"
+        ) from error
+    except RuntimeError as error:  # of the library that x belongs to
+        raise TypeError(f"{name} is a {type(x).__name__}, which cannot become an array ({error}); pass NumPy arrays") from error
+    if host.dtype.kind not in NUMBERS:
+        raise TypeError(f"{name} expected numbers, got an array of {trouble(host, short(name))}")
+    return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
+
+
+def sparse(x: Any, name: str, dense: str) -> str:
+    """The text of the error that x is a sparse matrix. dense: its method that makes it dense."""
+    return f"{name} is sparse ({type(x).__name__}), and modules take dense arrays; pass {short(name)}.{dense}()"
+
+
+def short(name: str) -> str:
+    """The data's name in a repair: "X" of "train: X"."""
+    return name.rpartition(" ")[2]
+
+
+def has_mask(x: Any) -> bool:
+    """Whether x is a masked array with masked entries, or a list with such an array in it."""
+    if isinstance(x, (list, tuple)):
+        return bool(x) and not isinstance(x[0], Real) and any(map(has_mask, x))
+    return isinstance(x, np.ma.MaskedArray) and bool(np.ma.is_masked(x))
+
+
+def column_names(x: Any) -> list[Any]:
+    """The names of the columns of a table (pandas, Polars, Arrow); [] of anything else."""
+    names = getattr(x, "column_names", getattr(x, "columns", None))
+    return [] if isinstance(x, np.ndarray) or names is None or not hasattr(x, "__array__") else list(names)
+
+
+def from_columns(table: Any, name: str) -> np.ndarray:
+    """The columns of a table side by side, or a TypeError that names the first one that does not hold numbers."""
+    names = column_names(table)
+    columns: list[np.ndarray] = []
+    for i, column in enumerate(names):
+        given = table.iloc[:, i] if hasattr(table, "iloc") else table[column]
+        columns.append(np.asarray(given))
+        if columns[-1].dtype.kind not in NUMBERS:
+            dtype = getattr(given, "dtype", getattr(given, "type", columns[-1].dtype))
+            of = f"{short(name)}[{column!r}]"
+            raise TypeError(f"{name} expected numbers, got column {column!r} of {trouble(columns[-1], of, dtype)}")
+    return np.stack(columns, axis=1)
+
+
+def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
+    """An array that does not hold numbers, in words, and the repair. dtype: what its library calls its dtype."""
+    kind, at, repair = found.dtype.kind, "", f"convert it, e.g. {name}.astype({number_dtype(found, name)!r})"
+    if kind == "O" and found.size:
+        odd = next((i for i, value in enumerate(found.flat) if not isinstance(value, (Real, np.bool))), None)
+        value = found.flat[odd or 0]
+        if odd is not None:
+            place = tuple(map(int, np.unravel_index(odd, found.shape)))
+            at = f" with {type(value).__name__} {str(value)[:30]!r} at {place}" if place else f" ({type(value).__name__})"
+        if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+            repair = f"stack its rows: np.stack(list({name}))"
+        elif value is None or type(value).__name__.startswith("NA") or value != value:
+            repair = f"drop or fill what is missing, then {name}.astype('float32')"
+        elif isinstance(value, (str, bytes)):
+            kind = "U"
+    if kind in "UST":
+        text = np.asarray(found[: min(len(found), 1000)] if found.ndim else found, dtype=object)
+        at = at or (f", e.g. {str(text.flat[0])[:30]!r}" if text.size else "")
+        repair = repair if all(map(is_text_of_number, text.flat)) else encoding(name)
+    repair = {
+        "c": f"give real and imaginary parts as features: {name}.real, {name}.imag",
+        "M": f"count from a date: ({name} - {name}.min()) / np.timedelta64(1, 'D')",
+        "m": f"count in a unit: {name} / np.timedelta64(1, 's')",
+        "V": f"give its fields as columns: numpy.lib.recfunctions.structured_to_unstructured({name})",
+    }.get(kind if kind != "V" or found.dtype.names else "", repair)
+    return f"dtype {found.dtype if dtype is None else dtype}{at}; {repair}"
+
+
+def number_dtype(found: np.ndarray, name: str) -> str:
+    """The dtype to convert to: "int64" if all entries are labels of classes, else "float32"."""
+    whole = name.startswith("y") and all(str(value).lstrip("-").isdigit() for value in found.flat[:1000])
+    return "int64" if whole else "float32"
+
+
+def is_text_of_number(value: Any) -> bool:
+    """Whether the text is a number, as in "1.5"."""
+    try:
+        return bool(float(value) or True)
+    except (TypeError, ValueError):
+        return False
+
+
+def encoding(name: str) -> str:
+    """How to make numbers of texts: classes of labels, indicator columns of features."""
+    if name.startswith("y"):
+        return f"number the classes: np.unique({name}, return_inverse=True)[1], or scikit-learn's LabelEncoder"
+    return "encode it as numbers, e.g. with pandas.get_dummies or scikit-learn's OneHotEncoder"
+
+
+WIDER = {"float16": "; scale the data, or leave compute_dtype out", "float32": "; scale the data, or choose dtype='float64'"}
+
+
+def cast(host: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """host in the floating dtype of this name, or a ValueError if a finite number would become infinite."""
+    if host.dtype == dtype:
+        return host
+    try:
+        with np.errstate(all="ignore", over="raise"):
+            return host.astype(dtype)
+    except FloatingPointError:
+        raise ValueError(beyond(host, dtype, name)) from None
+
+
+def beyond(host: np.ndarray, dtype: str, name: str) -> str:
+    """The text of the error that numbers in host are too large for dtype."""
+    largest = np.max(np.abs(host[np.isfinite(host)]))
+    repair = WIDER.get(dtype, "; scale the data")
+    return f"{name} has numbers up to {largest:.3g}, and the largest of {dtype} is {np.finfo(dtype).max:.3g}{repair}"

@@ -1,0 +1,146 @@
+"""Data at the door: what becomes numbers, and what is refused, by name and with the repair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runs import CLASSES, FEATURES, examples, trainer
+
+import bpcore as bp
+
+X, Y = examples()
+NUMBERS = {
+    "big-endian": X.astype(">f8"),
+    "integers of another byte order": np.rint(X).astype(">i4"),
+    "strides": X[::-1][::-1],
+    "Fortran": np.asfortranarray(X),
+    "half": X.astype("float16"),
+    "long double": X.astype("longdouble"),
+    "bytes": np.abs(X).astype("uint8"),
+    "booleans": X > 0,
+    "a matrix": X.view(np.matrix),
+    "a mask of nothing": np.ma.masked_array(X, np.zeros(X.shape, bool)),
+    "lists": X.tolist(),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers(name, backend):
+    """Whatever their form, they are taken as floats by every call."""
+    given = NUMBERS[name]
+    plain = np.asarray(given, dtype="float64")
+    run, other = (trainer(backend=backend.backend) for _ in range(2))
+    np.testing.assert_array_equal(backend.to_host(run.network(given)), backend.to_host(run.network(plain)))
+    run.fit((given, Y), epochs=1)
+    other.fit((plain, Y), epochs=1)
+    np.testing.assert_array_equal(backend.to_host(run.network.theta), backend.to_host(other.network.theta))
+    assert run.evaluate((given, Y)) == other.evaluate((plain, Y))
+    assert run.evaluate([(given, Y)]) == pytest.approx(other.evaluate([(plain, Y)]))
+
+
+MASKED = np.ma.masked_array(X, X > 1)
+REFUSED = {  # name: (X, what is said after "X")
+    "a mask": (MASKED, r" is a masked array with masked entries, .* X\.filled\(0\)"),
+    "masks in a list": (list(MASKED), " is a masked array"),
+    "complex": (X + 1j, r" .* dtype complex128; give real and imaginary parts as features"),
+    "dates": (np.full(X.shape, "2020", "M8[D]"), r" .* dtype datetime64\[D\]; count from a date"),
+    "durations": (np.full(X.shape, 5, "m8[s]"), r" .* dtype timedelta64\[s\]; count in a unit"),
+    "records": (np.zeros(len(X), "f8,f8"), r" .* give its fields as columns: .*structured_to_unstructured\(X\)"),
+    "objects": (X.astype(object), r" .* dtype object; convert it, e\.g\. X\.astype\('float32'\)"),
+    "None": (np.full(X.shape, None), r" .* NoneType 'None' at \(0, 0\); drop or fill what is missing"),
+    "words": (np.full(X.shape, "a"), r" .* dtype <U1, e\.g\. 'a'; encode it as numbers"),
+    "text of numbers": (X.astype(str), r" .* dtype <U32, .*; convert it, e\.g\. X\.astype\('float32'\)"),
+    "a dictionary": ({"a": X}, r" expected an array of numbers, got dict; .*column_stack"),
+    "a generator": ((row for row in X), " expected an array of numbers, got generator"),
+    "nothing": (None, " expected an array of numbers, got NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_every_call(name):
+    given, message = REFUSED[name]
+    run = trainer()
+    for call in (
+        lambda: run.network(given),
+        lambda: run.network.value_and_gradient(run.loss, given, Y),
+        lambda: run.step(given, Y),
+        lambda: run.evaluate((given, Y)),
+        lambda: run.fit((given, Y), epochs=1),
+    ):
+        with pytest.raises(TypeError, match="X" + message):
+            call()
+
+
+def test_numbers_that_the_dtype_cannot_hold(backend):
+    """1e300 would be infinite in float32."""
+    run = trainer(backend=backend.backend, dtype="float32")
+    for call in (run.network, lambda X: run.step(X, Y), lambda X: run.evaluate((X, Y)), lambda X: run.fit((X, Y), epochs=1)):
+        with pytest.raises(ValueError, match=r"X has .*float32.*; scale the data, or choose dtype='float64'"):
+            call(X * 1e300)
+    with pytest.raises(ValueError, match=r"theta has numbers up to 1e\+300"):
+        bp.Network(bp.Linear(1, 1), theta=[1e300, 0])
+
+
+def test_tables():
+    """A column is named in errors; the rows of two tables go together by position."""
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(X, columns=list("abcde"))
+    run = trainer()
+    mixed = table.assign(e=table["e"] > 0)  # an array of objects, of numbers alone
+    np.testing.assert_array_equal(run.network(mixed), run.network(np.column_stack([X[:, :4], X[:, 4] > 0])))
+    for column, message in (("Paris", "encode it"), (pandas.Timestamp("2020"), "count from a date")):
+        with pytest.raises(TypeError, match=f"X expected numbers, got column 'e' of dtype .*; {message}"):
+            run.network(table.assign(e=column))
+    with pytest.raises(ValueError, match=r"X has 40 values that are NaN .* at \(0, 1\), in column 'b'; drop or fill"):
+        run.fit((table.assign(b=np.nan), Y), epochs=1)
+    with pytest.raises(ValueError, match=r"same index in different orders, .*y\.loc\[X\.index\]"):
+        run.fit((table, pandas.Series(Y).iloc[::-1]), epochs=1)
+
+
+def test_sparse_matrices():
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TypeError, match=r"X is sparse \(csr_matrix\), .* pass X\.toarray\(\)"):
+        trainer().fit((sparse.csr_matrix(X), Y), epochs=1)
+
+
+def test_tensors_of_torch(torch):
+    """One that requires a gradient is used without it; a sparse one is refused."""
+    run = trainer(backend="torch")
+    tensor = torch.tensor(X, requires_grad=True)
+    assert not run.network(tensor).requires_grad
+    run.fit((tensor.detach().bfloat16(), Y), epochs=1)
+    with pytest.raises(TypeError, match=r"X is sparse .* pass X\.to_dense\(\)"):
+        run.fit((torch.tensor(X).to_sparse(), Y), epochs=1)
+
+
+@pytest.mark.parametrize("loss", [bp.SquaredError(), bp.Huber(), bp.LogisticLoss()], ids=repr)
+@pytest.mark.parametrize("dtype", ["bool", "int64", "uint8"])
+def test_whole_labels(loss, dtype, backend):
+    y = (np.arange(3 * len(X)) % 2).reshape(-1, 3)
+    run, other = (trainer(backend=backend.backend, loss=loss) for _ in range(2))
+    run.fit((X, y.astype(dtype)), epochs=1)
+    other.fit((X, y.astype(float)), epochs=1)
+    np.testing.assert_array_equal(backend.to_host(run.network.theta), backend.to_host(other.network.theta))
+
+
+def test_booleans_are_classes(backend):
+    run, other = (trainer(bp.Linear(FEATURES, 2), backend=backend.backend, metrics=["accuracy", "log_loss"]) for _ in range(2))
+    run.fit((X, Y == 1), epochs=1)
+    other.fit((X, (Y == 1).astype(int)), epochs=1)
+    np.testing.assert_array_equal(backend.to_host(run.network.theta), backend.to_host(other.network.theta))
+    assert run.evaluate((X, Y == 1)) == other.evaluate((X, (Y == 1).astype(int)))
+
+
+def test_ids_and_whole_features_together(backend):
+    """Ids stay integers, other inputs become floats."""
+    nodes = {
+        "e": (bp.Embedding(CLASSES, 4), "ids"),
+        "h": (bp.Linear(FEATURES, 4), "X"),
+        "r": (bp.Residual(bp.Linear(FEATURES, FEATURES)), "X"),
+        "u": (bp.Concatenate(), "e", "h", "r"),
+    }
+    net = bp.Network(bp.Circuit(["ids", "X"], nodes, "u"), backend.backend)
+    whole = np.rint(X).astype("int64")
+    got, expected = net((Y, whole)), net((Y, whole.astype(float)))
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(backend.to_host(got), backend.to_host(expected))
