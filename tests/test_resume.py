@@ -549,7 +549,7 @@ def test_a_damaged_state_of_early_stopping(name, value, saved):
     with pytest.raises(bp.CheckpointError, match="Nothing was loaded"):
         run.resume(saved)
     damaged(lambda tensors, header: header["training"]["callbacks"][0]["numbers"].pop(name))(saved)
-    with pytest.raises(bp.CheckpointError, match="expected EarlyStopping with"):
+    with pytest.raises(bp.CheckpointError, match=r"expected bpcore\.EarlyStopping with"):
         run.resume(saved)
     assert_same(become(run), before)
 
