@@ -422,8 +422,8 @@ def test_every_callback_is_told_of_the_end():
         (bp.schedules.WarmUp(3, bp.schedules.ReduceOnPlateau()), "WarmUp(steps=3, then=ReduceOnPlateau())"),
         (
             trainer(callbacks=bp.Progress(), clip_norm=1, metrics="mae"),
-            "<Trainer(Network(MLP((5, 8, 3)), backend='numpy', dtype='float64', seed=1, n_parameters=75), CrossEntropy(), Adam(lr=0.01, "
-            "betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0), metrics=['mae'], callbacks=[Progress()], clip_norm=1.0) "
+            "<Trainer(Network(MLP((5, 8, 3)), backend='numpy', dtype='float64', seed=1, n_parameters=75), CrossEntropy(), "
+            "Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0), metrics=['mae'], callbacks=[Progress()], clip_norm=1.0) "
             "after 0 steps>",
         ),
     ],

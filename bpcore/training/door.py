@@ -53,7 +53,7 @@ def as_seed(trainer: Any, seed: Any) -> Any:
 
 SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
     "schedule": as_schedule,
-    "metrics": lambda trainer, metrics: chosen_metrics(() if metrics is None else metrics),
+    "metrics": lambda trainer, metrics: chosen_metrics(metrics),
     "callbacks": as_callbacks,
     "seed": as_seed,
     "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),

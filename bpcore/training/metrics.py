@@ -255,9 +255,9 @@ def metric(chosen: Any) -> Metric:
 
 
 def chosen_metrics(chosen: Any) -> list[Metric]:
-    """The metrics: names and objects, or one of them. ValueError unless each has a name of its own for a history's column."""
+    """The metrics: names and objects, or one of them, or None. ValueError unless each has a name of its own for a history's column."""
     if not isinstance(chosen, Iterable) or isinstance(chosen, str):
-        chosen = (chosen,)
+        chosen = () if chosen is None else (chosen,)
     metrics = [metric(one) for one in chosen]
     names = ["loss"]
     for one in metrics:

@@ -100,7 +100,7 @@ class Trainer:
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
         self._observed: Any = None  # the schedule within warm-ups
         self.progress = progress
-        self.metrics: list[Metric] = chosen_metrics(() if metrics is None else metrics)
+        self.metrics: list[Metric] = chosen_metrics(metrics)
         self.schedule: Schedule | Callable[[int], float] = Constant() if schedule is None else schedule
         self.callbacks: list[Callback] = door.as_callbacks(self, callbacks)
 
