@@ -5,11 +5,92 @@ name: the argument's name. of: the object that takes the argument; errors then s
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Shown(reprlib.Repr):
+    """Short representations: of an array its type, shape and dtype, of a class its name, of anything else some 120 characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 8
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, type):
+            return f"the class {x.__name__}"
+        if hasattr(x, "shape") and (hasattr(x, "dtype") or hasattr(x, "__array__")):
+            dtype = f", {x.dtype}" if hasattr(x, "dtype") else ""  # a table has none
+            return f"{type(x).__name__} of shape {tuple(x.shape)}{dtype}"
+        return super().repr1(x, level)
+
+
+def show(value: Any) -> str:
+    """A value in an error: never the numbers of an array. A class is followed by the repair."""
+    made = f", which is not made yet: {value.__name__}(...)" if isinstance(value, type) else ""
+    return _SHOWN.repr(value) + made
+
+
+_SHOWN = _Shown()
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """ "; did you mean 'W'?" for the name among `known` that is most like `name`, or ""."""
+    import difflib  # only for an error
+
+    by_lower = {other.lower().replace("_", ""): other for other in known}
+    close = difflib.get_close_matches(str(name).lower().replace("_", ""), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], named: dict[str, Any]) -> TypeError | None:
+    """The error of a call name(*args, **named) that does not fit the signature, or None if it fits."""
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        unknown = next((key for key in named if key not in signature.parameters), "")
+        hint = nearest(unknown, signature.parameters) if unknown else ""
+        return TypeError(f"{name}{inspect.Signature(bare)}: {error}{hint}")
+    return None
+
+
+def explained(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, where a call that does not fit its signature is an error that shows the signature and the nearest name."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*args, **named)
+        except TypeError as error:
+            trace = error.__traceback__
+            if trace is None or trace.tb_next is None:  # the function was not entered
+                raise explanation(function, args, named) or error from None
+            raise
+
+    return call
+
+
+def explanation(function: Callable[..., Any], args: tuple[Any, ...], named: dict[str, Any]) -> TypeError | None:
+    """The error of a call of a function or a method that does not fit; without `self`, and a constructor by its class."""
+    signature = inspect.signature(function)
+    name = function.__qualname__
+    if next(iter(signature.parameters), "") in ("self", "cls") and args:
+        owner = args[0] if isinstance(args[0], type) else type(args[0])
+        name = owner.__name__ if function.__name__ == "__init__" else f"{owner.__name__}.{function.__name__}"
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+        args = args[1:]
+    return misfit(name.removesuffix(".__call__"), signature, args, named)
 
 
 def named(name: str, of: Any) -> str:

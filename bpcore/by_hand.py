@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
-from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists
+from bpcore.mode import expect_mode
+from bpcore.module import Mode, Module, Windows, fresh_lists, gradients_of, run, run_backward
 
 __all__ = ["evaluate", "initialize"]
 
@@ -36,6 +38,11 @@ def evaluate(
 
     (B1), (B2)
     """
+    layout = Layout(module)
+    if not isinstance(theta, Windows):
+        raise TypeError(f"evaluate expected theta as windows, got {show(theta)}; e.g. bp.initialize(module), or net.windows")
+    if not fits(module, theta):
+        raise ValueError(f"evaluate expected the windows of {show(module)}, got {show(theta)}; e.g. bp.initialize(module)")
     arrays = [*(array for _, array in theta.items()), *z]
     for array in z:
         if not is_array(array):
@@ -45,22 +52,27 @@ def evaluate(
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
-    try:
-        u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
-    except TypeError:
-        expect_inputs(module, theta, z)
-        raise
-    layout = Layout(module)
+    u, saved = run(module, theta, z, Mode(look=True) if mode is None else expect_mode(mode))
 
     def B(v: Any) -> tuple[Any, Windows]:
         v = expect_like(u, v)
         backend, dtype = backend_of(arrays[0]), arrays[0].dtype
         gradient, spare = backend.zeros(layout.trained, dtype), backend.zeros(layout.spare, dtype)
-        dz = module.backward(theta, fresh_lists(saved), v, layout.windows(gradient, spare))
+        dz = run_backward(module, theta, fresh_lists(saved), v, layout.windows(gradient, spare))
+        gradients_of(module, theta, dz, len(z))
         layout.add_home(gradient, spare)
         return copies(dz), layout.windows(gradient)
 
     return u, B
+
+
+def fits(module: Module, theta: Windows) -> bool:
+    """Whether theta has a window for each parameter of the module and of its children, of its shape."""
+    declared = {name: parameter.shape for name, parameter in module.parameters.items() if parameter is not None}
+    windows = {name: getattr(theta, name) for name in theta.names}
+    shapes = {name: tuple(window.shape) for name, window in windows.items() if window is not None}
+    children = tuple(module.children.values())
+    return declared == shapes and len(children) == len(theta.children) and all(map(fits, children, theta.children))
 
 
 def copies(dz: Any) -> Any:

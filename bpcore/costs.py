@@ -13,7 +13,8 @@ from bpcore import counting
 from bpcore.counting import CountingArray
 from bpcore.layout import Layout
 from bpcore.library import is_array
-from bpcore.module import Mode, Module, Observed, Windows, join
+from bpcore.module import Mode, Module, Observed
+from bpcore.windows import Windows, join
 
 __all__ = ["Cost", "cost"]
 

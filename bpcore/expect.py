@@ -1,12 +1,18 @@
-"""Checks of a module's inputs. A failed check raises an error that names the module by its path and says the repair.
+"""Checks of a module: of its inputs, and of what it declares. A failed check raises an error that says the repair.
 
-module: the module whose input is checked, `self` in its `forward`. theta: the windows that its `forward` got; they know the path.
+module: the module that is checked, `self` in its `forward`. theta: the windows that its `forward` got; they know the path.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from bpcore.arguments import show
 from bpcore.array import Array, is_floating
-from bpcore.module import Module, Windows
+from bpcore.module import Module, Parameter, Windows
+from bpcore.windows import RESERVED, join
 
 
 def expect_floats(module: Module, theta: Windows, z: Array) -> Array:
@@ -51,3 +57,41 @@ def expect_features(module: Module, theta: Windows, z: Array, n: int, window: Ar
             f"{module.name(theta)} has parameters of dtype {window.dtype}, got z of dtype {z.dtype}; convert one to the other"
         )
     return z
+
+
+def expect_module(module: Any, who: str = "") -> None:
+    """Raise a TypeError unless `module` is a module. who: who expects it, for the error."""
+    if isinstance(module, Module):
+        return
+    inner = getattr(module, "module", None)
+    repair = "pass its module: net.module" if isinstance(inner, Module) else "e.g. bp.Linear(4, 3), or bp.MLP([64, 128, 10])"
+    raise TypeError(f"{who} expected a module, got {show(module)}; {repair}".lstrip())
+
+
+def expect_declarations(module: Module, path: str) -> None:
+    """Raise an error unless `parameters` and `children` are mappings of names to Parameters (or None) and to modules."""
+    of = f"{path}: {type(module).__name__}" if path else type(module).__name__
+    expect_constructed(module, of)
+    for what, kind in (("parameters", Parameter), ("children", Module)):
+        declared = getattr(module, what)
+        example = {"parameters": "{'W': bp.Parameter((4, 3), HeNormal())}", "children": "{'body': body}"}[what]
+        if not isinstance(declared, Mapping):
+            raise TypeError(f"{of}'s {what} must be a dictionary, got {show(declared)}; e.g. {example}")
+        for name, value in declared.items():
+            if not isinstance(value, kind) and not (value is None and what == "parameters"):
+                raise TypeError(f"{of}'s {what}[{name!r}] must be a {kind.__name__}, got {show(value)}; e.g. {example}")
+            if not isinstance(name, str) or (what == "children" and (not name or "." in name)):
+                raise ValueError(f"{of}'s {what} need names, strings without a dot, got {name!r}; rename it")
+            if what == "parameters" and (not name.isidentifier() or name in RESERVED or name in module.children):
+                raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
+
+
+def expect_constructed(module: Module, of: str) -> None:
+    """Raise a TypeError if a user's subclass of one of bpcore's modules did not call the constructor that it inherits."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith("bpcore."):
+            missing = [name for name in inspect.signature(base).parameters if not hasattr(module, name)]
+            if missing and base is not type(module):
+                call = f"super().__init__({', '.join(inspect.signature(base).parameters)})"
+                raise TypeError(f"{of} has no attribute {missing[0]!r} of {base.__name__}; call {call} in its __init__")
+            return

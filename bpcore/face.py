@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bpcore.arguments import nearest
+
 
 def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
     """A package's `__all__`: `modules`, and the classes and functions of bpcore that it imported from its files."""
@@ -38,11 +40,7 @@ def unknown(package: str, names: Sequence[str], moved: Mapping[str, str] | None 
         if moved and name in moved:
             hint = f"; it is in {moved[name]} now"
         elif not name.startswith("_"):
-            import difflib  # only for an error: Python itself asks for names with underscores
-
-            by_lower = {known.lower(): known for known in names}
-            close = difflib.get_close_matches(name.lower().replace("_", ""), by_lower, n=1)
-            hint = f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+            hint = nearest(name, names)  # not for underscores: Python itself asks for such names
         raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}", name=name)
 
     return __getattr__

@@ -7,18 +7,31 @@ from collections.abc import Callable
 from typing import Any
 
 from bpcore import arguments, checkpoint
+from bpcore.arguments import show
 from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in
 from bpcore.costs import Cost, cost
+from bpcore.expect import expect_module
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs
+from bpcore.mode import expect_mode
+from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run, run_backward
 from bpcore.modules import Loss
 from bpcore.structure import describe, rebuild
+from bpcore.windows import Named
 
 __all__ = ["Network"]
+
+# attributes that belong together, each with the repair of an assignment
+FIXED = {
+    "theta": "write into it: net.theta[...] = x",
+    "windows": "write into a window: net.windows[0].W[...] = x",
+    "n_parameters": "it is the length of ∇J",
+    "backend": "move the network: net.to(backend)",
+    **dict.fromkeys(("module", "layout", "dtype", "compute_dtype"), "make another network: bp.Network(module, ...)"),
+}
 
 
 class Network:
@@ -46,8 +59,7 @@ class Network:
         compute_dtype: Any = None,
         theta: Any = None,
     ):
-        if not isinstance(module, Module):
-            raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
+        expect_module(module, "Network")
         self.module = module
         self.layout = Layout(module)
         self.backend = get_backend(backend)
@@ -59,15 +71,22 @@ class Network:
             raise ValueError(f"theta must be a vector on the host (NumPy) of length {self.layout.size}, got {got}")
         self._bind(values)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in FIXED or name not in self.__dict__.keys() | {"theta", "windows", "n_parameters"}:
+            object.__setattr__(self, name, value)
+        elif value is not getattr(self, name):  # it is itself after `net.theta += 1`
+            raise TypeError(f"a network's {name} cannot be replaced, since θ and its windows depend on it; {FIXED[name]}")
+
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
+        self._changes = Parameter.changes
         theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
         self._theta = theta
         self._windows = self.layout.windows(theta)
         self._dtype = theta.dtype
         half = self.compute_dtype == "float16"
-        self._half: Array | None = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part
+        self._half: Array | None = self.backend.zeros(self.layout.computed, "float16") if half else None  # of θ without buffers
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
         # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
@@ -83,8 +102,8 @@ class Network:
         return self._windows
 
     def parameters(self) -> dict[str, Array]:
-        """Path to window of θ, each parameter once: `parameters()["0.W"]`."""
-        return {use.path: self._windows[use.path] for use in self.layout.homes}
+        """Path to window of θ, each parameter once: `parameters()["0.W"]`. Write into a window: `parameters()["0.W"][...] = x`."""
+        return Named({use.path: self._windows[use.path] for use in self.layout.homes})
 
     @property
     def n_parameters(self) -> int:
@@ -123,24 +142,29 @@ class Network:
 
     def __call__(self, X: Any, *, mode: Mode | None = None) -> Any:
         """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation."""
-        return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
+        mode = Mode(look=True, saving=False) if mode is None else expect_mode(mode)
+        return self._run(self.module, self.inputs(X), mode)[0]
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""
-        try:
-            if self.compute_dtype == self.dtype:
-                result: tuple[Any, Any] = module.forward(self._windows, *X, mode=mode)
-                return result
-            with computing_in(self.compute_dtype):
-                if self._half is not None:
-                    self._half[...] = self._theta[: self.layout.trained]
-                u, saved = module.forward(self._computed, *X, mode=mode)
-        except TypeError:
-            expect_inputs(module, self._windows, X)
-            raise
+        if Parameter.changes != self._changes:
+            self._expect_layout()
+        if self.compute_dtype == self.dtype:
+            return run(module, self._windows, X, mode)
+        with computing_in(self.compute_dtype):
+            if self._half is not None:
+                self._half[...] = self._theta[: self.layout.computed]
+            u, saved = run(module, self._computed, X, mode)
         if isinstance(u, tuple):
             return tuple(self.backend.asarray(output, self.dtype) for output in u), saved
         return self.backend.asarray(u, self.dtype), saved
+
+    def _expect_layout(self) -> None:
+        """Raise a ValueError unless the module's parameters are declared as they were when θ was laid out."""
+        path = self.layout.changed()
+        if path is not None:
+            raise ValueError(f"{path}: the parameter was changed after this network was made; make another: bp.Network(module)")
+        self._changes = Parameter.changes
 
     def value_and_gradient(
         self, loss: Loss, X: Any, y: Any, weights: Any = None, *, mode: Mode | None = None, out: Array | None = None
@@ -154,11 +178,13 @@ class Network:
         Algorithm 3
         """
         if not isinstance(loss, Loss):
-            raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
+            repair = "e.g. bp.CrossEntropy(), or a subclass of bp.Loss, as the first argument"
+            raise TypeError(f"expected a loss, got {show(loss)}; {repair}")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
         weights = self.place_weights(weights)
-        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode or Mode(look=True), host_data(y))
+        mode = Mode(look=True) if mode is None else expect_mode(mode)
+        evaluation = self.forward(loss, self.inputs(X), self.place(y), weights, mode, host_data(y))
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
@@ -167,7 +193,7 @@ class Network:
         """The forward pass of Algorithm 3, on arrays of this backend. labels: y on the host, to check its values, or None."""
         u, saved = self._run(self.module, X, mode)
         if isinstance(u, tuple):
-            raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
+            raise TypeError(f"{show(self.module)} has {len(u)} outputs, and a loss takes one; join them in a module")
         if labels is not None:
             loss.expect(EMPTY, u, y, weights)
             loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
@@ -189,11 +215,11 @@ class Network:
         dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:
-            self.module.backward(self._windows, evaluation.saved, dz, windows, False)
+            run_backward(self.module, self._windows, evaluation.saved, dz, windows, False)
         else:
             with computing_in(self.compute_dtype):
                 dz = dz if self._half is None else self.backend.asarray(dz, "float16")
-                self.module.backward(self._computed, evaluation.saved, dz, windows, False)
+                run_backward(self.module, self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
             self.layout.add_home(written, spare)
         gradient: Array = target
@@ -221,13 +247,15 @@ class Network:
         host = self.backend.to_host(self._theta)
         target = get_backend(backend)
         target.check_compute(self.compute_dtype, target.check_dtype(self.dtype))
-        self.backend = target
+        self.__dict__["backend"] = target
         self._bind(host)
         return self
 
     def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
+        if self.layout.computed > self.layout.trained:
+            header["frozen"] = self.layout.frozen()
         return {"theta": self.backend.to_host(self._theta)}, {"network": header}
 
     def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
@@ -255,6 +283,7 @@ class Network:
         described = saved_network(path, header)
         if module is None:
             module = rebuild(described.get("structure"), path)
+            Layout(module).freeze(described.get("frozen", ()))
         theta = saved_theta(path, tensors, described, Layout(module))
         return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)
 
@@ -273,6 +302,8 @@ def saved_network(path: Any, header: Header) -> Header:
     described = header.get("network")
     if not isinstance(described, dict):
         raise checkpoint.CheckpointError(f"{path} has no network in it")
+    if not isinstance(described.get("frozen", []), list):
+        raise checkpoint.CheckpointError(f"{path} has frozen parameters {described['frozen']!r}, no list; the file is damaged")
     if described.get("dtype") not in ("float32", "float64"):
         raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
     return described

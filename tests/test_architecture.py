@@ -26,7 +26,7 @@ FLOORS = {
     **dict.fromkeys(("array", "arguments", "face", "context", "philox", "streams", "library", "libraries", "backend"), 0),
     **dict.fromkeys(("primitive", "verify"), 1),
     **dict.fromkeys(("functional", "kernels"), 2),
-    **dict.fromkeys(("module", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
+    **dict.fromkeys(("module", "mode", "windows", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
     "modules": 4,
     **dict.fromkeys(("network", "check", "costs", "counting", "structure"), 5),
     **dict.fromkeys(("training", "optimizers", "schedules"), 6),
