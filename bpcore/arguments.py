@@ -119,14 +119,14 @@ def whole(name: str, value: Any, of: Any = None, least: int = 1) -> int:
     except TypeError:
         n = None
     if n is None or n < least:
-        raise ValueError(f"{named(name, of)} must be a whole number from {least} up, got {value!r}")
+        raise ValueError(f"{named(name, of)} must be a whole number from {least} up, got {show(value)}")
     return n
 
 
 def number(name: str, value: Any, rule: str, holds: Callable[[Any], bool], of: Any = None) -> Any:
     """value as an int or a float, or a ValueError unless it is a number and `holds(value)`; rule: the condition in words."""
     if not is_number(value) or not holds(value):
-        raise ValueError(f"{named(name, of)} must be a number, {rule}, got {value!r}")
+        raise ValueError(f"{named(name, of)} must be a number, {rule}, got {show(value)}")
     return plain(value)  # a NumPy scalar would promote
 
 
@@ -134,19 +134,19 @@ def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any 
     """value as a float, or a ValueError unless low <= value < below."""
     if not is_number(value) or not low <= float(value) < below:
         bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
-        raise ValueError(f"{named(name, of)} must be a finite number with {bound}, got {value!r}")
+        raise ValueError(f"{named(name, of)} must be a finite number with {bound}, got {show(value)}")
     return float(value)
 
 
 def axis(name: str, value: Any, of: Any = None) -> int:
     """value as an int, or a ValueError unless it is a whole number; a negative axis counts from the end."""
     if not is_number(value, Integral):
-        raise ValueError(f"{named(name, of)} must be a whole number, got {value!r}")
+        raise ValueError(f"{named(name, of)} must be a whole number, got {show(value)}")
     return int(value)
 
 
 def seed(value: Any) -> int:
     """value as an int, or a ValueError unless it is a whole number from 0 to 2**63 - 1."""
     if not is_number(value, Integral) or not 0 <= int(value) < 2**63:
-        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {value!r}")
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {show(value)}")
     return int(value)

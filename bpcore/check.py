@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.backend import get_backend
 from bpcore.layout import Layout
@@ -76,7 +77,7 @@ class _Check:
 
     def fail(self, what: str) -> NoReturn:
         """Raise the AssertionError that says `what`."""
-        raise AssertionError(f"{self.module!r}, {'training' if self.mode.training else 'evaluation'} mode: {what}")
+        raise AssertionError(f"{show(self.module)}, {'training' if self.mode.training else 'evaluation'} mode: {what}")
 
     def host(self, x: Any) -> Any:
         """x on the host: an array, or a list of them."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.downloads import find
 
 Pairs = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]  # ((X_train, y_train), (X_test, y_test))
@@ -81,7 +82,7 @@ def bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     names = ("digits", "iris", "wine", "breast_cancer", "diabetes")
     if name not in names:
-        raise ValueError(f"there is no bundled set {name!r}: choose one of {', '.join(names)}")
+        raise ValueError(f"there is no bundled set {show(name)}: choose one of {', '.join(names)}")
     try:
         from sklearn import datasets
     except ImportError as error:

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any
 
-from bpcore.arguments import nearest
+from bpcore.arguments import explained, nearest
 
 
 def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
     """A package's `__all__`: `modules`, and the classes and functions of bpcore that it imported from its files."""
     return [*modules, *(name for name, x in namespace.items() if getattr(x, "__module__", "").startswith("bpcore."))]
+
+
+INNER = ("forward", "backward", "inputs", "place", "place_weights", "update", "commit", "keep", "step")  # called in each step
+
+
+def explain(namespace: dict[str, Any], names: Iterable[str], methods: Sequence[str] = ()) -> None:
+    """Have calls that do not fit a signature raise bpcore's errors: see `arguments.explained`.
+
+    Of `names` in a package's namespace: functions, constructors, the functions and classes of modules, and all public methods of
+    the classes `methods`, except those that are called in each step.
+    """
+    for name in names:
+        public = namespace[name]
+        if isinstance(public, ModuleType):
+            inner = vars(public)
+            explain(inner, [name for name, x in inner.items() if getattr(x, "__module__", "") == public.__name__])
+        elif isinstance(public, FunctionType):
+            namespace[name] = wrapper = explained(public)
+            setattr(sys.modules[public.__module__], name, wrapper)  # where pickle looks for it
+        elif isinstance(public, type):
+            for attribute, value in list(vars(public).items()):
+                called = attribute in ("__init__", "__call__") or (name in methods and not attribute.startswith("_"))
+                if called and attribute not in INNER and isinstance(value, FunctionType):
+                    setattr(public, attribute, explained(value))
+                elif called and isinstance(value, classmethod):
+                    setattr(public, attribute, classmethod(explained(value.__func__)))
 
 
 class Moved:

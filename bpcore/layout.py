@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_declarations, expect_module
 from bpcore.module import Module, Parameter
@@ -124,8 +125,10 @@ class Layout:
         for number, use in enumerate(self.homes):
             values = np.asarray(use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape))
             if values.shape != use.parameter.shape:
-                shapes = f"shape {use.parameter.shape}, got {values.shape}"
-                raise ValueError(f"{use.path}: {use.parameter.initializer!r} must give values of {shapes}; fix the initializer")
+                shapes = f"shape {use.parameter.shape}, got {values.shape}; fix the initializer"
+                raise ValueError(
+                    f"{use.path}: {show(use.parameter.initializer)} must give values of {shapes}; fix the initializer"
+                )
             theta[use.start : use.start + use.size] = np.reshape(values, -1)
         return theta
 

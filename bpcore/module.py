@@ -129,7 +129,7 @@ class Module:
 
         def __call__(self, *z, **named):
             raise TypeError(
-                f"a module is not called, since it holds no θ; make a network: net = bp.Network({type(self).__name__}(...)); net(X), "
+                "a module is not called, for it holds no θ; make a network, net = bp.Network(module); net(X), "
                 "or evaluate by hand: u, B = bp.evaluate(module, bp.initialize(module), z)"
             )
 
@@ -265,11 +265,12 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
         raise wrong_inputs(module, theta, names, len(z)) from None
     for i, x in enumerate(z):
         if not is_array(x) and (x is not None or i == 0):  # None: an optional input that is absent
-            raise TypeError(f"{module.name(theta)} expected an array as input {i}, got {show(x)}; what comes before must return one")
+            got = f"got {show(x)}; what comes before must return one"
+            raise TypeError(f"{module.name(theta)} expected an array as input {i}, {got}")
 
 
 def expect_backward(module: Module, theta: Windows, v: Any, gradient: Windows) -> None:
-    """Raise a TypeError unless module.backward has the contract's arguments, v is an array or a tuple, and no buffer is written."""
+    """Raise a TypeError if module.backward has not the contract's arguments, v is no array, or a buffer has no gradient."""
     signature = inspect.signature(module.backward)
     try:
         signature.bind(theta, None, v, None, True)

@@ -102,7 +102,7 @@ class Network:
         return self._windows
 
     def parameters(self) -> dict[str, Array]:
-        """Path to window of θ, each parameter once: `parameters()["0.W"]`. Write into a window: `parameters()["0.W"][...] = x`."""
+        """Path to window of θ, each parameter once: `parameters()["0.W"]`. To write: `parameters()["0.W"][...] = x`."""
         return Named({use.path: self._windows[use.path] for use in self.layout.homes})
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpcore.arguments import bounded, whole
+from bpcore.arguments import bounded, show, whole
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "ReduceOnPlateau", "Schedule", "Step", "WarmUp"]
 
@@ -121,7 +121,7 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         store(self, steps=whole("steps", self.steps))
         if not isinstance(self.then, Schedule):
-            raise TypeError(f"then must be a schedule, got {self.then!r}; see bpcore.schedules, or subclass Schedule")
+            raise TypeError(f"then must be a schedule, got {show(self.then)}; see bpcore.schedules, or subclass Schedule")
 
     def __call__(self, step: int) -> float:
         return (step + 1) / self.steps if step < self.steps else self.then(step - self.steps)

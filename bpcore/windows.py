@@ -95,7 +95,7 @@ class Named(dict[str, Array]):
             refuse(path, path, value)
 
     def _fixed(self, *args: Any, **named: Any) -> NoReturn:
-        raise TypeError('these windows are views of one vector, and stay as they are; write into each: parameters()["0.W"][...] = x')
+        raise TypeError('these are views of one vector, and stay as they are; write into each: parameters()["0.W"][...] = x')
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (dict(self),)  # a copy is a plain dictionary

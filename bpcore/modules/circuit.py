@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.module import Mode, Module, Windows, gradients_of, run, run_backward
 from bpcore.modules.containers import add_gradient
@@ -46,7 +47,7 @@ class Circuit(Module):
             if not isinstance(name, str) or not name or "." in name or name in seen:
                 raise ValueError(f"Circuit's node {name!r} needs a name of its own, without a dot; rename it")
             if not isinstance(module, Module):
-                raise TypeError(f"Circuit's node {name!r} expected (module, input, ...), got {module!r} for the module")
+                raise TypeError(f"Circuit's node {name!r} expected (module, input, ...), got {show(module)} for the module")
             for source in sources:
                 if source not in seen:
                     raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import plain, whole
+from bpcore.arguments import plain, show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
@@ -22,7 +22,7 @@ def pair(name: str, value: Any, of: Module) -> tuple[int, int]:
     """(vertical, horizontal) from one number or two, or a ValueError. of: the module whose argument it is."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
-        raise ValueError(f"{type(of).__name__}'s {name} must be a whole number or two of them, got {value!r}")
+        raise ValueError(f"{type(of).__name__}'s {name} must be a whole number or two of them, got {show(value)}")
     return whole(name, both[0], of=of), whole(name, both[1], of=of)
 
 
@@ -37,7 +37,7 @@ def pads(padding: Any, of: Module) -> Pads | None:
         vertical, horizontal = (whole("padding", n, of=of, least=0) for n in both)
     except ValueError:
         must = "must be 'same', 'valid', or one or two whole numbers from 0 up"
-        raise ValueError(f"{type(of).__name__}'s padding {must}, got {padding!r}") from None
+        raise ValueError(f"{type(of).__name__}'s padding {must}, got {show(padding)}") from None
     return (vertical, vertical), (horizontal, horizontal)
 
 
@@ -216,9 +216,11 @@ class ConvTranspose2d(Windowed):
         self.initializer = initializer
         self.place(self.kernel, self.stride, self.padding, self.dilation)
         if padding in ("same", "valid"):
-            raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {padding!r}")
+            raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {show(padding)}")
         if self.output_padding >= min(self._stride):
-            raise ValueError(f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {output_padding!r}")
+            raise ValueError(
+                f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {show(output_padding)}"
+            )
         self.parameters = {
             "W": Parameter((*self._kernel, self.c_out, self.c_in), initializer or HeNormal()),
             "b": Parameter((self.c_out,), Zeros(), decay=False) if bias else None,

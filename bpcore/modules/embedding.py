@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, kind
 from bpcore.expect import expect_features
 from bpcore.functional.embedding import embedding, embedding_backward
@@ -45,7 +45,7 @@ class Unembed(Module):
 
     def __init__(self, embedding: Embedding):
         if not isinstance(embedding, Embedding):
-            raise TypeError(f"Unembed expected the Embedding whose parameter it shares, got {embedding!r}")
+            raise TypeError(f"Unembed expected the Embedding whose parameter it shares, got {show(embedding)}")
         self.embedding = embedding
         self.parameters = {"W": embedding.parameters["W"]}
 

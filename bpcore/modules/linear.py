@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
@@ -67,7 +67,7 @@ class Weight(Module):
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | None = None, decay: bool = True):
         if not isinstance(shape, (tuple, list)):
-            raise ValueError(f"Weight's shape must be a tuple, got {shape!r}; e.g. (64, 10)")
+            raise ValueError(f"Weight's shape must be a tuple, got {show(shape)}; e.g. (64, 10)")
         self.shape = tuple(whole("shape", n, of=self) for n in shape)
         self.initializer = initializer
         self.decay = decay

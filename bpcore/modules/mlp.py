@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from bpcore.arguments import number, whole
+from bpcore.arguments import number, show, whole
 from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
 from bpcore.module import Module
 from bpcore.modules import activations
@@ -47,12 +47,12 @@ class MLP(Sequential):
         self, sizes: Sequence[int], activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None
     ):
         if isinstance(sizes, (str, int)) or len(sizes) < 2:
-            raise ValueError(f"MLP needs at least two sizes, input and output, got {sizes!r}; e.g. [64, 128, 10]")
+            raise ValueError(f"MLP needs at least two sizes, input and output, got {show(sizes)}; e.g. [64, 128, 10]")
         self.sizes = tuple(whole("sizes", n, of=self) for n in sizes)
         if not isinstance(activation, Module) and activation not in ACTIVATIONS:
-            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {show(activation)}")
         if normalization is not None and normalization not in NORMALIZATIONS:
-            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
+            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {show(normalization)}")
         self.activation = activation
         self.normalization = normalization
         self.dropout = number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1, of=self)

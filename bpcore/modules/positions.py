@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.numerics import sum_over
@@ -91,5 +91,5 @@ def even(name: str, value: Any, of: Module) -> int:
     """value as an int, or a ValueError unless it is an even whole number from 2 up. of: the module whose argument it is."""
     n = whole(name, value, of=of)
     if n % 2:
-        raise ValueError(f"{type(of).__name__}'s {name} must be even, got {value!r}")
+        raise ValueError(f"{type(of).__name__}'s {name} must be even, got {show(value)}")
     return n

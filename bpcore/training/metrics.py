@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, is_floating, namespace
 from bpcore.functional.losses import logistic_per_example, total
 from bpcore.functional.softmax import log_softmax
@@ -199,4 +199,4 @@ def metric(chosen: Any) -> Metric:
         return chosen
     if chosen in METRICS:
         return METRICS[chosen]()
-    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {chosen!r}")
+    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {show(chosen)}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bpcore import arguments, checkpoint
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in
@@ -82,9 +83,9 @@ class Step:
     ):
         for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
-                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {value!r}")
+                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {show(value)}")
         if network.n_parameters == 0:
-            raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+            raise ValueError(f"{show(network.module)} has no trained parameter; there is nothing to train")
         self.network = network
         self.loss = loss
         self.optimizer = optimizer

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from bpcore import arguments, checkpoint
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors, check_place
 from bpcore.modules import Loss
@@ -76,7 +77,7 @@ class Trainer:
         replay: bool = False,
     ):
         if schedule is not None and not callable(schedule):
-            raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
+            raise TypeError(f"schedule must be a function of the step, got {show(schedule)}; e.g. one of bpcore.schedules")
         self.training_step = Step(network, loss, optimizer, clip_norm, accumulate, seed)
         self.counters = Counters()
         self.guard = Guard(self.training_step, self.counters)
@@ -85,7 +86,7 @@ class Trainer:
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
+                raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}")
         self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
         self.epochs = 0
         self.steps_per_epoch: int | None = None
@@ -153,7 +154,7 @@ class Trainer:
         if training_sample is not None:
             training_sample = arguments.whole("training_sample", training_sample)
         if augment is not None and not callable(augment):
-            raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
+            raise TypeError(f"augment must be a function (X, generator) -> X, got {show(augment)}")
         if read_ahead != 0:
             read_ahead = arguments.whole("read_ahead", read_ahead)
         examples = as_examples(train, "train")
