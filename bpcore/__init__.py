@@ -27,8 +27,7 @@ from bpcore.training.metrics import *
 from bpcore.training.trainer import *
 
 __version__ = "0.1.0"
-__all__ = face.gathered(globals(), "datasets", "functional", "initializers", "schedules")
-face.explain(globals(), __all__, methods=("Network", "Trainer", "History", "Mode", "Cost"))
+__all__ = face.explain(globals(), face.gathered(globals(), "datasets", "functional", "initializers", "schedules"))
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and report unknown names themselves
     __dir__ = face.listed(globals())

@@ -9,6 +9,7 @@ import functools
 import inspect
 import math
 import operator
+import os
 import reprlib
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
@@ -72,11 +73,11 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **named: P.kwargs) -> R:
         try:
             return function(*args, **named)
-        except TypeError as error:
-            trace = error.__traceback__
-            if trace is None or trace.tb_next is None:  # the function was not entered
-                raise explanation(function, args, named) or error from None
-            raise
+        except TypeError:
+            misfit = explanation(function, args, named)
+            if misfit is None:
+                raise
+            raise misfit from None
 
     return call
 
@@ -136,6 +137,27 @@ def bounded(name: str, value: Any, low: float, below: float = math.inf, of: Any 
         bound = f"{low} <= {name}" if below == math.inf else f"{low} <= {name} < {below}"
         raise ValueError(f"{named(name, of)} must be a finite number with {bound}, got {show(value)}")
     return float(value)
+
+
+def flag(name: str, value: Any, of: Any = None) -> bool:
+    """value as a bool, or a TypeError unless it is True or False."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):  # NumPy's
+        raise TypeError(f"{named(name, of)} must be True or False, got {show(value)}")
+    return bool(value)
+
+
+def shape(name: str, value: Any, of: Any = None, least: int = 0) -> tuple[int, ...]:
+    """value as a tuple of ints, or a TypeError unless it is a tuple or a list, or a ValueError for a number below `least`."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{named(name, of)} must be a tuple of whole numbers, got {show(value)}; e.g. (64, 10), or (10,)")
+    return tuple(whole(name, n, of=of, least=least) for n in value)
+
+
+def file(path: Any) -> Any:
+    """path, or a TypeError unless it is a string or a path."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"a file's path must be a string or a pathlib.Path, got {show(path)}")
+    return path
 
 
 def axis(name: str, value: Any, of: Any = None) -> int:

@@ -27,6 +27,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"unknown backend {show(name)}: choose one of {', '.join(LIBRARIES)}, auto")
     name = str(name or _chosen.get() or os.environ.get("BPCORE_BACKEND") or "numpy")
     if name not in _made:
         library, _, suffix = name.partition(":")

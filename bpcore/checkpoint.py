@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import file
+
 __all__ = ["CheckpointError"]
 
 Tensors = dict[str, np.ndarray[Any, Any]]  # by name
@@ -33,10 +35,10 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, An
     target = check_place(path)
     temporary = target.with_name(f".{target.name}.tmp")  # always this name: the next write replaces what a killed process left
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(temporary, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -50,7 +52,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, An
 
 def check_place(path: str | os.PathLike[str]) -> Path:
     """The path of a file to write, links resolved. Raises OSError if no file can be written there."""
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(file(path)))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {target.parent}; make it first")
     if target.is_dir():
@@ -62,11 +64,11 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError if the file cannot be read."""
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):
+    if not os.path.isfile(file(path)):
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+        with safe_open(os.fspath(path), framework="numpy") as opened:
+            metadata = opened.metadata() or {}
             header = json.loads(metadata[KEY]) if KEY in metadata else None
             if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
                 raise CheckpointError(f"{path} is a safetensors file, but no bpcore checkpoint: its header has no {KEY!r} entry")
@@ -74,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
                 raise CheckpointError(
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  it is not a mapping
+            return {name: opened.get_tensor(name) for name in opened.keys()}, header  # noqa: SIM118  it is not a mapping
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is not a bpcore checkpoint, or it is damaged ({error}); take an older copy. Nothing was loaded"

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bpcore import counting
+from bpcore.arguments import nearest, show
 from bpcore.counting import CountingArray
+from bpcore.expect import expect_module, expect_shapes
 from bpcore.layout import Layout
 from bpcore.library import is_array
 from bpcore.module import Mode, Module, Observed
@@ -52,7 +54,11 @@ class Cost:
         return self.backward / self.forward if self.forward else float(self.backward > 0)
 
     def __getitem__(self, path: str) -> Row:
-        return next(row for row in self.rows if row.path == path)
+        for row in self.rows:
+            if isinstance(path, str) and row.path == path:
+                return row
+        paths = [row.path for row in self.rows]
+        raise KeyError(f"there is no row of {show(path)}, only of {paths}{nearest(path, paths)}")
 
     def __str__(self) -> str:
         titles = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
@@ -127,12 +133,17 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     or labels, is passed as an array. The backward pass includes dJ/dz of the inputs. The operations are those of the
     definitions, not of faster kernels.
     """
-    module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
+    inner = getattr(network_or_module, "module", None)  # of a network
+    module: Module = inner if isinstance(inner, Module) and not isinstance(network_or_module, Module) else network_or_module
+    expect_module(module, "cost")
+    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {show(dtype)}")
     layout = Layout(module)
     theta: Any = CountingArray((layout.size,), dtype)
     gradient: Any = CountingArray((layout.trained,), dtype)
     spare: Any = CountingArray((layout.spare,), dtype)
-    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
+    shapes = expect_shapes("cost", module, input_shapes)
+    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in shapes]
     forward, backward = Calls(), Calls()
     windows = layout.windows(theta)
     u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))

@@ -6,11 +6,13 @@ module: the module that is checked, `self` in its `forward`. theta: the windows 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
-from bpcore.arguments import show
+from bpcore.arguments import is_number, show
 from bpcore.array import Array, is_floating
+from bpcore.library import is_array
 from bpcore.module import Module, Parameter, Windows
 from bpcore.windows import RESERVED, join
 
@@ -66,6 +68,22 @@ def expect_module(module: Any, who: str = "") -> None:
     inner = getattr(module, "module", None)
     repair = "pass its module: net.module" if isinstance(inner, Module) else "e.g. bp.Linear(4, 3), or bp.MLP([64, 128, 10])"
     raise TypeError(f"{who} expected a module, got {show(module)}; {repair}".lstrip())
+
+
+def expect_shapes(who: str, module: Module, shapes: Sequence[Any]) -> list[Any]:
+    """A shape, as a tuple, or an array for each input of `module`, or an error. who: the function that takes them."""
+    name = type(module).__name__
+    if not all(isinstance(x, (tuple, list)) or is_array(x) for x in shapes):
+        if shapes and all(isinstance(n, int) for n in shapes):
+            raise TypeError(
+                f"{who} expected a shape for each input, got {shapes}; write it as one tuple: {who}({name}, {shapes})"
+            )
+        wrong = next(x for x in shapes if not isinstance(x, (tuple, list)) and not is_array(x))
+        raise TypeError(f"{who} expected a shape for each input of {name}, a tuple, or an array; got {show(wrong)}; e.g. (5, 3)")
+    for x in shapes:
+        if not is_array(x) and not all(is_number(n, Integral) and n >= 0 for n in x):
+            raise TypeError(f"{who} expected a shape of whole numbers from 0 up, got {show(x)}; e.g. (5, 3), or pass an array")
+    return [x if is_array(x) else tuple(map(int, x)) for x in shapes]
 
 
 def expect_declarations(module: Module, path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -15,15 +15,17 @@ def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
     return [*modules, *(name for name, x in namespace.items() if getattr(x, "__module__", "").startswith("bpcore."))]
 
 
-INNER = ("forward", "backward", "inputs", "place", "place_weights", "update", "commit", "keep", "step")  # called in each step
+METHODS = ("Network", "Trainer", "History", "Mode", "Cost")  # the classes whose methods people call
+INNER = ("forward", "backward", "inputs", "place", "place_weights", "update", "commit", "keep")  # called in each step
 
 
-def explain(namespace: dict[str, Any], names: Iterable[str], methods: Sequence[str] = ()) -> None:
-    """Have calls that do not fit a signature raise bpcore's errors: see `arguments.explained`.
+def explain(namespace: dict[str, Any], names: list[str]) -> list[str]:
+    """Have calls that do not fit a signature raise bpcore's errors: see `arguments.explained`. Returns `names`.
 
     Of `names` in a package's namespace: functions, constructors, the functions and classes of modules, and all public methods of
-    the classes `methods`, except those that are called in each step.
+    METHODS, except those that are called in each step.
     """
+    done: set[type] = set()
     for name in names:
         public = namespace[name]
         if isinstance(public, ModuleType):
@@ -33,12 +35,28 @@ def explain(namespace: dict[str, Any], names: Iterable[str], methods: Sequence[s
             namespace[name] = wrapper = explained(public)
             setattr(sys.modules[public.__module__], name, wrapper)  # where pickle looks for it
         elif isinstance(public, type):
-            for attribute, value in list(vars(public).items()):
-                called = attribute in ("__init__", "__call__") or (name in methods and not attribute.startswith("_"))
-                if called and attribute not in INNER and isinstance(value, FunctionType):
-                    setattr(public, attribute, explained(value))
-                elif called and isinstance(value, classmethod):
-                    setattr(public, attribute, classmethod(explained(value.__func__)))
+            bases = [cls for cls in public.__mro__ if cls.__module__.startswith("bpcore.")]
+            if public.__init__ is object.__init__:  # type: ignore[misc]  # of the class, not of an instance
+                bases[-1].__init__ = no_arguments  # type: ignore[misc]
+            for cls in bases:
+                if cls not in done:
+                    explain_class(cls, name in METHODS)
+                    done.add(cls)
+    return names
+
+
+def explain_class(cls: type, methods: bool) -> None:
+    """The same for the constructor of a class, and, if wanted, for its public methods."""
+    for name, value in list(vars(cls).items()):
+        if name in ("__init__", "__call__") or (methods and not name.startswith("_") and name not in INNER):
+            if isinstance(value, FunctionType):
+                setattr(cls, name, explained(value))
+            elif isinstance(value, classmethod):
+                setattr(cls, name, classmethod(explained(value.__func__)))
+
+
+def no_arguments(self: Any) -> None:
+    """The constructor of a class that takes no arguments."""
 
 
 class Moved:

@@ -123,7 +123,12 @@ class Layout:
         """Initial values of θ on the host, float64: each parameter is drawn by its own generator, of (seed, its number)."""
         theta = np.zeros(self.size)
         for number, use in enumerate(self.homes):
-            values = np.asarray(use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape))
+            generator, initializer = np.random.default_rng([seed, number]), use.parameter.initializer
+            try:
+                values = np.asarray(initializer(generator, use.parameter.shape))
+            except (TypeError, AttributeError) as error:
+                call = f"{show(initializer)}(generator, {use.parameter.shape})"
+                raise TypeError(f"{use.path}: {call} failed: {error}; pass a function of (generator, shape)") from error
             if values.shape != use.parameter.shape:
                 shapes = f"shape {use.parameter.shape}, got {values.shape}; fix the initializer"
                 raise ValueError(

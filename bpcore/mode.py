@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from bpcore.arguments import show
+from bpcore.arguments import flag, show, whole
 from bpcore.array import Array
 from bpcore.backend import backend_of
 from bpcore.functional.dropout import keep_mask
@@ -24,6 +24,10 @@ class Mode:
     def __init__(
         self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
     ):
+        if training is not True and training is not False:
+            training = flag("training", training, of=self)
+        if type(seed) is not int:
+            seed = whole("seed", seed, of=self, least=0)
         self.training = training
         self.seed, self.step, self.micro = seed, step, micro
         self.look = look

@@ -22,7 +22,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bpcore.arguments import show, whole
+from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.face import Moved
 from bpcore.library import is_array
 from bpcore.mode import Mode
@@ -47,15 +48,13 @@ class Parameter:
     changes = 0  # of all parameters: a network looks at its layout again when this has grown
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer, decay: bool = True, trained: bool = True):
-        if not isinstance(shape, (tuple, list)):
-            raise TypeError(f"Parameter's shape must be a tuple, got {show(shape)}; e.g. (64, 10), or (10,) for a vector")
-        if isinstance(initializer, type) or not callable(initializer):
+        if isinstance(initializer, (type, Module)) or not callable(initializer):
             raise TypeError(f"initializer must be a function of (generator, shape), got {show(initializer)}; e.g. HeNormal()")
-        self.shape = tuple(whole("shape", n, of=self, least=0) for n in shape)
+        self.shape = arguments.shape("shape", shape, of=self)
         self.initializer = initializer
-        self.buffer = not trained
+        self.buffer = not arguments.flag("trained", trained, of=self)
         self.trained = trained
-        self.decay = decay
+        self.decay = arguments.flag("decay", decay, of=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trained" and value and self.buffer:
@@ -121,9 +120,6 @@ class Module:
         containers; copy them with bpcore.module.fresh_lists before a second call.
         """
         raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
-
-    def __init__(self) -> None:
-        """A module without arguments."""
 
     if not TYPE_CHECKING:  # type checkers report the call themselves
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.arguments import whole
+from bpcore.arguments import file, whole
 from bpcore.training.callbacks import Callback, Run
 from bpcore.training.history import History
 
@@ -127,7 +127,7 @@ def blank(width: float, height: float) -> Any:
 def written(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     """Write the figure to `path`, if there is one, and return it."""
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.savefig(file(path), dpi=150)
     return figure
 
 

@@ -203,6 +203,8 @@ class ReduceOnPlateau(Schedule):
 
 def monitored(record: Mapping[str, Any], name: str) -> float:
     """record[name], or a ValueError that names the columns of the record."""
+    if not isinstance(name, str):
+        raise TypeError(f"monitor must be the name of a history column, got {show(name)}; e.g. 'test_loss'")
     if name not in record:
         raise ValueError(f"there is no {name!r} to monitor, only {', '.join(record)}; choose one, or pass validation to fit")
     value: float = record[name]

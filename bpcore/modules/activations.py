@@ -85,7 +85,7 @@ class GELU(Elementwise):
     """
 
     def __init__(self, approximate: str = "none"):
-        if approximate not in ("none", "tanh"):
+        if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
             raise ValueError(f"GELU's approximate must be 'none' or 'tanh', got {show(approximate)}")
         self.approximate = approximate
 

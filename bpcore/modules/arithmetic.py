@@ -170,7 +170,7 @@ class Reduction(Module):
             self.axis = tuple(arguments.axis("axis", number, of=self) for number in axis)
         else:
             self.axis = None if axis is None else arguments.axis("axis", axis, of=self)
-        self.keepdims = keepdims
+        self.keepdims = arguments.flag("keepdims", keepdims, of=self)
 
     def axes(self, ndim: int) -> Sequence[int]:
         """The axes to sum over, in an array with ndim axes."""

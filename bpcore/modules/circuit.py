@@ -26,6 +26,12 @@ class Circuit(Module):
     """
 
     def __init__(self, inputs: str | Iterable[str], nodes: Mapping[str, tuple[Any, ...]], outputs: str | Iterable[str]):
+        names = "a name, or several names in a list"
+        for what, value in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(value, str) and not (isinstance(value, (tuple, list)) and all(isinstance(n, str) for n in value)):
+                raise TypeError(f"Circuit's {what} must be {names}, got {show(value)}; e.g. 'x'")
+        if not isinstance(nodes, Mapping):
+            raise TypeError(f"Circuit's nodes must be a dictionary, got {show(nodes)}; e.g. {{'h': (Linear(4, 4), 'x')}}")
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
         self.nodes = {name: tuple(node) if isinstance(node, (tuple, list)) else (node,) for name, node in nodes.items()}
         self.outputs = outputs if isinstance(outputs, str) else tuple(outputs)

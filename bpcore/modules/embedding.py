@@ -26,7 +26,7 @@ class Embedding(Module):
         self.n = whole("n", n, of=self)
         self.d = whole("d", d, of=self)
         self.initializer = initializer
-        self.parameters = {"W": Parameter((self.n, self.d), initializer or Normal(0.02))}
+        self.parameters = {"W": Parameter((self.n, self.d), Normal(0.02) if initializer is None else initializer)}
 
     def forward(self, theta: Windows, ids: Array, mode: Mode) -> tuple[Array, Array]:
         if kind(ids) != "integral":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from itertools import pairwise
 
 from bpcore.arguments import number, show, whole
@@ -46,12 +46,12 @@ class MLP(Sequential):
     def __init__(
         self, sizes: Sequence[int], activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None
     ):
-        if isinstance(sizes, (str, int)) or len(sizes) < 2:
+        if isinstance(sizes, (str, Module)) or not isinstance(sizes, Sized) or len(sizes) < 2:
             raise ValueError(f"MLP needs at least two sizes, input and output, got {show(sizes)}; e.g. [64, 128, 10]")
         self.sizes = tuple(whole("sizes", n, of=self) for n in sizes)
-        if not isinstance(activation, Module) and activation not in ACTIVATIONS:
+        if not isinstance(activation, Module) and not (isinstance(activation, str) and activation in ACTIVATIONS):
             raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {show(activation)}")
-        if normalization is not None and normalization not in NORMALIZATIONS:
+        if normalization is not None and not (isinstance(normalization, str) and normalization in NORMALIZATIONS):
             raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {show(normalization)}")
         self.activation = activation
         self.normalization = normalization

@@ -27,7 +27,7 @@ class PositionalEmbedding(Module):
         self.tokens = whole("tokens", tokens, of=self)
         self.d = whole("d", d, of=self)
         self.initializer = initializer
-        self.parameters = {"W": Parameter((self.tokens, self.d), initializer or Normal(0.02))}
+        self.parameters = {"W": Parameter((self.tokens, self.d), Normal(0.02) if initializer is None else initializer)}
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[int, ...]]:
         expect_features(self, theta, z, self.d, theta.W, "d")

@@ -197,6 +197,6 @@ def metric(chosen: Any) -> Metric:
     """The metric with the name `chosen`, or `chosen` itself if it is a Metric."""
     if isinstance(chosen, Metric):
         return chosen
-    if chosen in METRICS:
+    if isinstance(chosen, str) and chosen in METRICS:
         return METRICS[chosen]()
     raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {show(chosen)}")

@@ -83,7 +83,8 @@ class Step:
     ):
         for what, value, kind in (("network", network, Network), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
             if not isinstance(value, kind):
-                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {show(value)}")
+                order = "in the order network, loss, optimizer"
+                raise TypeError(f"{what} must be a bpcore {kind.__name__}, got {show(value)}; pass them {order}")
         if network.n_parameters == 0:
             raise ValueError(f"{show(network.module)} has no trained parameter; there is nothing to train")
         self.network = network

@@ -13,6 +13,7 @@ from bpcore import arguments, checkpoint
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors, check_place
+from bpcore.module import Module
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
@@ -76,18 +77,17 @@ class Trainer:
         seed: int = 0,
         replay: bool = False,
     ):
-        if schedule is not None and not callable(schedule):
+        if schedule is not None and (isinstance(schedule, (type, Module)) or not callable(schedule)):
             raise TypeError(f"schedule must be a function of the step, got {show(schedule)}; e.g. one of bpcore.schedules")
         self.training_step = Step(network, loss, optimizer, clip_norm, accumulate, seed)
         self.counters = Counters()
         self.guard = Guard(self.training_step, self.counters)
         self.schedule = Constant() if schedule is None else schedule
-        self.metrics = [metric(m) for m in ((metrics,) if isinstance(metrics, (str, Metric)) else metrics)]
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
-        for callback in callbacks:
+        self.metrics = [metric(m) for m in several(metrics)]
+        for callback in several(callbacks):
             if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}")
-        self.callbacks = sorted(callbacks, key=lambda callback: callback.last)
+                raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}; e.g. [bp.EarlyStopping()]")
+        self.callbacks = sorted(several(callbacks), key=lambda callback: callback.last)
         self.epochs = 0
         self.steps_per_epoch: int | None = None
         self.history = History()
@@ -301,3 +301,8 @@ class Trainer:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+
+
+def several(given: Any) -> list[Any]:
+    """The objects in `given`, or `given` itself if it is one object."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
