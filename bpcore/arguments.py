@@ -29,7 +29,7 @@ class _Shown(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, type):
-            return f"the class {x.__name__}"
+            return f"<class {x.__name__!r}>"
         if hasattr(x, "shape") and (hasattr(x, "dtype") or hasattr(x, "__array__")):
             dtype = f", {x.dtype}" if hasattr(x, "dtype") else ""  # a table has none
             return f"{type(x).__name__} of shape {tuple(x.shape)}{dtype}"

@@ -75,9 +75,8 @@ def expect_shapes(who: str, module: Module, shapes: Sequence[Any]) -> list[Any]:
     name = type(module).__name__
     if not all(isinstance(x, (tuple, list)) or is_array(x) for x in shapes):
         if shapes and all(isinstance(n, int) for n in shapes):
-            raise TypeError(
-                f"{who} expected a shape for each input, got {shapes}; write it as one tuple: {who}({name}, {shapes})"
-            )
+            repair = f"write it as one tuple: {who}({name}, {tuple(shapes)})"
+            raise TypeError(f"{who} expected a shape for each input, got {tuple(shapes)}; {repair}")
         wrong = next(x for x in shapes if not isinstance(x, (tuple, list)) and not is_array(x))
         raise TypeError(f"{who} expected a shape for each input of {name}, a tuple, or an array; got {show(wrong)}; e.g. (5, 3)")
     for x in shapes:

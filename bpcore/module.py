@@ -89,6 +89,7 @@ class Module:
         ...         gradient.W[...] = saved.T @ v  # B[M, W](v): overwrite the window, do not add to it
         ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
         >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError if B is not the adjoint of the derivative
+        Product(4, 3) keeps its contract in evaluation and training: B and differences agree to ... for input 0 (5, 4), W (4, 3)
 
     Functions on arrays come from the arrays' own library, `xp = bp.namespace(z)`, so that the module runs on every backend.
     rows_independent = True declares that row i of u depends on row i of the inputs only. further: names of optional inputs after

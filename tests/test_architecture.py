@@ -28,13 +28,14 @@ FLOORS = {
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "mode", "windows", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
     "modules": 4,
-    **dict.fromkeys(("network", "check", "costs", "counting", "structure"), 5),
+    **dict.fromkeys(("network", "check", "trial", "causes", "costs", "counting", "structure"), 5),
     **dict.fromkeys(("training", "optimizers", "schedules"), 6),
     **dict.fromkeys(("plots", "datasets", "downloads", "info"), 7),
 }
 
 # Outside the ground floor and kernels/, these work on the host, and may say numpy.
 HOST_SIDE = {
+    "causes.py",
     "check.py",
     "checkpoint.py",
     "counting.py",
@@ -43,6 +44,7 @@ HOST_SIDE = {
     "layout.py",
     "plots.py",
     "training/data.py",
+    "trial.py",
 }
 
 # The names that others call, of floors 0 to 5; the training loop's are tested beside it.

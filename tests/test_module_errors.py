@@ -173,7 +173,7 @@ CONSTRUCTED = [  # what is built, exception, text
         TypeError,
         r"node 'a' expected \(module, input, \.\.\.\), got 'x' for the module",
     ),
-    (lambda: bp.Network(bp.ReLU), TypeError, r"Network expected a module, got the class ReLU, which is not made yet: ReLU\("),
+    (lambda: bp.Network(bp.ReLU), TypeError, r"Network expected a module, got <class 'ReLU'>, which is not made yet: ReLU\("),
     (lambda: bp.Network(bp.ReLU(), dtype="float16"), ValueError, r"dtype must be 'float32' or 'float64', got 'float16'"),
     (lambda: bp.Network(bp.ReLU(), seed=-1), ValueError, r"seed must be a whole number from 0 to 2\*\*63 - 1, got -1"),
     (lambda: bp.Network(bp.ReLU(), seed=0.5), ValueError, r"seed must be a whole number from 0 .*, got 0\.5"),

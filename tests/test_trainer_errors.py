@@ -163,7 +163,7 @@ def net() -> bp.Network:
             r"network must be a bpcore Network, got MLP",
         ),
         (lambda: bp.Trainer(net(), "mse", bp.SGD()), TypeError, "loss must be a bpcore Loss, got 'mse'"),
-        (lambda: bp.Trainer(net(), bp.CrossEntropy, bp.SGD()), TypeError, "loss must be a bpcore Loss, got the class"),
+        (lambda: bp.Trainer(net(), bp.CrossEntropy, bp.SGD()), TypeError, "loss must be a bpcore Loss, got <class"),
         (lambda: bp.Trainer(net(), bp.CrossEntropy(), "adam"), TypeError, "optimizer must be a bpcore Optimizer, got 'adam'"),
         (lambda: trainer(clip_norm=0.0), ValueError, "clip_norm must be"),
         (lambda: trainer(clip_norm=-1.0), ValueError, "clip_norm must be"),
