@@ -59,6 +59,9 @@ def no_arguments(self: Any) -> None:
     """The constructor of a class that takes no arguments."""
 
 
+no_arguments.__name__ = "__init__"  # errors name a constructor by its class
+
+
 class Moved:
     """A method that is a function elsewhere now: an AttributeError that says where."""
 
