@@ -34,7 +34,7 @@ from bpcore.training.tensorboard import *
 from bpcore.training.trainer import *
 
 __version__ = "0.1.0"
-__all__ = face.gathered(globals(), "datasets", "functional", "initializers", "plots", "schedules")
+__all__ = face.explain(globals(), face.gathered(globals(), "datasets", "functional", "initializers", "plots", "schedules"))
 
 if not TYPE_CHECKING:  # type checkers read the imports above, and report unknown names themselves
     __dir__ = face.listed(globals())

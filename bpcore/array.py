@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from bpcore.arguments import show
+
 __all__ = ["Array", "namespace"]
 
 
@@ -95,7 +97,10 @@ def namespace(array: Array) -> Namespace:
     if xp is None:
         import array_api_compat
 
-        xp = _namespaces[type(array)] = array_api_compat.array_namespace(array)
+        try:
+            xp = _namespaces[type(array)] = array_api_compat.array_namespace(array)
+        except TypeError:
+            raise TypeError(f"expected an array, got {show(array)}; make one: bp.get_backend().asarray(...)") from None
     return xp
 
 

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from bpcore import libraries
+from bpcore.arguments import show
 from bpcore.library import LIBRARIES, Backend, library_of
 
 __all__ = ["backend_of", "get_backend", "use_backend"]
@@ -26,6 +27,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     """
     if isinstance(name, Backend):
         return name
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"unknown backend {show(name)}: choose one of {', '.join(LIBRARIES)}, auto")
     name = str(name or _chosen.get() or os.environ.get("BPCORE_BACKEND") or "numpy")
     if name not in _made:
         library, _, suffix = name.partition(":")
@@ -34,7 +37,7 @@ def get_backend(name: str | Backend | None = None) -> Backend:
         elif library in LIBRARIES:
             _made[name] = LIBRARIES[library](suffix)
         else:
-            raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(LIBRARIES)}, auto")
+            raise ValueError(f"unknown backend {show(name)}: choose one of {', '.join(LIBRARIES)}, auto")
     return _made[name]
 
 

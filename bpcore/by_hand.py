@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
 from bpcore.layout import Layout
 from bpcore.library import Backend, is_array
-from bpcore.module import Mode, Module, Windows, expect_inputs, fresh_lists, shapes_of
+from bpcore.mode import expect_mode
+from bpcore.module import Mode, Module, Windows, fresh_lists, gradients_of, run, run_backward
+from bpcore.windows import shapes_of
 
 __all__ = ["evaluate", "initialize"]
 
@@ -25,7 +28,7 @@ def initialize(module: Module, seed: int | None = 0, backend: str | Backend | No
     layout, on = Layout(module), get_backend(backend)
     drawn = arguments.seed(seed)
     theta = layout.windows(on.asarray(layout.draw(drawn), on.check_dtype(dtype)))
-    theta.seed = drawn
+    theta.__dict__["seed"] = drawn
     return theta
 
 
@@ -39,6 +42,11 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
 
     (B1), (B2)
     """
+    layout = Layout(module)
+    if not isinstance(theta, Windows):
+        raise TypeError(f"evaluate expected theta as windows, got {show(theta)}; e.g. bp.initialize(module), or net.windows")
+    if not fits(module, theta):
+        raise ValueError(f"evaluate expected the windows of {show(module)}, got {show(theta)}; e.g. bp.initialize(module)")
     arrays = [*(array for _, array in theta.items()), *z]
     for array in z:
         if not is_array(array):
@@ -48,21 +56,17 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
-    try:
-        u, saved = module.forward(theta, *z, mode=mode or Mode(look=True))
-    except TypeError:
-        expect_inputs(module, theta, z)
-        raise
-    return u, Backward(module, theta, saved, u, z)
+    u, saved = run(module, theta, z, Mode(look=True) if mode is None else expect_mode(mode))
+    return u, Backward(layout, theta, saved, u, z)
 
 
 class Backward:
     """B of one evaluation: `B(v)` is (dz, dtheta), both backward functions at v = dJ/du."""
 
-    def __init__(self, module: Module, theta: Windows, saved: Any, u: Any, z: tuple[Array, ...]):
-        self.module = module
+    def __init__(self, layout: Layout, theta: Windows, saved: Any, u: Any, z: tuple[Array, ...]):
+        self.module = layout.module
         self.theta = theta
-        self.layout = Layout(module)
+        self.layout = layout
         self._saved = saved
         self._u = u
         self._z = z
@@ -72,7 +76,8 @@ class Backward:
         like = [*(array for _, array in self.theta.items()), *self._z][0]
         backend, layout = backend_of(like), self.layout
         gradient, spare = backend.zeros(layout.trained, like.dtype), backend.zeros(layout.spare, like.dtype)
-        dz = self.module.backward(self.theta, fresh_lists(self._saved), v, layout.windows(gradient, spare))
+        dz = run_backward(self.module, self.theta, fresh_lists(self._saved), v, layout.windows(gradient, spare))
+        gradients_of(self.module, self.theta, dz, len(self._z))
         layout.add_home(gradient, spare)
         return copies(dz), layout.windows(gradient)
 
@@ -84,6 +89,15 @@ class Backward:
 def shapes(x: Any) -> str:
     """The shape of an array, or of each array of a tuple, as text."""
     return ", ".join(str(tuple(array.shape)) for array in (x if isinstance(x, tuple) else (x,)))
+
+
+def fits(module: Module, theta: Windows) -> bool:
+    """Whether theta has a window for each parameter of the module and of its children, of its shape."""
+    declared = {name: parameter.shape for name, parameter in module.parameters.items() if parameter is not None}
+    windows = {name: getattr(theta, name) for name in theta.names}
+    shapes = {name: tuple(window.shape) for name, window in windows.items() if window is not None}
+    children = tuple(module.children.values())
+    return declared == shapes and len(children) == len(theta.children) and all(map(fits, children, theta.children))
 
 
 def copies(dz: Any) -> Any:

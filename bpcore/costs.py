@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bpcore import counting, tables
+from bpcore.arguments import nearest, show
 from bpcore.counting import CountingArray
+from bpcore.expect import expect_module, expect_shapes
 from bpcore.layout import Layout
 from bpcore.library import is_array
-from bpcore.module import Mode, Module, Observed, Windows, fresh_lists, join
+from bpcore.module import Mode, Module, Observed, fresh_lists
+from bpcore.windows import Windows, join
 
 __all__ = ["Cost", "cost"]
 
@@ -54,9 +57,10 @@ class Cost:
         return self.backward / self.forward if self.forward else float(self.backward > 0)
 
     def __getitem__(self, path: str) -> Row:
-        found = next((row for row in self.rows if row.path == path), None)
+        found = next((row for row in self.rows if isinstance(path, str) and row.path == path), None)
         if found is None:
-            raise KeyError(f"there is no module at {path!r}; there is {', '.join(filter(None, (r.path for r in self.rows)))}")
+            paths = [row.path for row in self.rows if row.path]
+            raise KeyError(f"there is no module at {show(path)}; there is {', '.join(paths)}{nearest(path, paths)}")
         return found
 
     def _cells(self) -> list[tuple[str, ...]]:
@@ -140,7 +144,11 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> 
     or labels, is passed as an array. The backward pass includes dJ/dz of the inputs. The operations are those of the
     definitions, not of faster kernels.
     """
-    module: Module = network_or_module if isinstance(network_or_module, Module) else network_or_module.module
+    inner = getattr(network_or_module, "module", None)  # of a network
+    module: Module = inner if isinstance(inner, Module) and not isinstance(network_or_module, Module) else network_or_module
+    expect_module(module, "cost")
+    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {show(dtype)}")
     return counted(module, input_shapes, dtype).cost
 
 
@@ -159,7 +167,8 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     theta: Any = CountingArray((layout.size,), dtype)
     gradient: Any = CountingArray((layout.trained,), dtype)
     spare: Any = CountingArray((layout.spare,), dtype)
-    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in input_shapes]
+    shapes = expect_shapes("cost", module, input_shapes)
+    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in shapes]
     forward, backward = Calls(), Calls()
     windows = layout.windows(theta)
     try:

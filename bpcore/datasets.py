@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.downloads import find
 from bpcore.packages import imported, pip
 
@@ -82,7 +83,7 @@ def bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     """
     names = ("digits", "iris", "wine", "breast_cancer", "diabetes")
     if name not in names:
-        raise ValueError(f"there is no bundled set {name!r}: choose one of {', '.join(names)}")
+        raise ValueError(f"there is no bundled set {show(name)}: choose one of {', '.join(names)}")
     datasets = imported("sklearn.datasets", "the bundled sets need scikit-learn", pip("scikit-learn"))
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     return X.astype("float32"), y.astype("float32")[:, None] if name == "diabetes" else y.astype("int64")

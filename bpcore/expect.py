@@ -1,15 +1,21 @@
-"""Checks of a module's inputs. A failed check raises an error that names the module by its path and says the repair.
+"""Checks of a module: of its inputs, and of what it declares. A failed check raises an error that says the repair.
 
-module: the module whose input is checked, `self` in its `forward`. theta: the windows that its `forward` got; they know the path.
+module: the module that is checked, `self` in its `forward`. theta: the windows that its `forward` got; they know the path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from numbers import Integral
+from typing import Any
 
+from bpcore.arguments import is_number, show
 from bpcore.array import Array, kind, namespace
-from bpcore.module import Module, Windows
+from bpcore.library import is_array
+from bpcore.module import Module, Parameter, Windows
+from bpcore.windows import RESERVED, join
 
 
 def expect_floats(module: Module, theta: Windows, z: Array) -> Array:
@@ -97,3 +103,56 @@ def repair_of_features(shape: tuple[int, ...], n: int, argument: str) -> str:
     if len(shape) == 1 and n == 1:
         return "one feature is a column: X.reshape(-1, 1)"
     return f"pass {argument}={shape[-1]} or fix the data"
+
+
+def expect_module(module: Any, who: str = "") -> None:
+    """Raise a TypeError unless `module` is a module. who: who expects it, for the error."""
+    if isinstance(module, Module):
+        return
+    inner = getattr(module, "module", None)
+    repair = "pass its module: net.module" if isinstance(inner, Module) else "e.g. bp.Linear(4, 3), or bp.MLP([64, 128, 10])"
+    raise TypeError(f"{who} expected a module, got {show(module)}; {repair}".lstrip())
+
+
+def expect_shapes(who: str, module: Module, shapes: Sequence[Any]) -> list[Any]:
+    """A shape, as a tuple, or an array for each input of `module`, or an error. who: the function that takes them."""
+    name = type(module).__name__
+    if not all(isinstance(x, (tuple, list)) or is_array(x) for x in shapes):
+        if shapes and all(isinstance(n, int) for n in shapes):
+            repair = f"write it as one tuple: {who}({name}, {tuple(shapes)})"
+            raise TypeError(f"{who} expected a shape for each input, got {tuple(shapes)}; {repair}")
+        wrong = next(x for x in shapes if not isinstance(x, (tuple, list)) and not is_array(x))
+        raise TypeError(f"{who} expected a shape for each input of {name}, a tuple, or an array; got {show(wrong)}; e.g. (5, 3)")
+    for x in shapes:
+        if not is_array(x) and not all(is_number(n, Integral) and n >= 0 for n in x):
+            raise TypeError(f"{who} expected a shape of whole numbers from 0 up, got {show(x)}; e.g. (5, 3), or pass an array")
+    return [x if is_array(x) else tuple(map(int, x)) for x in shapes]
+
+
+def expect_declarations(module: Module, path: str) -> None:
+    """Raise an error unless `parameters` and `children` are mappings of names to Parameters (or None) and to modules."""
+    of = f"{path}: {type(module).__name__}" if path else type(module).__name__
+    expect_constructed(module, of)
+    for what, of_class in (("parameters", Parameter), ("children", Module)):
+        declared = getattr(module, what)
+        example = {"parameters": "{'W': bp.Parameter((4, 3), HeNormal())}", "children": "{'body': body}"}[what]
+        if not isinstance(declared, Mapping):
+            raise TypeError(f"{of}'s {what} must be a dictionary, got {show(declared)}; e.g. {example}")
+        for name, value in declared.items():
+            if not isinstance(value, of_class) and not (value is None and what == "parameters"):
+                raise TypeError(f"{of}'s {what}[{name!r}] must be a {of_class.__name__}, got {show(value)}; e.g. {example}")
+            if not isinstance(name, str) or (what == "children" and (not name or "." in name)):
+                raise ValueError(f"{of}'s {what} need names, strings without a dot, got {name!r}; rename it")
+            if what == "parameters" and (not name.isidentifier() or name in RESERVED or name in module.children):
+                raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
+
+
+def expect_constructed(module: Module, of: str) -> None:
+    """Raise a TypeError if a user's subclass of one of bpcore's modules did not call the constructor that it inherits."""
+    for base in type(module).__mro__:
+        if base.__module__.startswith("bpcore."):
+            missing = [name for name in inspect.signature(base).parameters if not hasattr(module, name)]
+            if missing and base is not type(module):
+                call = f"super().__init__({', '.join(inspect.signature(base).parameters)})"
+                raise TypeError(f"{of} has no attribute {missing[0]!r} of {base.__name__}; call {call} in its __init__")
+            return

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.array import Array, namespace
-from bpcore.module import RESERVED, Module, Parameter, Windows, join
+from bpcore.expect import expect_declarations, expect_module
+from bpcore.module import Module, Parameter
+from bpcore.windows import Named, Windows, join
 
 
 @dataclass
 class Use:
-    """One use of a parameter: its path and its start in θ. spare: where a later use has its gradient in the spare vector."""
+    """One use of a parameter: its path and its start in θ.
+
+    spare: where a later use, or a frozen parameter, has its gradient in the spare vector.
+    """
 
     path: str
     parameter: Parameter
@@ -39,13 +45,15 @@ class ModuleUse:
 
 
 class Layout:
-    """The layout of θ: three slices, decayed | not decayed | buffers, and within each the parameters in the module's order.
+    """The layout of θ: the slices decayed | not decayed | frozen | buffers, and in each the parameters in the module's order.
 
-    `decayed` and `trained` are the ends of the first and the second slice; `size` is θ's length. A parameter lies in θ once, at
-    its home, which is that of its first use. The gradients of later uses lie in a spare vector of length `spare`.
+    Frozen parameters are those whose `trained` was set to False. `decayed`, `trained` and `computed` are the ends of the first
+    three slices; `size` is θ's length. A parameter lies in θ once, at its home, which is that of its first use. The gradients of
+    later uses, and those of frozen parameters, lie in a spare vector of length `spare`.
     """
 
     def __init__(self, module: Module):
+        expect_module(module)
         self.module = module
         self.uses: list[Use] = []
         self._root = self._walk(module, "", itertools.count())
@@ -53,32 +61,32 @@ class Layout:
         self.spare = 0
         for use in self.uses:
             home = homes.setdefault(id(use.parameter), use)
-            if home is not use:
+            if not use.parameter.buffer and (home is not use or not use.parameter.trained):
                 use.spare = self.spare
                 self.spare += use.size
         self.homes = list(homes.values())
+        self.later = [use for use in self.uses if use.spare is not None and use.parameter.trained]
         self.size = 0
-        for decay, trained in ((True, True), (False, True), (False, False)):
+        ends: list[int] = []
+        for part in range(4):
             for use in self.homes:
-                if (use.parameter.decay, use.parameter.trained) == (decay, trained):
+                if use.parameter.slice == part:
                     use.start = self.size
                     self.size += use.size
-            if decay:
-                self.decayed = self.size
-            elif trained:
-                self.trained = self.size
+            ends.append(self.size)
+        self.decayed, self.trained, self.computed, _ = ends
         for use in self.uses:
             use.start = homes[id(use.parameter)].start
+        self.declared = [(use.path, (use.parameter.shape, use.parameter.slice)) for use in self.uses]
 
     def __repr__(self) -> str:
         return f"<Layout of {self.module!r}: {self.decayed} decayed, {self.trained} trained, {self.size} in all>"
 
     def _walk(self, module: Module, path: str, numbers: Iterator[int]) -> ModuleUse:
         number = next(numbers)
+        expect_declarations(module, path)
         parameters: dict[str, Use | None] = {}
         for name, parameter in module.parameters.items():
-            if not name.isidentifier() or name in RESERVED or name in module.children:
-                raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
             parameters[name] = use = None if parameter is None else Use(join(path, name), parameter)
             if use is not None:
                 self.uses.append(use)
@@ -86,10 +94,10 @@ class Layout:
         return ModuleUse(path, number, parameters, children)
 
     def windows(self, vector: Array, spare: Array | None = None, theta: Array | None = None) -> Windows:
-        """The windows of `vector`, which has the length of θ or of its trained part.
+        """The windows of `vector`, which has the length of θ or of a part that begins with it.
 
-        A trained part has no buffers: their windows are those of `theta`, or None. Later uses of a parameter have windows in
-        `spare`; without it, at the parameter's home.
+        Later uses of a parameter, and frozen parameters, have windows in `spare`; without it, at the parameter's home. What lies
+        behind `vector` has the windows of `theta`, or None.
         """
         return self._windows(self._root, vector, spare, theta)
 
@@ -98,36 +106,61 @@ class Layout:
         for name, use in of.parameters.items():
             if use is None:
                 arrays[name] = None
-            elif use.start + use.size > vector.shape[0]:
-                arrays[name] = None if theta is None else view_of(theta, use.start, use)
-            elif use.spare is None or spare is None:
+            elif use.spare is not None and spare is not None:
+                arrays[name] = view_of(spare, use.spare, use)
+            elif use.start + use.size <= vector.shape[0]:
                 arrays[name] = view_of(vector, use.start, use)
             else:
-                arrays[name] = view_of(spare, use.spare, use)
+                arrays[name] = None if theta is None else view_of(theta, use.start, use)
         children = {name: self._windows(child, vector, spare, theta) for name, child in of.children.items()}
         return Windows(of.path, of.number, arrays, children, vector.dtype)
 
-    def named(self, windows: Windows) -> dict[str, Array]:
+    def named(self, windows: Windows) -> Named:
         """Path to window of each parameter at home; without those that `windows` lacks, as a trained part lacks buffers."""
-        return {use.path: windows[use.path] for use in self.homes if windows[use.path] is not None}
+        return Named({use.path: windows[use.path] for use in self.homes if windows[use.path] is not None})
 
     def add_home(self, gradient: Array, spare: Array) -> None:
         """Add the gradients of later uses, in `spare`, to those at home: the gradient of a parameter used twice is the sum."""
-        for use in self.uses:
-            if use.spare is not None and use.parameter.trained:
-                home = gradient[use.start : use.start + use.size]
-                home[...] = home + spare[use.spare : use.spare + use.size]
+        for use in self.later:
+            assert use.spare is not None
+            home = gradient[use.start : use.start + use.size]
+            home[...] = home + spare[use.spare : use.spare + use.size]
 
     def draw(self, seed: int) -> np.ndarray:
         """Initial values of θ on the host, float64: each parameter is drawn by its own generator, of (seed, its number)."""
         theta = np.zeros(self.size)
         for number, use in enumerate(self.homes):
-            values = np.asarray(use.parameter.initializer(np.random.default_rng([seed, number]), use.parameter.shape))
+            generator, initializer = np.random.default_rng([seed, number]), use.parameter.initializer
+            try:
+                values = np.asarray(initializer(generator, use.parameter.shape))
+            except (TypeError, AttributeError) as error:
+                call = f"{show(initializer)}(generator, {use.parameter.shape})"
+                raise TypeError(f"{use.path}: {call} failed: {error}; pass a function of (generator, shape)") from error
             if values.shape != use.parameter.shape:
-                shapes = f"shape {use.parameter.shape}, got {values.shape}"
-                raise ValueError(f"{use.path}: {use.parameter.initializer!r} must give values of {shapes}; fix the initializer")
+                shapes = f"shape {use.parameter.shape}, got {values.shape}; fix the initializer"
+                raise ValueError(
+                    f"{use.path}: {show(use.parameter.initializer)} must give values of {shapes}; fix the initializer"
+                )
             theta[use.start : use.start + use.size] = np.reshape(values, -1)
         return theta
+
+    def changed(self) -> str | None:
+        """The path of a parameter that was added, removed or declared anew since; None if θ still has this layout."""
+        now, before = Layout(self.module), dict(self.declared)
+        for path, declared in now.declared:
+            if before.pop(path, None) != declared:
+                return path
+        return next(iter(before), None)
+
+    def frozen(self) -> list[str]:
+        """The paths of the parameters whose `trained` was set to False."""
+        return [use.path for use in self.homes if not use.parameter.buffer and not use.parameter.trained]
+
+    def freeze(self, paths: Container[str]) -> None:
+        """Set `trained` to False for the parameters with these paths; then the module needs a new layout."""
+        for use in self.homes:
+            if use.path in paths:
+                use.parameter.trained = False
 
     def manifest(self) -> dict[str, Any]:
         """Path to [start, shape] of every parameter at home: a checkpoint stores it beside its vector."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.array import Array, device, namespace
 from bpcore.context import recording
 from bpcore.host import NUMBERS, as_numbers, cast, sparse
@@ -138,7 +139,7 @@ class Backend:
         """The name of a network's dtype, or a ValueError unless it is float32 or float64 and this backend has it."""
         name = dtype_name(dtype)
         if name not in ("float32", "float64"):
-            raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+            raise ValueError(f"dtype must be 'float32' or 'float64', got {show(dtype)}")
         if name not in self.dtypes:
             raise ValueError(f"backend {self.name!r} has no {name}; choose dtype={self.dtypes[0]!r}, or another backend")
         return name
@@ -149,9 +150,9 @@ class Backend:
         if name == dtype:
             return name
         if name not in ("float16", "tf32"):
-            raise ValueError(f"compute_dtype must be 'float16', 'tf32' or dtype's own {dtype!r}, got {compute_dtype!r}")
+            raise ValueError(f"compute_dtype must be 'float16', 'tf32' or dtype's own {show(dtype)}, got {show(compute_dtype)}")
         if dtype != "float32":
-            raise ValueError(f"compute_dtype={name!r} needs a θ of dtype='float32', got {dtype!r}; leave one of them out")
+            raise ValueError(f"compute_dtype={name!r} needs a θ of dtype='float32', got {show(dtype)}; leave one of them out")
         if name not in self.compute_dtypes:
             able = " or ".join(repr(library) for library, cls in LIBRARIES.items() if name in cls.compute_dtypes)
             raise ValueError(f"compute_dtype={name!r} needs backend {able}, got {self.name!r}; choose that, or leave it out")

@@ -20,13 +20,15 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from bpcore import arguments
-from bpcore.array import Array
-from bpcore.backend import backend_of
+from bpcore.arguments import show
 from bpcore.face import Moved
-from bpcore.functional.dropout import keep_mask
+from bpcore.library import is_array
+from bpcore.mode import Mode
+from bpcore.windows import EMPTY as EMPTY
+from bpcore.windows import Windows, join
 
 __all__ = ["Mode", "Module", "Parameter", "Windows"]
 
@@ -38,95 +40,36 @@ class Parameter:
 
     shape: of its windows. initializer: a function (NumPy's generator, shape) -> host array, see bpcore.initializers. decay:
     whether weight decay applies to it. trained: False makes it a buffer: it has no gradient, and only `mode.track` changes it.
+
+    Change an attribute before a Network is made of the module; a network refuses to run when its layout has changed. `trained`
+    set to False later, on a parameter that is no buffer, keeps it at its initial value: its gradient is computed and dropped.
     """
+
+    changes = 0  # of all parameters: a network looks at its layout again when this has grown
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer, decay: bool = True, trained: bool = True):
-        if not callable(initializer):
-            raise TypeError(f"initializer must be a function of (generator, shape), got {initializer!r}; e.g. HeNormal()")
-        self.shape = tuple(shape)
+        if isinstance(initializer, (type, Module)) or not callable(initializer):
+            raise TypeError(f"initializer must be a function of (generator, shape), got {show(initializer)}; e.g. HeNormal()")
+        self.shape = arguments.shape("shape", shape, of=self)
         self.initializer = initializer
-        self.decay = decay and trained
+        self.buffer = not arguments.flag("trained", trained, of=self)
         self.trained = trained
+        self.decay = arguments.flag("decay", decay, of=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trained" and value and self.buffer:
+            raise ValueError("a parameter declared with trained=False is a buffer, which has no gradient; declare another one")
+        object.__setattr__(self, name, value)
+        Parameter.changes += 1
+
+    @property
+    def slice(self) -> int:
+        """Where it lies in θ: 0 trained with weight decay, 1 trained without, 2 not trained any more, 3 a buffer."""
+        return 3 if self.buffer else 2 if not self.trained else 0 if self.decay else 1
 
     def __repr__(self) -> str:
-        kind = "" if self.decay else ", decay=False" if self.trained else ", trained=False"
+        kind = ", trained=False" if not self.trained else "" if self.decay else ", decay=False"
         return f"Parameter({self.shape}, {self.initializer!r}{kind})"
-
-
-class Windows:
-    """The named windows of one use of a module. A window is a view: the part of θ, or of ∇J, that is one parameter.
-
-    A parameter's window is an attribute, `theta.W`; that of an absent parameter is None. The windows of a child are `theta[0]` or
-    `theta["encoder"]`, and a path goes deeper: `theta["encoder.0.W"]`. `path` names the use, for errors; `use` is its number, for
-    the random streams; `dtype` is that of θ, or None if there is no θ.
-    """
-
-    def __init__(
-        self, path: str, use: int, arrays: Mapping[str, Array | None], children: Mapping[str, Windows], dtype: Any = None
-    ):
-        self.path = path
-        self.use = use
-        self.dtype = dtype
-        self.names = tuple(arrays)
-        self.children = tuple(children.values())
-        self._children = children
-        self.__dict__.update(arrays)
-
-    seed: int | None = None  # of the values, where `initialize` has drawn them
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Array: ...
-
-    @overload
-    def __getitem__(self, key: int) -> Windows: ...
-    @overload
-    def __getitem__(self, key: str) -> Any: ...
-    def __getitem__(self, key: int | str) -> Any:
-        if isinstance(key, int):
-            return self.children[key]
-        name, _, rest = key.partition(".")
-        if not rest and name in self.names:
-            return getattr(self, name)
-        if name not in self._children:
-            raise KeyError(f"{key!r} is not in {self.path or 'this module'}: it has {[*self.names, *self._children]}")
-        return self._children[name][rest] if rest else self._children[name]
-
-    def items(self) -> Iterator[tuple[str, Array]]:
-        """(path, window) of every parameter that is not absent, children's too, in the module's order."""
-        for name in self.names:
-            window = getattr(self, name)
-            if window is not None:
-                yield join(self.path, name), window
-        for child in self.children:
-            yield from child.items()
-
-    def _ipython_key_completions_(self) -> list[str]:
-        """The keys of `windows["..."]`: own parameters, children, and paths into them."""
-        paths = (path.removeprefix(f"{self.path}.") for path, _ in self.items())
-        return list(dict.fromkeys([*self.names, *self._children, *paths]))
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.names]
-
-    def __repr__(self) -> str:
-        seed = f"; seed {self.seed}" if self.seed else ""
-        return f"Windows({', '.join(shapes_of(self))}{seed})"
-
-
-def shapes_of(windows: Windows, most: int = 12) -> list[str]:
-    """ "path shape" of every window; of more than `most`, the first and their number."""
-    shapes = [f"{path} {tuple(array.shape)}" for path, array in windows.items()]
-    return shapes if len(shapes) <= most else [*shapes[: most - 1], f"... of {len(shapes)}"]
-
-
-RESERVED = ("path", "use", "dtype", "names", "children", "items", "seed")
-EMPTY = Windows("", 0, {}, {})  # the windows of a module without parameters, such as a loss
-
-
-def join(path: str, name: str) -> str:
-    """The path of `name` inside `path`."""
-    return f"{path}.{name}" if path else name
 
 
 def walk(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
@@ -134,65 +77,6 @@ def walk(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
     yield path, module
     for name, child in module.children.items():
         yield from walk(child, join(path, name))
-
-
-class Mode:
-    """The mode of an evaluation: training or not, and the randomness, a function of (seed, step, micro, use).
-
-    micro: the number of the micro-batch in its step. The same numbers give the same masks; another use of a module gets other
-    masks. look: whether modules may look at values, for which the host waits on a GPU; ids out of range are then an error.
-    saving: whether a backward pass may follow; if not, containers release what their children saved. `tracked` collects the
-    updates of buffers; `commit` writes them, in order, when the step has succeeded.
-    """
-
-    def __init__(
-        self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
-    ):
-        self.training = training
-        self.seed, self.step, self.micro = seed, step, micro
-        self.look = look
-        self.saving = saving
-        self.tracked: list[tuple[Array, Array, float]] = []
-
-    def __repr__(self) -> str:
-        return f"Mode({arguments.given(self)})"
-
-    def keep(self, theta: Windows, z: Array, p: float) -> Array:
-        """The dropout mask of the use `theta`: booleans of z's shape, each False with probability p."""
-        mask: Array = keep_mask(z, p, (self.seed, self.step, self.micro, theta.use))
-        return mask
-
-    def expect_range(self, name: str, ids: Array, n: int) -> None:
-        """Raise IndexError unless ids are from 0 to n - 1, if values may be looked at. name: of the module, for the error."""
-        if not self.look or 0 in ids.shape:
-            return
-        host = backend_of(ids).to_host(ids)
-        if host.min() < 0 or host.max() >= n:
-            raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
-
-    def again(self) -> Mode:
-        """This mode for a second evaluation: the same masks; it looks at no values, and its updates of buffers are dropped."""
-        mode = copy.copy(self)
-        mode.look = False
-        mode.saving = True
-        mode.tracked = []
-        return mode
-
-    def forgetting(self) -> Mode:
-        """This mode for an evaluation without a backward pass; it adds updates of buffers to the same list."""
-        mode = copy.copy(self)
-        mode.saving = False
-        return mode
-
-    def track(self, window: Array, value: Array, momentum: float) -> None:
-        """Have `commit` set the buffer `window` to (1 - momentum) window + momentum value."""
-        self.tracked.append((window, value, momentum))
-
-    def commit(self) -> None:
-        """Write the updates of buffers, in order."""
-        for window, value, momentum in self.tracked:
-            window[...] = (1 - momentum) * window + momentum * value
-        self.tracked.clear()
 
 
 class Module:
@@ -213,6 +97,7 @@ class Module:
         ...         gradient.W[...] = saved.T @ v  # B[M, W](v): overwrite the window, do not add to it
         ...         return v @ theta.W.T if need_dz else None  # B[M, z](v)
         >>> bp.check_module(Product(4, 3), (5, 4))  # raises AssertionError if B is not the adjoint of the derivative
+        Product(4, 3) keeps its contract in evaluation and training: B and differences agree to ... for input 0 (5, 4), W (4, 3)
 
     Functions on arrays come from the arrays' own library, `xp = bp.namespace(z)`, so that the module runs on every backend.
     rows_independent = True declares that row i of u depends on row i of the inputs only. further: names of optional inputs after
@@ -245,6 +130,14 @@ class Module:
         """
         raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
 
+    if not TYPE_CHECKING:  # type checkers report the call themselves
+
+        def __call__(self, *z, **named):
+            raise TypeError(
+                "a module is not called, for it holds no θ; make a network, net = bp.Network(module); net(X), "
+                "or evaluate by hand: u, B = bp.evaluate(module, bp.initialize(module), z)"
+            )
+
     expect_floats = expect_features = expect_axis = expect_operands = Moved("bpcore.expect.expect_...(module, theta, ...)")
     whole = number = axis_number = Moved("bpcore.arguments.whole, number or axis")
 
@@ -256,8 +149,8 @@ class Module:
 
     @property
     def trained(self) -> bool:
-        """Whether there is a trained parameter in this module or below it."""
-        own = any(p is not None and p.trained for p in self.parameters.values())
+        """Whether there is a parameter that is no buffer in this module or below it."""
+        own = any(p is not None and not p.buffer for p in self.parameters.values())
         return own or any(child.trained for child in self.children.values())
 
     def name(self, theta: Windows) -> str:
@@ -285,47 +178,108 @@ class Observed(Module):
 
     def forward(self, theta: Windows, *z: Any, mode: Mode) -> Any:
         def call() -> Any:
-            return self.module.forward(theta, *z, mode=mode)
+            return run(self.module, theta, z, mode)
 
-        try:
-            return self.around(self.module, theta, "forward", call)
-        except TypeError:
-            expect_inputs(self.module, theta, z)
-            raise
+        return self.around(self.module, theta, "forward", call)
 
     def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
         def call() -> Any:
-            return self.module.backward(theta, saved, v, gradient, need_dz)
+            return run_backward(self.module, theta, saved, v, gradient, need_dz)
 
         return self.around(self.module, theta, "backward", call)
 
 
+def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[Any, Any]:
+    """(u, saved) of a module's forward function; mistakes in its signature, its inputs or its result are a TypeError."""
+    try:
+        result = module.forward(theta, *z, mode=mode)
+    except (TypeError, AttributeError) as error:
+        expect_known(module, theta, error)
+        expect_inputs(module, theta, z)
+        raise
+    if type(result) is not tuple or len(result) != 2:
+        raise wrong_result(module, theta, result)
+    return result
+
+
+def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+    """dz of a module's backward function; mistakes in its signature or in v are a TypeError."""
+    try:
+        return module.backward(theta, saved, v, gradient, need_dz)
+    except (TypeError, AttributeError) as error:
+        expect_known(module, theta, error)
+        expect_backward(module, theta, v, gradient)
+        raise
+
+
+def expect_known(module: Module, theta: Windows, error: Exception) -> None:
+    """Raise a TypeError that names the parameters if `error` says that windows have no such name."""
+    windows = getattr(error, "obj", None)
+    if isinstance(error, AttributeError) and isinstance(windows, Windows):
+        raise TypeError(f"{module.name(theta)}: {windows.unknown(error.name)}; declare it in parameters") from None
+
+
+def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, ...]:
+    """dz as a tuple of a gradient for each of n inputs, or a TypeError."""
+    each = dz if isinstance(dz, tuple) else (dz,)
+    if len(each) != n:
+        repair = "return one for each, None for an input without gradient"
+        raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {n} inputs; {repair}")
+    return each
+
+
+def wrong_result(module: Module, theta: Windows, result: Any) -> TypeError:
+    """The error of a forward function that returned something else than (u, saved)."""
+    repair = "return what backward needs as the second, None for nothing"
+    return TypeError(f"{module.name(theta)}'s forward must return a tuple (u, saved), got {show(result)}; {repair}")
+
+
 def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
-    """Raise a TypeError that says which inputs module.forward takes, unless it takes as many as z has.
+    """Raise a TypeError that says what module.forward takes, unless it takes as many inputs as z has, and they are arrays.
 
-    Call it after a call of forward raised a TypeError, so that a correct call costs nothing:
-
-        try:
-            u, saved = module.forward(theta, *z, mode=mode)
-        except TypeError:
-            expect_inputs(module, theta, z)
-            raise
+    Call it after a call of forward raised a TypeError or an AttributeError, so that a correct call costs nothing: see `run`.
     """
     signature = inspect.signature(module.forward)
     try:
         signature.bind(theta, *z, mode=None)
     except TypeError:
-        _, *parameters = signature.parameters.values()
-        if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = list(signature.parameters.values())
+        if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters) or parameters[0].name == "mode":
             wanted = "must define forward(self, theta, *z, mode) -> (u, saved)"
-            raise TypeError(f"{module.name(theta)} {wanted}, got forward{signature}") from None
+            raise TypeError(f"{module.name(theta)} {wanted}, got forward{bare(signature)}") from None
         names: list[str] = []
-        for p in parameters:
+        for p in parameters[1:]:
             if p.kind is p.VAR_POSITIONAL and module.further:
                 names += module.further
             elif p.name != "mode" and p.kind is not p.KEYWORD_ONLY:
                 names.append(str(p.replace(annotation=p.empty)))
         raise wrong_inputs(module, theta, names, len(z)) from None
+    for i, x in enumerate(z):
+        if not is_array(x) and (x is not None or i == 0):  # None: an optional input that is absent
+            got = f"got {show(x)}; what comes before must return one"
+            raise TypeError(f"{module.name(theta)} expected an array as input {i}, {got}")
+
+
+def expect_backward(module: Module, theta: Windows, v: Any, gradient: Windows) -> None:
+    """Raise a TypeError if module.backward has not the contract's arguments, v is no array, or a buffer has no gradient."""
+    signature = inspect.signature(module.backward)
+    try:
+        signature.bind(theta, None, v, None, True)
+    except TypeError:
+        wanted = "must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz"
+        raise TypeError(f"{module.name(theta)} {wanted}, got backward{bare(signature)}") from None
+    if not is_array(v) and not isinstance(v, (tuple, int, float)):
+        repair = "the module after it must return dz, an array like its input"
+        raise TypeError(f"{module.name(theta)}'s backward expected an array v = dJ/du, got {show(v)}; {repair}")
+    buffers = [name for name in gradient.names if getattr(gradient, name) is None and getattr(theta, name) is not None]
+    if buffers:
+        repair = "do not write to its window, or declare it trained"
+        raise TypeError(f"{module.name(theta)}'s backward failed, and {buffers} are buffers, which have no gradient; {repair}")
+
+
+def bare(signature: inspect.Signature) -> inspect.Signature:
+    """The signature without annotations."""
+    return inspect.Signature([p.replace(annotation=p.empty) for p in signature.parameters.values()])
 
 
 def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int) -> TypeError:

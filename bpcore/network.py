@@ -8,21 +8,34 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments, checkpoint, tables
+from bpcore.arguments import show
 from bpcore.array import Array, is_floating
 from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.costs import MOST_ROWS, Cost, cost
+from bpcore.expect import expect_module
 from bpcore.host import cast
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Mode, Module, Observed, Windows, expect_inputs, join, walk
+from bpcore.mode import expect_mode
+from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run, run_backward, walk
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.prediction import by_batches, expect_loss
 from bpcore.structure import describe, expect_structure, rebuild
+from bpcore.windows import join
 
 __all__ = ["Network"]
+
+# attributes that belong together, each with the repair of an assignment
+FIXED = {
+    "theta": "write into it: net.theta[...] = x",
+    "windows": "write into a window: net.windows[0].W[...] = x",
+    "n_parameters": "it is the length of ∇J",
+    "backend": "move the network: net.to(backend)",
+    **dict.fromkeys(("module", "layout", "dtype", "compute_dtype"), "make another network: bp.Network(module, ...)"),
+}
 
 
 class OnTheClass(classmethod):  # type: ignore[type-arg]  # type checkers see a plain classmethod
@@ -67,8 +80,7 @@ class Network:
         compute_dtype: Any = None,
         theta: Any = None,
     ):
-        if not isinstance(module, Module):
-            raise TypeError(f"Network expected a module, got {module!r}; e.g. bp.Network(bp.MLP([64, 128, 10]))")
+        expect_module(module, "Network")
         self.module = module
         self._warned: Loss | None = None  # the loss for which a wrong last layer was looked for
         self.layout = Layout(module)
@@ -82,15 +94,22 @@ class Network:
             raise ValueError(f"theta must be a vector on the host (NumPy) of length {self.layout.size}, got {got}")
         self._bind(cast(values, self.dtype, "theta"))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in FIXED or name not in self.__dict__.keys() | {"theta", "windows", "n_parameters"}:
+            object.__setattr__(self, name, value)
+        elif value is not getattr(self, name):  # it is itself after `net.theta += 1`
+            raise TypeError(f"a network's {name} cannot be replaced, since θ and its windows depend on it; {FIXED[name]}")
+
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
+        self._changes = Parameter.changes
         theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
         self._theta = theta
         self._windows = self.layout.windows(theta)
         self._dtype = theta.dtype
         half = self.compute_dtype == "float16"
-        self._half: Array | None = self.backend.zeros(self.layout.trained, "float16") if half else None  # of θ's trained part
+        self._half: Array | None = self.backend.zeros(self.layout.computed, "float16") if half else None  # of θ without buffers
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
         # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
@@ -120,7 +139,7 @@ class Network:
         return self._windows
 
     def parameters(self) -> dict[str, Array]:
-        """Path to window of θ, each parameter once: `parameters()["0.W"]`."""
+        """Path to window of θ, each parameter once: `parameters()["0.W"]`. To write: `parameters()["0.W"][...] = x`."""
         return self.layout.named(self._windows)
 
     def named(self, vector: Array) -> dict[str, Array]:
@@ -178,9 +197,10 @@ class Network:
         batch_size: evaluate so many rows at a time, which needs less memory; X may be a memmap, or on the host. The result is the
         same up to rounding: an array of this backend with a row for each row of X, or a tuple of several outputs.
         """
+        mode = Mode(look=True, saving=False) if mode is None else expect_mode(mode)
         if batch_size is not None:
             return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
-        return self._run(self.module, self.inputs(X), mode or Mode(look=True, saving=False))[0]
+        return self._run(self.module, self.inputs(X), mode)[0]
 
     def predict(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
         """The labels at X, an array of this backend: `loss.predict` of the outputs, e.g. class indices. See `__call__`."""
@@ -192,20 +212,24 @@ class Network:
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""
-        try:
-            if self.compute_dtype == self.dtype:
-                result: tuple[Any, Any] = module.forward(self._windows, *X, mode=mode)
-                return result
-            with computing_in(self.compute_dtype):
-                if self._half is not None:
-                    self._half[...] = self._theta[: self.layout.trained]
-                u, saved = module.forward(self._computed, *X, mode=mode)
-        except TypeError:
-            expect_inputs(module, self._windows, X)
-            raise
+        if Parameter.changes != self._changes:
+            self._expect_layout()
+        if self.compute_dtype == self.dtype:
+            return run(module, self._windows, X, mode)
+        with computing_in(self.compute_dtype):
+            if self._half is not None:
+                self._half[...] = self._theta[: self.layout.computed]
+            u, saved = run(module, self._computed, X, mode)
         if isinstance(u, tuple):
             return tuple(self.backend.asarray(output, self.dtype) for output in u), saved
         return self.backend.asarray(u, self.dtype), saved
+
+    def _expect_layout(self) -> None:
+        """Raise a ValueError unless the module's parameters are declared as they were when θ was laid out."""
+        path = self.layout.changed()
+        if path is not None:
+            raise ValueError(f"{path}: the parameter was changed after this network was made; make another: bp.Network(module)")
+        self._changes = Parameter.changes
 
     @quiet
     def value_and_gradient(
@@ -220,14 +244,16 @@ class Network:
         Algorithm 3
         """
         if not isinstance(loss, Loss):
-            raise TypeError(f"expected a loss, got {loss!r}; e.g. bp.CrossEntropy(), or a subclass of bp.Loss")
+            repair = "e.g. bp.CrossEntropy(), or a subclass of bp.Loss, as the first argument"
+            raise TypeError(f"expected a loss, got {show(loss)}; {repair}")
         if out is not None and (not self.backend.owns(out) or out.shape != (self.n_parameters,) or out.dtype != self._dtype):
             raise ValueError(f"out must be a vector of length {self.n_parameters} and dtype {self.dtype} on {self.backend.name}")
         if loss is not self._warned:
             self._warned = loss
             warn_of_probabilities(self.module, loss)
         weights = self.place_weights(weights)
-        evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode or Mode(look=True), host_data(y))
+        mode = Mode(look=True) if mode is None else expect_mode(mode)
+        evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode, host_data(y))
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
@@ -236,7 +262,7 @@ class Network:
         """The forward pass of Algorithm 3, on arrays of this backend. labels: y on the host, to check its values, or None."""
         u, saved = self._run(self.module, X, mode)
         if isinstance(u, tuple):
-            raise TypeError(f"{self.module!r} has {len(u)} outputs, and a loss takes one; join them in a module")
+            raise TypeError(f"{show(self.module)} has {len(u)} outputs, and a loss takes one; join them in a module")
         if labels is not None:
             loss.expect(EMPTY, u, y, weights)
             loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
@@ -258,11 +284,11 @@ class Network:
         dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:
-            self.module.backward(self._windows, evaluation.saved, dz, windows, False)
+            run_backward(self.module, self._windows, evaluation.saved, dz, windows, False)
         else:
             with computing_in(self.compute_dtype):
                 dz = dz if self._half is None else self.backend.asarray(dz, "float16")
-                self.module.backward(self._computed, evaluation.saved, dz, windows, False)
+                run_backward(self.module, self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
             self.layout.add_home(written, spare)
         gradient: Array = target
@@ -291,13 +317,15 @@ class Network:
         host = self.backend.to_host(self._theta)
         target = get_backend(backend)
         target.check_compute(self.compute_dtype, target.check_dtype(self.dtype))
-        self.backend = target
+        self.__dict__["backend"] = target
         self._bind(host)
         return self
 
     def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
+        if self.layout.computed > self.layout.trained:
+            header["frozen"] = self.layout.frozen()
         return {"theta": self.backend.to_host(self._theta)}, {"network": header}
 
     def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
@@ -329,6 +357,7 @@ class Network:
         given = module is not None
         if module is None:
             module = rebuild(described.get("structure"), path)
+            Layout(module).freeze(described.get("frozen", ()))
         theta = saved_theta(path, tensors, described, Layout(module))
         if given:
             expect_structure(path, module, described.get("structure"), initializers=False)
@@ -370,6 +399,8 @@ def saved_network(path: Any, header: Header) -> Header:
     described = header.get("network")
     if not isinstance(described, dict):
         raise checkpoint.CheckpointError(f"{path} has no network in it")
+    if not isinstance(described.get("frozen", []), list):
+        raise checkpoint.CheckpointError(f"{path} has frozen parameters {described['frozen']!r}, no list; the file is damaged")
     if described.get("dtype") not in ("float32", "float64"):
         raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
     return described

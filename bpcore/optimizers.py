@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-from bpcore.arguments import bounded, is_number, number
+from bpcore.arguments import bounded, flag, is_number, number, show
 from bpcore.array import Array, namespace
 from bpcore.functional import updates
 
@@ -65,6 +65,8 @@ class Optimizer:
         declared = self._declared(name)
         if declared is None:
             own = type(self).__dataclass_fields__[name]
+            if own.type in ("bool", bool):
+                return flag(name, value)
             if own.type in ("float", float) or is_number(value):
                 return number(name, value, "finite", math.isfinite)
             return value
@@ -72,7 +74,7 @@ class Optimizer:
         if not isinstance(declared.default, tuple):
             return bounded(name, value, low, below)
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise ValueError(f"{name} must be two numbers, got {value!r}; e.g. {declared.default}")
+            raise ValueError(f"{name} must be two numbers, got {show(value)}; e.g. {declared.default}")
         return tuple(bounded(f"{name}[{i}]", entry, low, below) for i, entry in enumerate(value))
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.library import Backend, host_data
 from bpcore.module import Mode
 from bpcore.modules import Loss
@@ -16,7 +16,7 @@ def expect_loss(loss: Any, method: str) -> Loss:
     if isinstance(loss, Loss):
         return loss
     repair = f"net.{method}(X, bp.CrossEntropy()), or trainer.{method}(X), which has its own"
-    raise TypeError(f"{method} needs the loss, which knows what outputs mean, got {loss!r}; pass it: {repair}")
+    raise TypeError(f"{method} needs the loss, which knows what outputs mean, got {show(loss)}; pass it: {repair}")
 
 
 def by_batches(evaluate: Callable[[Any], Any], X: Any, batch_size: Any, mode: Mode | None, backend: Backend) -> Any:

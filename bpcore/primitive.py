@@ -24,6 +24,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from bpcore.arguments import show
 from bpcore.array import is_half, namespace
 from bpcore.library import is_array
 from bpcore.packages import brief
@@ -138,7 +139,7 @@ def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callabl
 def record_of(primitive: Callable[..., Any]) -> Primitive:
     """The record of a primitive. Raises TypeError for another function."""
     if primitive not in RECORDS:
-        raise TypeError(f"{primitive!r} is not a primitive; decorate its definition with @primitive()")
+        raise TypeError(f"{show(primitive)} is not a primitive; decorate its definition with @primitive()")
     return RECORDS[primitive]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpcore.arguments import bounded, flag, given, number, text, whole
+from bpcore.arguments import bounded, flag, given, number, show, text, whole
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "ReduceOnPlateau", "Schedule", "Step", "WarmUp"]
 
@@ -152,7 +152,7 @@ class WarmUp(Schedule):
     def __post_init__(self) -> None:
         store(self, steps=whole("steps", self.steps))
         if not isinstance(self.then, Schedule):
-            raise TypeError(f"then must be a schedule, got {self.then!r}; see bpcore.schedules, or subclass Schedule")
+            raise TypeError(f"then must be a schedule, got {show(self.then)}; see bpcore.schedules, or subclass Schedule")
 
     def __call__(self, step: int) -> float:
         return (step + 1) / self.steps if step < self.steps else self.then(step - self.steps)
@@ -259,6 +259,8 @@ def improved(value: float, best: float, by: float, higher: bool) -> bool:
 
 def monitored(record: Mapping[str, Any], name: str) -> float:
     """record[name], or a ValueError that names the columns of the record."""
+    if not isinstance(name, str):
+        raise TypeError(f"monitor must be the name of a history column, got {show(name)}; e.g. 'test_loss'")
     if name not in record:
         there = ", ".join(record) or "nothing is measured"
         raise ValueError(f"there is no {name!r} to monitor, only {there}; choose one, or pass validation to fit")

@@ -118,7 +118,7 @@ def intact(module: Module, positional: tuple[Any, ...], named: dict[str, Any]) -
         return False
 
     def state(of: Module) -> Any:
-        parameters = {name: p and (p.shape, p.decay, p.trained) for name, p in of.parameters.items()}
+        parameters = {name: p and (p.shape, p.decay, p.buffer) for name, p in of.parameters.items()}
         return parameters, {name: vars(of).get(name) for name in vars(made) if name != "parameters"}
 
     return bool(state(module) == state(made))

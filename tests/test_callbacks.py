@@ -423,8 +423,8 @@ def test_every_callback_is_told_of_the_end():
         (
             trainer(callbacks=bp.Progress(), clip_norm=1, metrics="mae"),
             "<Trainer(Network(MLP((5, 8, 3)), backend='numpy', dtype='float64', seed=1, n_parameters=75), CrossEntropy(), "
-            "Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0), metrics=['mae'], callbacks=[Progress()], clip_norm=1.0) "
-            "after 0 steps>",
+            "Adam(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0), metrics=['mae'], callbacks=[Progress()], "
+            "clip_norm=1.0) after 0 steps>",
         ),
     ],
     ids=lambda made: type(made).__name__,

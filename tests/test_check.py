@@ -11,7 +11,7 @@ import bpcore as bp
 from bpcore.array import namespace
 from bpcore.module import Module, Parameter
 
-BOTH = r"Worst at index \((.*)\): B gives (\S+), differences give (\S+)$"
+BOTH = r"Worst at index \((.*)\): B gives (\S+), differences give (\S+?)(?=\.? |\.$|$)"
 
 
 class Layer(Module):
@@ -272,19 +272,25 @@ class NotFinite(Layer):
 
 
 FAULTS = [  # the module, and what its failure must say besides its name
-    (WrongSignOfInput, r"with respect to input 0 is wrong\. " + BOTH),
-    (WrongSignOfParameter, r"with respect to b is wrong\. " + BOTH),
-    (OnePercentOff, r"with respect to W is wrong\. " + BOTH),
-    (OnePercentOffInOneEntry, r"with respect to W is wrong\. Worst at index \(1, 2\): B gives (\S+), differences give (\S+)$"),
+    (WrongSignOfInput, r"with respect to input 0 is wrong\. " + BOTH + r"\. B has the wrong sign$"),
+    (WrongSignOfParameter, r"with respect to b is wrong\. " + BOTH + r"\. B has the wrong sign$"),
+    (OnePercentOff, r"with respect to W is wrong\. " + BOTH + r"\. B is 1\.01 times what it should be$"),
+    (
+        OnePercentOffInOneEntry,
+        r"with respect to W is wrong\. Worst at index \(1, 2\): B gives (\S+), differences give (\S+)\. Wrong entries: 1 of 9$",
+    ),
     (ForgottenMask, r"with respect to input 0 is wrong\. " + BOTH),
-    (TransposedW, r"with respect to input 0 is wrong\. " + BOTH),
-    (TransposedGradient, r"with respect to W is wrong\. " + BOTH),
-    (WithoutV, r"dz of input 0: it differs with .*B is not linear in v\. Worst at index \(.*\): \S+ and \S+$"),
+    (TransposedW, r"with respect to input 0 is wrong\. " + BOTH + r"\. It is right with the transpose of W in backward$"),
+    (TransposedGradient, r"with respect to W is wrong\. " + BOTH + r"\. B is the transpose of what it should be$"),
+    (WithoutV, r"dz of input 0 does not depend on v; B\[M, z\]\(v\) is linear in v, so multiply by it$"),
     (NotLinearInV, r"dz of input 0: it differs with .*B is not linear in v\. Worst at index \(.*\): \S+ and \S+$"),
-    (NoInputGradient, r"input 0, where backward returned None, is wrong\. Worst at index \(.*\): B gives 0, .* give \S+$"),
+    (
+        NoInputGradient,
+        r"input 0, where backward returned None, is wrong\. Worst at index \(.*\): B gives 0, .* give \S+\. B is zero: it was never computed",  # noqa: E501
+    ),
     (TooManyInputGradients, r"backward returned 2 gradients for 1 inputs"),
-    (NoParameterGradient, r"gradient of b: it differs with a gradient vector that was not zero.* \S+ and \S+$"),
-    (Added, r"gradient of W: it differs with a gradient vector that was not zero .*overwrite.*index \(\d, \d\): \S+ and \S+$"),
+    (NoParameterGradient, r"gradient of b: it was never written; set the window: gradient\.b\[\.\.\.\] = B\[M, b\]\(v\)$"),
+    (Added, r"gradient of W: it was added to instead of overwritten; write gradient\.W\[\.\.\.\] = "),
     (OnlyWithInputGradient, r"gradient of W: it differs with need_dz=False. Worst at index \(\d, \d\): \S+ and 0$"),
     (NotFiniteGradient, r"dz of input 0: .* Worst at index \(1, 2\): nan and nan$"),
     (ForwardWritesInput, r"forward or backward wrote to input 0"),
@@ -295,7 +301,7 @@ FAULTS = [  # the module, and what its failure must say besides its name
     (BackwardWritesV, r"backward wrote to v"),
     (SinglePrecision, r"the output has dtype float32"),
     (SinglePrecisionGradient, r"dz of input 0 has shape \(4, 3\) and dtype float32"),
-    (SummedGradient, r"dz of input 0 has shape \(3,\)"),
+    (SummedGradient, r"dz of input 0 has shape \(3,\) .*; it was summed over the rows$"),
     (RandomForward, r"u: a second call of forward gave another u.* \S+ and \S+$"),
     (RowsMixed, r"u: row 0 of u depends on other rows.* \S+ and \S+$"),
     (HiddenInput, r"it differs with forward called on other inputs before backward \(return .* nothing on the module\)"),
@@ -303,7 +309,7 @@ FAULTS = [  # the module, and what its failure must say besides its name
     (HiddenInChild, r"gradient of body\.W: it differs with forward called on other inputs before backward"),
     (PromotedByAScalar, r"the output has dtype float64 for float32 inputs; use Python scalars as constants$"),
     (PromotedBackward, r"dz has dtype float64 for float32 inputs; use Python scalars as constants$"),
-    (OnlyInTraining, r"training mode: B with respect to input 0 is wrong\. " + BOTH),
+    (OnlyInTraining, r"training mode: B with respect to input 0 is wrong\. " + BOTH + r"\. B is 0\.5 times what it should be$"),
     (NotFinite, r"the output is not finite"),
 ]
 
@@ -373,3 +379,210 @@ def test_examples_are_not_written_to():
     with pytest.raises(AssertionError, match="wrote to input 0"):
         bp.check_module(BackwardWritesInput(), z)
     assert np.all(z == 1)
+
+
+class Pair(Module):
+    """u = a b; `swapped` gives each the other's gradient."""
+
+    def forward(self, theta, a, b, mode):
+        return a * b, (a, b)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        a, b = saved
+        return v * a, v * b
+
+
+class MeanLoss(bp.Loss):
+    """J = the mean of (z - y)² / 2 over rows; the factor that backward has too much."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def forward(self, theta, z, y, weights=None, *, mode):
+        return namespace(z).sum((z - y) ** 2) / (2 * z.shape[0]), z - y
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.factor * saved * v / saved.shape[0], None
+
+
+class Partly(Layer):
+    """Only the first row of W's window is written."""
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        z, u = saved
+        v = v * namespace(v).astype(u > 0, v.dtype)
+        gradient.W[:1, :] = (z.T @ v)[:1, :]
+        gradient.b[...] = namespace(v).sum(v, axis=0)
+        return v @ theta.W.T
+
+
+@pytest.mark.parametrize(
+    ("factor", "says"),
+    [
+        (5, r"B is 5 times too large, and 5 is the number of rows: a sum where a mean is meant, or a division is missing"),
+        (1 / 5, r"B is 5 times too small, and 5 is the number of rows: a mean where a sum is meant, or a division too many"),
+        (15, r"B is 15 times too large, and 15 is the number of entries of input 0: a sum where a mean is meant"),
+        (-5, r"B is 5 times too large and has the wrong sign, and 5 is the number of rows"),
+        (2, r"B is 2 times what it should be"),
+        (-0.5, r"B is 0\.5 times what it should be and has the wrong sign"),
+        (-1, r"B has the wrong sign"),
+    ],
+)
+def test_the_factor_is_told(factor, says):
+    bp.check_module(MeanLoss(1), (5, 3), (5, 3))
+    with pytest.raises(AssertionError, match=says):
+        bp.check_module(MeanLoss(factor), (5, 3), (5, 3))
+
+
+def test_other_causes():
+    with pytest.raises(
+        AssertionError, match=r"input 0 is wrong.* B is the gradient with respect to input 1; are the two swapped\?"
+    ):
+        bp.check_module(Pair(), (4, 3), (4, 3))
+    with pytest.raises(AssertionError, match=r"gradient of W: it differs with a gradient vector that was not zero"):
+        bp.check_module(Partly(), (4, 3))
+
+
+class Returns(Layer):
+    """forward or backward returns something else than it should."""
+
+    def __init__(self, forward=None, backward=None):
+        super().__init__()
+        self.of_forward, self.of_backward = forward, backward
+
+    def forward(self, theta, z, mode):
+        result = super().forward(theta, z, mode)
+        return self.of_forward(*result) if self.of_forward else result
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        dz = super().backward(theta, saved, v, gradient)
+        return self.of_backward(dz) if self.of_backward else dz
+
+
+class WrongSignature(Layer):
+    def forward(self, theta, z):
+        return super().forward(theta, z, None)
+
+
+class BackwardWithoutNeed(Layer):
+    def backward(self, theta, saved, v, gradient):
+        return super().backward(theta, saved, v, gradient)
+
+
+class WrongShapes(Layer):
+    def forward(self, theta, z, mode):
+        return theta.W @ z, z
+
+
+class WindowOfAnotherShape(bp.Linear):
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.W[...] = v.T @ saved
+        return v @ theta.W.T
+
+
+class Misnamed(bp.Linear):
+    def forward(self, theta, z, mode):
+        return z @ theta.w, z
+
+
+WRONG = [  # module, its inputs, error, text
+    (
+        lambda: Returns(lambda u, saved: u),
+        [(4, 3)],
+        AssertionError,
+        r"forward must return a tuple \(u, saved\), got ndarray of sh",
+    ),
+    (
+        lambda: Returns(lambda u, saved: u),
+        [(2, 3)],
+        AssertionError,
+        r"forward must return a tuple \(u, saved\), got ndarray of sh",
+    ),
+    (lambda: Returns(lambda u, saved: None), [(4, 3)], AssertionError, r"forward must return a tuple \(u, saved\), got None"),
+    (
+        lambda: Returns(lambda u, saved: (u.tolist(), saved)),
+        [(4, 3)],
+        AssertionError,
+        r"must return an array of numpy as u, got \[",
+    ),
+    (
+        lambda: Returns(backward=lambda dz: dz.tolist()),
+        [(4, 3)],
+        AssertionError,
+        r"dz of input 0 must be an array of numpy, or None",
+    ),
+    (lambda: Returns(backward=lambda dz: (dz, dz)), [(4, 3)], AssertionError, r"backward returned 2 gradients for 1 inputs"),
+    (
+        lambda: Returns(backward=lambda dz: dz.T),
+        [(4, 3)],
+        AssertionError,
+        r"dz of input 0 has shape \(3, 4\).*; it is transposed$",
+    ),
+    (
+        WrongSignature,
+        [(4, 3)],
+        TypeError,
+        r"must define forward\(self, theta, \*z, mode\) -> \(u, saved\), got forward\(theta, z\)",
+    ),
+    (
+        BackwardWithoutNeed,
+        [(4, 3)],
+        TypeError,
+        r"must define backward\(self, theta, saved, v, gradient, need_dz=True\) -> dz, got b",
+    ),
+    (
+        WrongShapes,
+        [(4, 3)],
+        AssertionError,
+        r"forward raised ValueError: matmul.*theta\.W @ z.*; the inputs have shapes \(4, 3\)",
+    ),
+    (
+        lambda: WindowOfAnotherShape(3, 2),
+        [(4, 3)],
+        AssertionError,
+        r"backward raised ValueError: could not broadcast.*W \(3, 2\)",
+    ),
+    (lambda: Misnamed(3, 2), [(4, 3)], AssertionError, r"forward raised AttributeError: .*'w'"),
+    (
+        lambda: bp.Network(bp.Linear(3, 2)),
+        [(4, 3)],
+        TypeError,
+        r"check_module expected a module, got Network.*; pass its module: net\.m",
+    ),
+    (
+        lambda: bp.Linear,
+        [(4, 3)],
+        TypeError,
+        r"check_module expected a module, got <class 'Linear'>, which is not made yet: Linear\(",
+    ),
+    (lambda: bp.Linear(3, 2), [4, 3], TypeError, r"expected a shape for each input, got \(4, 3\); write it as one tuple"),
+    (lambda: bp.Linear(3, 2), [], TypeError, r"Linear takes inputs \(z\), got 0; "),
+    (lambda: bp.Linear(3, 2), [(4, 3), (4, 3)], TypeError, r"Linear takes inputs \(z\), got 2; "),
+    (lambda: bp.Linear(3, 2), [(4, 7)], ValueError, r"Linear expected features 3 in the last axis, got z of shape \(4, 7\)"),
+    (lambda: bp.Linear(3, 2), [(4, -3)], TypeError, r"expected a shape of whole numbers from 0 up, got \(4, -3\)"),
+    (lambda: bp.Linear(3, 2), ["x"], TypeError, r"expected a shape for each input of Linear, a tuple, or an array; got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("make", "inputs", "error", "says"), WRONG, ids=[says[:30] for *_, says in WRONG])
+def test_mistakes_of_signature_result_and_shape_are_sentences(make, inputs, error, says):
+    with pytest.raises(error, match=says) as caught:
+        bp.check_module(make(), *inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report():
+    report = bp.check_module(bp.Sequential(bp.Linear(3, 2), bp.BatchNorm(2)), (5, 3))
+    assert report.modes == ["evaluation", "training"]
+    assert report.inputs == {"input 0": (5, 3)}
+    assert report.parameters == {"0.W": (3, 2), "0.b": (2,), "1.gamma": (2,), "1.beta": (2,)}
+    assert 0 < report.error < 1e-6
+    assert report.comparisons == 2 * 5 * 3
+    says = (
+        r"Sequential\(Linear\(3, 2\), BatchNorm\(2\)\) keeps its contract in evaluation and training: B and differences agree to "
+    )
+    assert re.match(says + r"\S+e-\d+ for input 0 \(5, 3\), 0\.W \(3, 2\)", str(report))
+    assert repr(report) == str(report)
+    nothing = bp.check_module(bp.Embedding(5, 2), np.arange(4), mode=bp.Mode(training=True))
+    assert nothing.modes == ["training"]
+    assert nothing.inputs == {}

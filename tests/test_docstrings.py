@@ -17,5 +17,5 @@ def test_examples_in_docstrings(of):
     (example,) = doctest.DocTestFinder(recurse=False).find(of, of.__name__, globs={"bp": bp, "np": np})
     assert example.examples
     report: list[str] = []
-    doctest.DocTestRunner().run(example, out=report.append)
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=report.append)
     assert not report, "".join(report)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
 from bpcore.functional import activations as f
@@ -84,8 +85,8 @@ class GELU(Elementwise):
     """
 
     def __init__(self, approximate: str = "none"):
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU's approximate must be 'none' or 'tanh', got {approximate!r}")
+        if not isinstance(approximate, str) or approximate not in ("none", "tanh"):
+            raise ValueError(f"GELU's approximate must be 'none' or 'tanh', got {show(approximate)}")
         self.approximate = approximate
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:

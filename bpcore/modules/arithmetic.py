@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bpcore import arguments
+from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_axis, expect_entries, expect_floats, expect_operands
 from bpcore.functional import arithmetic as f
@@ -170,7 +171,7 @@ class Reduction(Module):
             self.axis = tuple(arguments.axis("axis", number, of=self) for number in axis)
         else:
             self.axis = None if axis is None else arguments.axis("axis", axis, of=self)
-        self.keepdims = keepdims
+        self.keepdims = arguments.flag("keepdims", keepdims, of=self)
 
     def axes(self, ndim: int) -> Sequence[int]:
         """The axes to sum over, in an array with ndim axes."""
@@ -240,10 +241,10 @@ class Reshape(Module):
 
     def __init__(self, shape: tuple[int, ...]):
         if not isinstance(shape, (tuple, list)):
-            raise ValueError(f"Reshape's shape must be a tuple, got {shape!r}; e.g. (28, 28, 1)")
+            raise ValueError(f"Reshape's shape must be a tuple, got {show(shape)}; e.g. (28, 28, 1)")
         self.shape = tuple(-1 if n == -1 else arguments.whole("shape", n, of=self) for n in shape)
         if self.shape.count(-1) > 1:
-            raise ValueError(f"Reshape's shape must have at most one -1, got {shape!r}")
+            raise ValueError(f"Reshape's shape must have at most one -1, got {show(shape)}")
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
         try:

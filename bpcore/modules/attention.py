@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import flag, whole
 from bpcore.array import Array, kind, namespace
 from bpcore.expect import expect_entries, expect_features
 from bpcore.functional.attention import attention, attention_backward
@@ -36,9 +36,9 @@ class MultiHeadAttention(Module):
     def __init__(self, d: int, heads: int, causal: bool = False, dropout: float = 0, rotary: bool = False):
         self.d = whole("d", d, of=self)
         self.heads = whole("heads", heads, of=self)
-        self.causal = causal
+        self.causal = flag("causal", causal, of=self)
         self.dropout = Dropout(dropout).p
-        self.rotary = rotary
+        self.rotary = flag("rotary", rotary, of=self)
         self.rows_independent = not dropout  # one dropout mask is drawn for the whole batch
         if d % heads:
             raise ValueError(f"MultiHeadAttention's heads must divide d, got {heads} for {d}")

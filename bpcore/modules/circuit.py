@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bpcore.arguments import show
 from bpcore.array import Array
-from bpcore.module import Mode, Module, Windows, expect_inputs
+from bpcore.module import Mode, Module, Windows, gradients_of, run, run_backward
 from bpcore.modules.containers import add_gradient
 
 __all__ = ["Circuit"]
@@ -25,6 +26,12 @@ class Circuit(Module):
     """
 
     def __init__(self, inputs: str | Iterable[str], nodes: Mapping[str, tuple[Any, ...]], outputs: str | Iterable[str]):
+        names = "a name, or several names in a list"
+        for what, value in (("inputs", inputs), ("outputs", outputs)):
+            if not isinstance(value, str) and not (isinstance(value, (tuple, list)) and all(isinstance(n, str) for n in value)):
+                raise TypeError(f"Circuit's {what} must be {names}, got {show(value)}; e.g. 'x'")
+        if not isinstance(nodes, Mapping):
+            raise TypeError(f"Circuit's nodes must be a dictionary, got {show(nodes)}; e.g. {{'h': (Linear(4, 4), 'x')}}")
         self.inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
         self.nodes = {name: tuple(node) if isinstance(node, (tuple, list)) else (node,) for name, node in nodes.items()}
         self.outputs = outputs if isinstance(outputs, str) else tuple(outputs)
@@ -46,7 +53,7 @@ class Circuit(Module):
             if not isinstance(name, str) or not name or "." in name or name in seen:
                 raise ValueError(f"Circuit's node {name!r} needs a name of its own, without a dot; rename it")
             if not isinstance(module, Module):
-                raise TypeError(f"Circuit's node {name!r} expected (module, input, ...), got {module!r} for the module")
+                raise TypeError(f"Circuit's node {name!r} expected (module, input, ...), got {show(module)} for the module")
             for source in sources:
                 if source not in seen:
                     raise ValueError(
@@ -72,12 +79,7 @@ class Circuit(Module):
         saved: list[Any] = []
         for (name, (_, *sources)), windows in zip(self.nodes.items(), theta.children, strict=True):
             module = self.children[name]
-            inputs = [values[source] for source in sources]
-            try:
-                values[name], for_backward = module.forward(windows, *inputs, mode=mode)
-            except TypeError:
-                expect_inputs(module, windows, inputs)
-                raise
+            values[name], for_backward = run(module, windows, [values[source] for source in sources], mode)
             saved.append(for_backward if mode.saving else None)
             if isinstance(values[name], tuple):
                 raise ValueError(f"{module.name(windows)} has several outputs, and a node has one; join them first")
@@ -90,7 +92,7 @@ class Circuit(Module):
         for end, of_end in zip(self._ends, (v,) if isinstance(self.outputs, str) else v, strict=True):
             add_gradient(arriving, end, of_end)
         order = list(zip(self.nodes.items(), theta.children, gradient.children, strict=True))
-        for (name, (_, *sources)), windows, gradients in reversed(order):
+        for (name, (module, *sources)), windows, gradients in reversed(order):
             for_backward = saved.pop()
             v = arriving.pop(name, None)
             if v is None:  # no later node gives it a gradient, as for labels
@@ -98,9 +100,9 @@ class Circuit(Module):
                     window[...] = 0.0
             elif need_dz or name in self._behind:
                 need = need_dz or any(source in self._behind for source in sources)
-                dz = self.children[name].backward(windows, for_backward, v, gradients, need)
+                dz = run_backward(self.children[name], windows, for_backward, v, gradients, need)
                 if need:
-                    for source, of_source in zip(sources, dz if isinstance(dz, tuple) else (dz,), strict=True):
+                    for source, of_source in zip(sources, gradients_of(module, windows, dz, len(sources)), strict=True):
                         add_gradient(arriving, source, of_source)
         if not need_dz:
             return None

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
-from bpcore.module import Mode, Module, Windows, expect_inputs, wrong_inputs
+from bpcore.module import (
+    Mode,
+    Module,
+    Windows,
+    expect_backward,
+    expect_inputs,
+    expect_known,
+    run,
+    run_backward,
+    wrong_inputs,
+    wrong_result,
+)
 from bpcore.modules.activations import ReLU
 from bpcore.modules.linear import Linear, LinearReLU
 
@@ -50,7 +62,7 @@ class Sequential(Module):
     def __init__(self, *modules: Module):
         for module in modules:
             if not isinstance(module, Module):
-                raise TypeError(f"Sequential expected modules, got {module!r}; pass them one by one: Sequential(a, b)")
+                raise TypeError(f"Sequential expected modules, got {show(module)}; pass them one by one: Sequential(a, b)")
         self.modules = modules
         self.children = {str(i): module for i, module in enumerate(modules)}
         self.rows_independent = all(module.rows_independent for module in modules)
@@ -70,10 +82,14 @@ class Sequential(Module):
         saved: list[Any] = []
         try:
             for i, module in self.steps:
-                z, for_backward = module.forward(theta.children[i], z, mode=mode)
+                result = module.forward(theta.children[i], z, mode=mode)
+                if type(result) is not tuple or len(result) != 2:
+                    raise wrong_result(module, theta.children[i], result)
+                z, for_backward = result
                 saved.append(for_backward if mode.saving else None)
-                for_backward = None  # release it before the next module needs memory
-        except TypeError:
+                result = for_backward = None  # release it before the next module needs memory
+        except (TypeError, AttributeError) as error:
+            expect_known(module, theta.children[i], error)
             expect_inputs(module, theta.children[i], (z,))
             raise
         return z, saved
@@ -83,10 +99,15 @@ class Sequential(Module):
             return self.backward_further(theta, saved, v, gradient, need_dz)
         first = 0 if need_dz else self.first
         # dJ/dθ[i] as soon as dJ/du[i] is known (7.74, 7.75); then what module i saved is released
-        for i, module in reversed(self.steps):
-            if i < first:
-                break
-            v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+        try:
+            for i, module in reversed(self.steps):
+                if i < first:
+                    break
+                v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+        except (TypeError, AttributeError) as error:
+            expect_known(module, theta.children[i], error)
+            expect_backward(module, theta.children[i], v, gradient.children[i])
+            raise
         return v if need_dz else None
 
     def forward_further(self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode) -> tuple[Any, Any]:
@@ -96,14 +117,9 @@ class Sequential(Module):
         named = dict(zip(self.further, further, strict=False))
         saved: list[Any] = []
         for i, module in self.steps:
-            inputs = (z, *chosen(module, named))
-            try:
-                z, for_backward = module.forward(theta.children[i], *inputs, mode=mode)
-            except TypeError:
-                expect_inputs(module, theta.children[i], inputs)
-                raise
+            z, for_backward = run(module, theta.children[i], (z, *chosen(module, named)), mode)
             saved.append(for_backward if mode.saving else None)
-            inputs = for_backward = None  # type: ignore[assignment]  # release them before the next module needs memory
+            for_backward = None  # release it before the next module needs memory
         return z, (saved, len(further))
 
     def backward_further(self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool) -> Any:
@@ -114,7 +130,7 @@ class Sequential(Module):
         for i, module in reversed(self.steps):
             if i < first:
                 break
-            v = module.backward(theta.children[i], of_children.pop(), v, gradient.children[i], need_dz or i > first)
+            v = run_backward(module, theta.children[i], of_children.pop(), v, gradient.children[i], need_dz or i > first)
             if isinstance(v, tuple):
                 v, *of_further = v
                 for name, d in zip(module.further, of_further, strict=False):
@@ -130,7 +146,7 @@ class Residual(Module):
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
-            raise TypeError(f"Residual expected a module, got {body!r}; e.g. Residual(Linear(4, 4))")
+            raise TypeError(f"Residual expected a module, got {show(body)}; e.g. Residual(Linear(4, 4))")
         self.body = body
         self.children = {"body": body}
         self.rows_independent = body.rows_independent
@@ -138,21 +154,14 @@ class Residual(Module):
 
     def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode) -> tuple[Array, list[Any]]:
         body, windows = self.children["body"], theta.children[0]
-        try:
-            if further:
-                u, saved = body.forward(windows, z, *further, mode=mode)
-            else:
-                u, saved = body.forward(windows, z, mode=mode)
-        except TypeError:
-            expect_inputs(body, windows, (z, *further))
-            raise
+        u, saved = run(body, windows, (z, *further), mode)
         if tuple(u.shape) != tuple(z.shape):
             got = f"{tuple(z.shape)} to {tuple(u.shape)}"
             raise ValueError(f"{self.name(theta)} expected a body that keeps the shape, got {got}; make its sizes agree")
         return (z if z.dtype == u.dtype else expect_floats(self, theta, z)) + u, [saved]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
-        dz = self.children["body"].backward(theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
+        dz = run_backward(self.children["body"], theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
         if not need_dz:
             return None
         return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
@@ -168,26 +177,21 @@ class Recompute(Module):
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
-            raise TypeError(f"Recompute expected a module, got {body!r}; e.g. Recompute(TransformerBlock(64, 4))")
+            raise TypeError(f"Recompute expected a module, got {show(body)}; e.g. Recompute(TransformerBlock(64, 4))")
         self.body = body
         self.children = {"body": body}
         self.rows_independent = body.rows_independent
         self.further = body.further
 
     def forward(self, theta: Windows, *z: Any, mode: Mode) -> tuple[Any, tuple[Any, Mode]]:
-        body, windows = self.children["body"], theta.children[0]
-        try:
-            u, _ = body.forward(windows, *z, mode=mode.forgetting())
-        except TypeError:
-            expect_inputs(body, windows, z)
-            raise
+        u, _ = run(self.children["body"], theta.children[0], z, mode.forgetting())
         return u, (z, mode)
 
     def backward(self, theta: Windows, saved: tuple[Any, Mode], v: Any, gradient: Windows, need_dz: bool = True) -> Any:
         z, mode = saved
         body = self.children["body"]
-        _, again = body.forward(theta.children[0], *z, mode=mode.again())
-        return body.backward(theta.children[0], again, v, gradient.children[0], need_dz)
+        _, again = run(body, theta.children[0], z, mode.again())
+        return run_backward(body, theta.children[0], again, v, gradient.children[0], need_dz)
 
 
 def chosen(module: Module, named: Mapping[str, Array | None]) -> list[Array | None]:

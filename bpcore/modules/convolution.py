@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import plain, whole
+from bpcore.arguments import flag, plain, show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_images
 from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
@@ -22,22 +22,22 @@ def pair(name: str, value: Any, of: Module) -> tuple[int, int]:
     """(vertical, horizontal) from one number or two, or a ValueError. of: the module whose argument it is."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
-        raise ValueError(f"{type(of).__name__}'s {name} must be a whole number or two of them, got {value!r}")
+        raise ValueError(f"{type(of).__name__}'s {name} must be a whole number or two of them, got {show(value)}")
     return whole(name, both[0], of=of), whole(name, both[1], of=of)
 
 
 def pads(padding: Any, of: Module) -> Pads | None:
     """The entries that the argument `padding` adds around an image; None for "same", which depends on the image's size."""
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         return None
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         return (0, 0), (0, 0)
     both = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding, padding)
     try:
         vertical, horizontal = (whole("padding", n, of=of, least=0) for n in both)
     except ValueError:
         must = "must be 'same', 'valid', or one or two whole numbers from 0 up"
-        raise ValueError(f"{type(of).__name__}'s padding {must}, got {padding!r}") from None
+        raise ValueError(f"{type(of).__name__}'s padding {must}, got {show(padding)}") from None
     return (vertical, vertical), (horizontal, horizontal)
 
 
@@ -88,14 +88,16 @@ class Convolution(Windowed):
         self.c_in = whole("c_in", c_in, of=self)
         self.c_out = whole("c_out", c_out, of=self)
         self.groups = whole("groups", groups, of=self)
-        self.bias = bias
+        self.bias = flag("bias", bias, of=self)
         self.initializer = initializer
         if c_in % groups or c_out % groups:
             name = type(self).__name__
             raise ValueError(f"{name}'s groups must divide c_in and c_out, got {groups} for {c_in} and {c_out}")
         self.parameters = {
-            "W": Parameter((*self._kernel, self.c_in // self.groups, self.c_out), initializer or HeNormal()),
-            "b": Parameter((self.c_out,), Zeros(), decay=False) if bias else None,
+            "W": Parameter(
+                (*self._kernel, self.c_in // self.groups, self.c_out), HeNormal() if initializer is None else initializer
+            ),
+            "b": Parameter((self.c_out,), Zeros(), decay=False) if self.bias else None,
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
@@ -159,7 +161,7 @@ class Conv1d(Convolution):
         self.padding = plain(padding)
         self.dilation = plain(dilation)
         # a sequence is an image of height one
-        around = padding if padding in ("same", "valid") else (0, self.padding)
+        around = padding if isinstance(padding, str) else (0, self.padding)
         self.place((1, self.kernel), (1, self.stride), around, (1, self.dilation))
         self.declare(c_in, c_out, groups, bias, initializer)
 
@@ -206,16 +208,18 @@ class ConvTranspose2d(Windowed):
         self.padding = plain(padding)
         self.dilation = plain(dilation)
         self.output_padding = whole("output_padding", output_padding, of=self, least=0)
-        self.bias = bias
+        self.bias = flag("bias", bias, of=self)
         self.initializer = initializer
         self.place(self.kernel, self.stride, self.padding, self.dilation)
-        if padding in ("same", "valid"):
-            raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {padding!r}")
+        if isinstance(padding, str):
+            raise ValueError(f"ConvTranspose2d's padding must be one or two whole numbers, got {show(padding)}")
         if self.output_padding >= min(self._stride):
-            raise ValueError(f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {output_padding!r}")
+            raise ValueError(
+                f"ConvTranspose2d's output_padding must be in 0 <= output_padding < stride, got {show(output_padding)}"
+            )
         self.parameters = {
-            "W": Parameter((*self._kernel, self.c_out, self.c_in), initializer or HeNormal()),
-            "b": Parameter((self.c_out,), Zeros(), decay=False) if bias else None,
+            "W": Parameter((*self._kernel, self.c_out, self.c_in), HeNormal() if initializer is None else initializer),
+            "b": Parameter((self.c_out,), Zeros(), decay=False) if self.bias else None,
         }
 
     def sizes(self, theta: Windows, z: Array) -> tuple[Placement, int, int]:

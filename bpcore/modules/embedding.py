@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, kind
 from bpcore.expect import expect_features
 from bpcore.functional.embedding import embedding, embedding_backward
@@ -26,7 +26,7 @@ class Embedding(Module):
         self.n = whole("n", n, of=self)
         self.d = whole("d", d, of=self)
         self.initializer = initializer
-        self.parameters = {"W": Parameter((self.n, self.d), initializer or Normal(0.02))}
+        self.parameters = {"W": Parameter((self.n, self.d), Normal(0.02) if initializer is None else initializer)}
 
     def forward(self, theta: Windows, ids: Array, mode: Mode) -> tuple[Array, Array]:
         if kind(ids) != "integral":
@@ -45,7 +45,7 @@ class Unembed(Module):
 
     def __init__(self, embedding: Embedding):
         if not isinstance(embedding, Embedding):
-            raise TypeError(f"Unembed expected the Embedding whose parameter it shares, got {embedding!r}")
+            raise TypeError(f"Unembed expected the Embedding whose parameter it shares, got {show(embedding)}")
         self.embedding = embedding
         self.parameters = {"W": embedding.parameters["W"]}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bpcore.arguments import whole
+from bpcore.arguments import flag, show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
@@ -26,11 +26,11 @@ class Linear(Module):
     def __init__(self, n_in: int, n_out: int, bias: bool = True, initializer: Initializer | None = None):
         self.n_in = whole("n_in", n_in, of=self)
         self.n_out = whole("n_out", n_out, of=self)
-        self.bias = bias
+        self.bias = flag("bias", bias, of=self)
         self.initializer = initializer
         self.parameters = {
-            "W": Parameter((self.n_in, self.n_out), initializer or HeNormal()),
-            "b": Parameter((self.n_out,), Zeros(), decay=False) if bias else None,
+            "W": Parameter((self.n_in, self.n_out), HeNormal() if initializer is None else initializer),
+            "b": Parameter((self.n_out,), Zeros(), decay=False) if self.bias else None,
         }
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
@@ -67,11 +67,11 @@ class Weight(Module):
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | None = None, decay: bool = True):
         if not isinstance(shape, (tuple, list)):
-            raise ValueError(f"Weight's shape must be a tuple, got {shape!r}; e.g. (64, 10)")
+            raise ValueError(f"Weight's shape must be a tuple, got {show(shape)}; e.g. (64, 10)")
         self.shape = tuple(whole("shape", n, of=self) for n in shape)
         self.initializer = initializer
-        self.decay = decay
-        self.parameters = {"W": Parameter(self.shape, initializer or HeNormal(), decay)}
+        self.decay = flag("decay", decay, of=self)
+        self.parameters = {"W": Parameter(self.shape, HeNormal() if initializer is None else initializer, decay)}
 
     def forward(self, theta: Windows, mode: Mode) -> tuple[Array, None]:
         return theta.W, None

@@ -50,6 +50,7 @@ class Loss(Module):
         ...         dz = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
         ...         return (dz, None) if weights is None else (dz, None, None)  # no gradient for labels and weights
         >>> bp.check_module(Quartic(), (5,), (5,))
+        Quartic() keeps its contract in evaluation and training: B and differences agree to ... for input 0 (5,)
 
     theta and gradient are empty, unless the loss has parameters. If y has another shape than z, the subclass overrides `expect`
     and `examples`; if some values of y are wrong, `check_labels`. casts_labels = True accepts labels of any dtype.

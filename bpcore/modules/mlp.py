@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from itertools import pairwise
 
-from bpcore.arguments import number, whole
+from bpcore.arguments import number, show, whole
 from bpcore.initializers import GlorotNormal, HeNormal, LeCunNormal
 from bpcore.module import Module
 from bpcore.modules import activations
@@ -46,13 +46,13 @@ class MLP(Sequential):
     def __init__(
         self, sizes: Sequence[int], activation: str | Module = "relu", dropout: float = 0, normalization: str | None = None
     ):
-        if isinstance(sizes, (str, int)) or len(sizes) < 2:
-            raise ValueError(f"MLP needs at least two sizes, input and output, got {sizes!r}; e.g. [64, 128, 10]")
+        if isinstance(sizes, (str, Module)) or not isinstance(sizes, Sized) or len(sizes) < 2:
+            raise ValueError(f"MLP needs at least two sizes, input and output, got {show(sizes)}; e.g. [64, 128, 10]")
         self.sizes = tuple(whole("sizes", n, of=self) for n in sizes)
-        if not isinstance(activation, Module) and activation not in ACTIVATIONS:
-            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
-        if normalization is not None and normalization not in NORMALIZATIONS:
-            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {normalization!r}")
+        if not isinstance(activation, Module) and not (isinstance(activation, str) and activation in ACTIVATIONS):
+            raise ValueError(f"MLP's activation must be a module or one of {', '.join(ACTIVATIONS)}; got {show(activation)}")
+        if normalization is not None and not (isinstance(normalization, str) and normalization in NORMALIZATIONS):
+            raise ValueError(f"MLP's normalization must be None or one of {', '.join(NORMALIZATIONS)}; got {show(normalization)}")
         self.activation = activation
         self.normalization = normalization
         self.dropout = number("dropout", dropout, "0 <= dropout < 1", lambda p: 0 <= p < 1, of=self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import plain, whole
+from bpcore.arguments import plain, show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_floats, expect_images
 from bpcore.functional.arithmetic import mean, mean_backward
@@ -33,7 +33,9 @@ class MaxPool2d(Pool):
     def __init__(self, kernel: Sizes, stride: Sizes | None = None, padding: Padding = 0):
         super().__init__(kernel, stride, padding)
         if any(before >= size for (before, _), size in zip(self._padding or (), self._kernel, strict=False)):
-            raise ValueError(f"MaxPool2d's padding must be below its kernel {kernel!r}, got {padding!r}; choose less padding")
+            raise ValueError(
+                f"MaxPool2d's padding must be below its kernel {show(kernel)}, got {show(padding)}; choose less padding"
+            )
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Shape, Any]]:
         z = expect_images(self, theta, z)

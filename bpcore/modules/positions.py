@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
 from bpcore.functional.numerics import sum_over
@@ -28,7 +28,7 @@ class PositionalEmbedding(Module):
         self.tokens = whole("tokens", tokens, of=self)
         self.d = whole("d", d, of=self)
         self.initializer = initializer
-        self.parameters = {"W": Parameter((self.tokens, self.d), initializer or Normal(0.02))}
+        self.parameters = {"W": Parameter((self.tokens, self.d), Normal(0.02) if initializer is None else initializer)}
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[int, ...]]:
         z = expect_features(self, theta, z, self.d, theta.W, "d")
@@ -92,5 +92,5 @@ def even(name: str, value: Any, of: Module) -> int:
     """value as an int, or a ValueError unless it is an even whole number from 2 up. of: the module whose argument it is."""
     n = whole(name, value, of=of)
     if n % 2:
-        raise ValueError(f"{type(of).__name__}'s {name} must be even, got {value!r}")
+        raise ValueError(f"{type(of).__name__}'s {name} must be even, got {show(value)}")
     return n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import plain
+from bpcore.arguments import flag, whole
 from bpcore.array import Array
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.activations import GELU
@@ -37,14 +37,14 @@ class TransformerBlock(Module):
         hidden: int | None = None,
         rotary: bool = False,
     ):
-        self.d = plain(d)
-        self.heads = plain(heads)
-        self.hidden = plain(hidden)
-        self.dropout = plain(dropout)
-        self.causal = causal
-        self.rotary = rotary
+        self.d = whole("d", d, of=self)
+        self.heads = whole("heads", heads, of=self)
+        self.hidden = None if hidden is None else whole("hidden", hidden, of=self)
+        self.dropout = Dropout(dropout).p
+        self.causal = flag("causal", causal, of=self)
+        self.rotary = flag("rotary", rotary, of=self)
         self.rows_independent = not dropout
-        width = 4 * self.d if hidden is None else self.hidden
+        width = 4 * self.d if self.hidden is None else self.hidden
         feed = Sequential(LayerNorm(d), Linear(d, width), GELU(), Linear(width, d), Dropout(dropout))
         self.children = {
             "norm": LayerNorm(d),

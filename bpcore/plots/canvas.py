@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from bpcore import files
+from bpcore.arguments import show
 from bpcore.backend import backend_of
-from bpcore.library import is_array
+from bpcore.library import host_data
 from bpcore.packages import imported, pip
 
 BLUE, ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito, told apart by all; and by their lightness in print
@@ -36,7 +37,7 @@ def expect_path(path: Any) -> None:
     if path is None:
         return
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be the name of a file, such as 'picture.png', got {path!r}; give other arguments by name")
+        raise TypeError(f"path must be the name of a file, such as 'picture.png', got {show(path)}; give other arguments by name")
     formats = blank(1, 1).formats()
     files.check_place(path)
     if Path(path).suffix.lower().removeprefix(".") not in formats:
@@ -55,14 +56,5 @@ def written(figure: Any, path: FilePath | None) -> Any:
 
 def on_host(name: str, x: Any) -> np.ndarray:
     """x, an array of any backend or what NumPy takes, as a NumPy array. name: for errors."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and the mask would be lost; drop what it masks: x.compressed(), or fill it")
-    if is_array(x) and not isinstance(x, (np.ndarray, np.generic)):
-        return backend_of(x).to_host(x)
-    try:
-        host = np.asarray(x)
-    except (ValueError, TypeError):
-        host = np.asarray(None)
-    if host.dtype.kind == "O" and host.ndim == 0:
-        raise TypeError(f"{name} must be an array of numbers, got {type(x).__name__}; pass an array, or rows of one length")
-    return host
+    host = host_data(x, name)
+    return backend_of(x).to_host(x) if host is None else host

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.plots.canvas import FilePath, blank, expect_path, matplotlib_here, on_host, written
 
 __all__ = ["confusion"]
@@ -73,9 +74,8 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
         k = y.shape[1]
         y = y.argmax(axis=1)
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "biu" or predicted.dtype.kind not in "biu" or not y.size:
-        named = any(x.dtype.kind in "OUS" for x in (y, predicted))
-        repair = "turn names into indices: np.unique(y, return_inverse=True)" if named else "pass scores.argmax(axis=1)"
-        raise ValueError(f"confusion expected two vectors of class indices, got {got}; {repair} of the same examples")
+        repair = "pass scores.argmax(axis=1) of the same examples"
+        raise ValueError(f"confusion expected two vectors of class indices, got {got}; {repair}")
     y, predicted = y.astype("int64"), predicted.astype("int64")  # y * k could overflow in a smaller dtype
     return y, predicted, max(k, int(y.max()) + 1, int(predicted.max()) + 1)
 
@@ -83,7 +83,7 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
 def as_names(names: Any) -> list[str]:
     """The names of the classes as texts. Raises TypeError unless they are a list."""
     if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
-        raise TypeError(f"names must be a list with the name of each class, got {names!r}; e.g. ['cat', 'dog']")
+        raise TypeError(f"names must be a list with the name of each class, got {show(names)}; e.g. ['cat', 'dog']")
     return [" ".join(str(name).split()) for name in names]
 
 

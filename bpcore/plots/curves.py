@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bpcore.arguments import is_number, whole
+from bpcore.arguments import is_number, show, whole
 from bpcore.plots.canvas import BLUE, ORANGE, FilePath, blank, expect_path, written
 from bpcore.training.callbacks import Callback, Run
 from bpcore.training.history import History
@@ -91,7 +91,7 @@ def numbers(history: History, name: str) -> list[float]:
     column = history[name]
     wrong = next((value for value in column if value is not None and not is_number(value)), None)
     if wrong is not None:
-        raise TypeError(f"learning_curve expected numbers in {name}, got {wrong!r}; convert the column, e.g. by float()")
+        raise TypeError(f"learning_curve expected numbers in {name}, got {show(wrong)}; convert the column, e.g. by float()")
     return [float(value) if value is not None and math.isfinite(value) else math.nan for value in column]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from bpcore.arguments import is_number
+from bpcore.arguments import is_number, show
 from bpcore.costs import Cost, counted
 from bpcore.library import is_array
 from bpcore.module import Module
@@ -39,7 +39,7 @@ def network(net: Network | Module, *input_shapes: Any, path: FilePath | None = N
         raise TypeError(f"plots.network expected a Network or a module, got {type(net).__name__}; e.g. network(net, (32, 64))")
     for shape in input_shapes:
         if isinstance(shape, str):
-            raise TypeError(f"plots.network expected a shape for each input, got {shape!r}; a file goes by name: path={shape!r}")
+            raise TypeError(f"plots.network expected a shape for each input, got {show(shape)}; name a file: path=")
         if not is_shape(shape):
             got = f"{shape!r}" if not is_array(shape) else "an array without a shape"
             raise TypeError(

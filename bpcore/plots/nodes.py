@@ -8,8 +8,9 @@ from typing import Any
 
 from bpcore.costs import Counted, parts
 from bpcore.counting import CountingArray
-from bpcore.module import Module, join
+from bpcore.module import Module
 from bpcore.modules import Circuit, Residual, Sequential
+from bpcore.windows import join
 
 MOST = 40  # rows of a picture
 FEW = 12  # rows: so many are never folded, unless the modules that repeat have modules inside

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bpcore.arguments import flag, is_number, text
+from bpcore.arguments import flag, is_number, show, text
 from bpcore.files import check_place
-from bpcore.module import Mode
+from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batches
@@ -23,21 +23,21 @@ def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
     """The callbacks in one or in an iterable of them, in the order in which they are called. Those new to the trainer begin."""
     given = [] if callbacks is None else [callbacks] if isinstance(callbacks, Callback) else callbacks
     if not isinstance(given, Iterable):
-        raise TypeError(f"callbacks must be bpcore Callbacks, got {callbacks!r}")
+        raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callbacks)}")
     given = list(given)
     for i, callback in enumerate(given):
         if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks must be bpcore Callbacks, got {callback!r}")
+            raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}")
         if any(callback is other for other in given[:i]):
-            raise ValueError(f"callbacks has one object twice, {callback!r}; leave one out")
+            raise ValueError(f"callbacks has one object twice, {show(callback)}; leave one out")
     take(given, trainer)
     return sorted(given, key=lambda callback: callback.last)
 
 
 def as_schedule(trainer: Any, schedule: Any) -> Any:
     """The schedule, or a function of the step. It begins afresh if it is new to the trainer."""
-    if not callable(schedule) or isinstance(schedule, type):
-        raise TypeError(f"schedule must be a function of the step, got {schedule!r}; e.g. one of bpcore.schedules")
+    if not callable(schedule) or isinstance(schedule, (type, Module)):
+        raise TypeError(f"schedule must be a function of the step, got {show(schedule)}; e.g. one of bpcore.schedules")
     take([schedule], trainer)
     trainer._ends = schedule.length if isinstance(schedule, Schedule) else None
     trainer._observed = innermost(schedule)
@@ -65,7 +65,7 @@ def as_factor(factor: Any, step: int) -> float:
     if is_number(factor):
         return float(factor)
     if getattr(factor, "shape", None) != () or isinstance(factor, bool):
-        raise TypeError(f"the schedule gave {factor!r} at step {step}; it must return a number, e.g. 0.5")
+        raise TypeError(f"the schedule gave {show(factor)} at step {step}; it must return a number, e.g. 0.5")
     return float(factor)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bpcore import files, tables
-from bpcore.arguments import is_number
+from bpcore import arguments, files, tables
+from bpcore.arguments import is_number, nearest, show
 
 __all__ = ["History"]
 
@@ -26,16 +26,21 @@ class History:
     """The records of a run, a dictionary for each epoch: numbers by column.
 
     `history[-1]` is the record of the last epoch; `history["test_loss"]` is a column, a list with None where it was not
-    measured. Iterating gives the records; str() gives them as a table. A prompt and a notebook shorten a long table.
-    theta_epoch: the epoch whose θ the network has, if a callback has gone back to it; else None, and θ is that of the last step.
+    measured; `history[:2]` is the History of the first two epochs. Iterating gives the records; str() gives them as a table. A
+    prompt and a notebook shorten a long table. theta_epoch: the epoch whose θ the network has, if a callback has gone back to it;
+    else None, and θ is that of the last step.
     """
 
     def __init__(self, records: list[dict[str, Any]] | None = None):
-        self.records = records or []
+        self.records = [] if records is None else records
+        if not isinstance(self.records, list) or not all(isinstance(record, dict) for record in self.records):
+            raise TypeError(f"records must be a list of dictionaries, one for each epoch, got {show(records)}")
         self.theta_epoch: int | None = None
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record of an epoch."""
+        if not isinstance(record, dict):
+            raise TypeError(f"a record must be a dictionary, numbers by column, got {show(record)}")
         self.records.append(record)
 
     def __len__(self) -> int:
@@ -44,11 +49,17 @@ class History:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(self.records)
 
-    def __getitem__(self, key: int | str) -> Any:
+    def __getitem__(self, key: int | str | slice) -> Any:
+        if isinstance(key, slice):
+            return History(self.records[key])
         if isinstance(key, int):
+            if not -len(self) <= key < len(self):
+                raise IndexError(f"the history has {len(self)} epochs, numbered from 0; got {key}")
             return self.records[key]
+        if not isinstance(key, str):
+            raise TypeError(f"a history is read by the number of an epoch, a slice, or a column's name, got {show(key)}")
         if self.records and key not in self.columns:
-            raise KeyError(f"there is no {key!r}, only {', '.join(self.columns)}")
+            raise KeyError(f"there is no {key!r}, only {', '.join(self.columns)}{nearest(key, self.columns)}")
         return [record.get(key) for record in self.records]
 
     @property
@@ -112,8 +123,8 @@ class History:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write all records to `path`, .csv or .jsonl. The file is replaced as a whole."""
-        suffix = Path(path).suffix
         check_suffix(path)
+        suffix = Path(path).suffix
         if suffix == ".csv":
             buffer = io.StringIO()
             writer = csv.DictWriter(buffer, self.columns, lineterminator="\n")
@@ -127,7 +138,7 @@ class History:
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raise ValueError unless path ends in .csv or .jsonl."""
-    if Path(path).suffix not in (".csv", ".jsonl"):
+    if Path(arguments.path("path", path)).suffix not in (".csv", ".jsonl"):
         raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
 
 

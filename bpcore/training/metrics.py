@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
 from bpcore.array import Array, device, is_floating, kind, namespace
 from bpcore.functional.losses import logistic_per_example, total
 from bpcore.functional.softmax import log_softmax
@@ -81,7 +81,7 @@ class R2(OfNumbers):
 
     def __init__(self, multioutput: str = "uniform_average"):
         if multioutput not in ("uniform_average", "variance_weighted"):
-            raise ValueError(f"R2's multioutput must be 'uniform_average' or 'variance_weighted', got {multioutput!r}")
+            raise ValueError(f"R2's multioutput must be 'uniform_average' or 'variance_weighted', got {show(multioutput)}")
         self.multioutput = multioutput
         self.name = "r2" if multioutput == "uniform_average" else f"r2_{multioutput}"
 
@@ -251,19 +251,19 @@ def metric(chosen: Any) -> Metric:
         return chosen
     if isinstance(chosen, str) and chosen in METRICS:
         return METRICS[chosen]()
-    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {chosen!r}")
+    raise ValueError(f"a metric must be one of {', '.join(METRICS)}, or an object such as bp.TopK(5); got {show(chosen)}")
 
 
 def chosen_metrics(chosen: Any) -> list[Metric]:
-    """The metrics: names and objects, or one of them, or None. ValueError unless each has a name of its own for a history's column."""
+    """The metrics: names and objects, or one of them, or None. ValueError unless each has a name of its own, a column's."""
     if not isinstance(chosen, Iterable) or isinstance(chosen, str):
         chosen = () if chosen is None else (chosen,)
     metrics = [metric(one) for one in chosen]
     names = ["loss"]
     for one in metrics:
         if not isinstance(one.name, str) or not re.fullmatch(r"[\w.@%+-]+", one.name):
-            raise ValueError(f"{type(one).__name__}'s name must be a word, for the history's columns, got {one.name!r}")
+            raise ValueError(f"{type(one).__name__}'s name must be a word, for the history's columns, got {show(one.name)}")
         if one.name in names:
-            raise ValueError(f"metrics must have different names, and none is called loss; got {one.name!r} again; rename one")
+            raise ValueError(f"metrics must have different names, none of them loss; got {show(one.name)} again; rename one")
         names.append(one.name)
     return metrics

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from bpcore import arguments, checkpoint
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
@@ -53,7 +54,7 @@ ANEW = "make a new Trainer or Step"
 def expected(name: str, value: Any, kind: type[T]) -> T:
     """value, or a TypeError unless it is of this kind of bpcore's objects."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be a bpcore {kind.__name__}, got {value!r}")
+        raise TypeError(f"{name} must be a bpcore {kind.__name__}, got {show(value)}; pass network, loss, optimizer")
     return value
 
 
@@ -116,7 +117,7 @@ class Step:
     ):
         self.network = expected("network", network, Network)
         if network.n_parameters == 0:
-            raise ValueError(f"{network.module!r} has no trained parameter; there is nothing to train")
+            raise ValueError(f"{show(network.module)} has no trained parameter; there is nothing to train")
         warn_of_probabilities(network.module, loss)
         self.loss = loss
         self.optimizer = optimizer

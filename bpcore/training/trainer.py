@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, nullcontext
 from typing import Any
 
 from bpcore import arguments, checkpoint
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.checkpoint import Header, Tensors
 from bpcore.modules import Loss
@@ -195,7 +196,7 @@ class Trainer:
         if training_sample is not None:
             training_sample = arguments.whole("training_sample", training_sample, least=0)
         if augment is not None and not callable(augment):
-            raise TypeError(f"augment must be a function (X, generator) -> X, got {augment!r}")
+            raise TypeError(f"augment must be a function (X, generator) -> X, got {show(augment)}")
         read_ahead = arguments.whole("read_ahead", read_ahead, least=0)
         drop_last = arguments.flag("drop_last", drop_last)
         examples = as_examples(train, "train")
