@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.context import quiet
+
 NUMBERS = "biuf"  # the kinds of NumPy's dtypes that hold whole numbers, booleans and floats
 
 
@@ -129,6 +131,12 @@ def encoding(name: str) -> str:
 
 
 WIDER = {"float16": "; scale the data, or leave compute_dtype out", "float32": "; scale the data, or choose dtype='float64'"}
+
+
+@quiet
+def converted(host: np.ndarray, dtype: str) -> np.ndarray:
+    """host in another dtype; too small numbers become 0, too large ones infinite."""
+    return np.asarray(host, dtype=dtype)
 
 
 def cast(host: np.ndarray, dtype: str, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bpcore.array import Array, namespace
 from bpcore.context import recording
-from bpcore.host import cast
+from bpcore.host import converted
 from bpcore.library import Backend, host_data
 from bpcore.packages import CUDA, brief, imported, pip
 from bpcore.streams import SideStream
@@ -37,7 +37,7 @@ class NumPy(Backend):
         data = host_data(host, name)
         if data is None or recording.get():
             return super().asarray(host, dtype, name)
-        return data if dtype is None else cast(data, dtype, name)
+        return data if dtype is None or data.dtype == dtype else converted(data, dtype)
 
 
 class CuPy(Backend):

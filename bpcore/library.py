@@ -10,7 +10,7 @@ import numpy as np
 from bpcore.arguments import show
 from bpcore.array import Array, device, namespace
 from bpcore.context import recording
-from bpcore.host import NUMBERS, as_numbers, cast, sparse
+from bpcore.host import NUMBERS, as_numbers, converted, sparse
 from bpcore.streams import SideStream
 
 __all__ = ["Backend"]
@@ -125,7 +125,7 @@ class Backend:
             return array
         if recording.get():
             raise RuntimeError("each step moves data of the host to the device, which a recorded step cannot do")
-        return self._from_host(data if dtype is None else cast(data, str(dtype), name))
+        return self._from_host(data if dtype is None else converted(data, str(dtype)))
 
     def to_host(self, array: Any) -> np.ndarray:
         """`array` as a NumPy array. On a GPU the host waits for it. Values leave a device by this function only."""

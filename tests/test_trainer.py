@@ -378,7 +378,7 @@ def test_one_metric_and_one_callback_need_no_list():
         ("seed", 3, ValueError, "seed cannot change 2 steps into an epoch"),
         ("schedule", 0.1, TypeError, "schedule must be a function"),
         ("schedule", bp.schedules.Cosine, TypeError, "schedule must be a function"),
-        ("metrics", ["mae", "mae"], ValueError, "two columns would be called 'mae'"),
+        ("metrics", ["mae", "mae"], ValueError, "got 'mae' again"),
         ("callbacks", [bp.Progress], TypeError, "callbacks must be bpcore Callbacks"),
         ("progress", "no", ValueError, "progress must be True or False"),
     ],
