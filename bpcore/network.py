@@ -23,7 +23,7 @@ from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.prediction import by_batches, expect_loss
-from bpcore.structure import describe, expect_structure, rebuild
+from bpcore.structure import describe, expect_structure, rebuild, saved_network, saved_theta
 from bpcore.windows import join
 
 __all__ = ["Network"]
@@ -392,24 +392,6 @@ class Network:
         compute = "" if self.compute_dtype == self.dtype else f", computing in {self.compute_dtype}"
         caption = f"Network on {self.backend.name}, {self.dtype}{compute}: {self.n_parameters:,} trained numbers"
         return tables.as_html(("path", "module", "windows", "trained numbers"), body, 3, caption, [len(body) - 1])
-
-
-def saved_network(path: Any, header: Header) -> Header:
-    """The entry on the network in a checkpoint's header. Raises CheckpointError if it is missing or damaged."""
-    described = header.get("network")
-    if not isinstance(described, dict):
-        raise checkpoint.CheckpointError(f"{path} has no network in it")
-    if not isinstance(described.get("frozen", []), list):
-        raise checkpoint.CheckpointError(f"{path} has frozen parameters {described['frozen']!r}, no list; the file is damaged")
-    if described.get("dtype") not in ("float32", "float64"):
-        raise checkpoint.CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
-    return described
-
-
-def saved_theta(path: Any, tensors: Tensors, described: Header, layout: Layout) -> Any:
-    """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit the layout."""
-    checkpoint.expect(path, "parameters [start, shape]", layout.manifest(), described.get("parameters"))
-    return checkpoint.tensor(path, tensors, "theta", layout.size, described["dtype"])
 
 
 class Evaluation:

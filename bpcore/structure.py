@@ -10,7 +10,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from bpcore import initializers, modules
-from bpcore.checkpoint import CheckpointError, expect
+from bpcore.checkpoint import CheckpointError, Header, Tensors, expect, tensor
+from bpcore.layout import Layout
 from bpcore.module import Module
 
 UNKNOWN = "unknown"  # of a value that JSON cannot hold: the key before the name of its class or function
@@ -196,3 +197,21 @@ def rebuild(described: Any, path: Any) -> Module:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} describes a network that cannot be built ({error!r}); the file is damaged") from error
+
+
+def saved_network(path: Any, header: Header) -> Header:
+    """The entry on the network in a checkpoint's header. Raises CheckpointError if it is missing or damaged."""
+    described = header.get("network")
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{path} has no network in it")
+    if not isinstance(described.get("frozen", []), list):
+        raise CheckpointError(f"{path} has frozen parameters {described['frozen']!r}, no list; the file is damaged")
+    if described.get("dtype") not in ("float32", "float64"):
+        raise CheckpointError(f"{path} has a network of dtype {described.get('dtype')!r}; the file is damaged")
+    return described
+
+
+def saved_theta(path: Any, tensors: Tensors, described: Header, layout: Layout) -> Any:
+    """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit the layout."""
+    expect(path, "parameters [start, shape]", layout.manifest(), described.get("parameters"))
+    return tensor(path, tensors, "theta", layout.size, described["dtype"])
