@@ -167,7 +167,6 @@ CHANGES = {
     "a forward of its own": lambda mlp, reshape, conv, norm, flatten, gelu: setattr(gelu, "forward", bp.ReLU().forward),
     "a container's forward": lambda mlp, *_: setattr(mlp, "forward", mlp.forward),
     "what a constructor computed from it": lambda mlp, reshape, conv, *_: setattr(conv, "stride", (2, 2)),
-    "a parameter that is not trained any more": lambda mlp, reshape, conv, *_: setattr(conv.parameters["W"], "trained", False),
     "weight decay": lambda mlp, reshape, conv, *_: setattr(conv.parameters["W"], "decay", False),
     "an invalid number": lambda mlp, *_: setattr(mlp.children["2"], "p", 7),
 }
