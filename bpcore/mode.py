@@ -75,6 +75,19 @@ class Mode:
         self.tracked.clear()
 
 
+def new_mode(
+    training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
+) -> Mode:
+    """Mode(...) without its checks, for each step."""
+    mode = Mode.__new__(Mode)
+    mode.training = training
+    mode.seed, mode.step, mode.micro = seed, step, micro
+    mode.look = look
+    mode.saving = saving
+    mode.tracked = []
+    return mode
+
+
 def expect_mode(mode: Any) -> Mode:
     """mode, or a TypeError unless it is a Mode."""
     if not isinstance(mode, Mode):

@@ -18,7 +18,7 @@ from bpcore.expect import expect_module
 from bpcore.host import cast
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
-from bpcore.mode import expect_mode
+from bpcore.mode import expect_mode, new_mode
 from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run, run_backward, walk
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
@@ -197,7 +197,7 @@ class Network:
         batch_size: evaluate so many rows at a time, which needs less memory; X may be a memmap, or on the host. The result is the
         same up to rounding: an array of this backend with a row for each row of X, or a tuple of several outputs.
         """
-        mode = Mode(look=True, saving=False) if mode is None else expect_mode(mode)
+        mode = new_mode(look=True, saving=False) if mode is None else expect_mode(mode)
         if batch_size is not None:
             return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
         return self._run(self.module, self.inputs(X), mode)[0]
@@ -264,8 +264,11 @@ class Network:
         if isinstance(u, tuple):
             raise TypeError(f"{show(self.module)} has {len(u)} outputs, and a loss takes one; join them in a module")
         if labels is not None:
-            loss.expect(EMPTY, u, y, weights)
-            loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
+            try:
+                loss.check_labels(labels, u.shape[-1] if u.ndim else 1)
+            except Exception:  # a wrong shape or dtype is the better reason
+                loss.expect(EMPTY, u, y, weights)
+                raise
         J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 

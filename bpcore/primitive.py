@@ -56,11 +56,15 @@ class Twin(NamedTuple):
     serves: Callable[..., bool] | None
 
 
+# (condition, function, another): the function runs where the condition holds or is None, else the other one
+Choice = tuple[Callable[..., bool] | None, Callable[..., Any], Callable[..., Any]]
+
+
 class Primitive:
     """The record of a primitive.
 
     definition: the function in pure Array API. call: the function that others import. twins: by the name of their set. picked: by
-    type of the first argument, the function that runs.
+    type of the first argument, what runs.
     """
 
     def __init__(self, definition: Callable[..., Any], writes: tuple[str, ...]):
@@ -72,7 +76,7 @@ class Primitive:
             raise TypeError(f"{self.name} writes {sorted(unknown)}, which are not parameters of it {self.signature}")
         self.call: Callable[..., Any] = definition  # until `primitive` sets it
         self.twins: dict[str, Twin] = {}
-        self.picked: dict[type, Callable[..., Any]] = {}
+        self.picked: dict[type, Choice] = {}
 
     def bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments by position, defaults included. Raises a TypeError that shows the signature if they do not fit it."""
@@ -83,14 +87,14 @@ class Primitive:
         bound.apply_defaults()
         return bound.args
 
-    def choose(self, array_type: type) -> Callable[..., Any]:
-        """The function for arrays of exactly this type: it runs the first twin that serves the arguments, else the definition."""
-        chosen = self.definition
+    def pick(self, array_type: type) -> Choice:
+        """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
+        chosen: Choice = (None, self.definition, self.definition)
         for name in reversed(SETS.get(array_type.__module__.partition(".")[0], ())):
             if in_use(name) and getattr(load(name)[0], "ARRAY", None) is array_type and name in self.twins:
                 twin = self.twins[name]
                 call = verified(twin.call, name, self.definition) if SETTING == "verify" else twin.call
-                chosen = call if twin.serves is None else first_that_serves(twin.serves, call, chosen)
+                chosen = (twin.serves, call, first_that_serves(*chosen))
         return chosen
 
 
@@ -119,11 +123,11 @@ def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callabl
             if named or not args:
                 args = record.bound(args, named)
             try:
-                chosen = picked[type(args[0])]
+                serves, run, other = picked[type(args[0])]
             except KeyError:
-                chosen = picked[type(args[0])] = record.choose(type(args[0]))
+                serves, run, other = picked[type(args[0])] = record.pick(type(args[0]))
             try:
-                return chosen(*args)
+                return run(*args) if serves is None or serves(*args) else other(*args)
             except (TypeError, IndexError):
                 record.bound(args, {})  # raises where the arguments do not fit the signature
                 raise
@@ -249,8 +253,12 @@ def in_use(name: str) -> bool:
     return name in ALWAYS or not (SETTING == "off" or (SETTING == "plain" and name in EXTRAS))
 
 
-def first_that_serves(serves: Callable[..., bool], twin: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+def first_that_serves(
+    serves: Callable[..., bool] | None, twin: Callable[..., Any], other: Callable[..., Any]
+) -> Callable[..., Any]:
     """A function that calls `twin` where it serves the arguments, else `other`."""
+    if serves is None:
+        return twin
 
     def call(*args: Any) -> Any:
         return twin(*args) if serves(*args) else other(*args)

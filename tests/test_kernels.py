@@ -79,7 +79,7 @@ module = bp.Sequential(bp.Linear(5, 8), bp.LayerNorm(8), bp.ReLU(), bp.Dropout(0
 run = trainer(module, optimizer=bp.AdamW(0.01), clip_norm=1.0, accumulate=2, callbacks=[keep])
 run.fit(examples(weights=True), validation=examples(seed=1), epochs=20, batch_size=8)
 adam = primitive.PRIMITIVES['adam']
-chosen = adam.choose(np.ndarray)
+_, chosen, _ = adam.pick(np.ndarray)
 print(json.dumps({"twins": chosen is not adam.definition, "losses": losses, "test": run.history["test_loss"]}))
 """
 

@@ -20,7 +20,7 @@ from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm as clip
 from bpcore.functional.updates import squared_norm
 from bpcore.library import host_data
-from bpcore.module import Mode
+from bpcore.mode import Mode, new_mode
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.network import Network
@@ -210,12 +210,13 @@ class Step:
         network, gradient = self.network, self.gradient
         if self.accumulate == 1 and total is None:
             inputs, y, weights = batch
-            modes = [Mode(True, self.seed, number, look=self.looks)]
+            modes = [new_mode(True, self.seed, number, look=self.looks)]
             evaluation = network.forward(self.loss, inputs, y, weights, modes[0], labels)
             J, outputs = evaluation.J, evaluation.outputs
             network.backward(evaluation, gradient, 1.0 if self.scaling is None else self.scaling.S)
         else:
-            modes = [Mode(True, self.seed, number, k, self.looks) for k in range(min(self.accumulate, batch[1].shape[0]))]
+            count = min(self.accumulate, batch[1].shape[0])
+            modes = [new_mode(True, self.seed, number, k, self.looks) for k in range(count)]
             with computing_in(network.compute_dtype):  # computing with infinities of float16 must not warn
                 J, outputs = self.accumulated(batch, labels, modes, total)
         if self.reduce is not None:
@@ -230,7 +231,8 @@ class Step:
             clip(gradient, square, self.clip_norm, gradient)
         self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed)
         for mode in modes:
-            mode.commit()
+            if mode.tracked:
+                mode.commit()
         return outcome
 
     def accumulated(

@@ -147,7 +147,7 @@ class Trainer:
     def lr(self) -> float:
         """The learning rate of the next step."""
         steps = self.counters.steps
-        if getattr(self._observed, "_run", self.counters) is not self.counters:
+        if self._observed is not None and getattr(self._observed, "_run", self.counters) is not self.counters:
             self._own()
         factor = self.schedule(steps)
         if type(factor) is not float:
