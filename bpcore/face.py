@@ -16,7 +16,7 @@ def gathered(namespace: Mapping[str, Any], *modules: str) -> list[str]:
 
 
 METHODS = ("Network", "Trainer", "History", "Mode", "Cost")  # the classes whose methods people call
-INNER = ("forward", "backward", "inputs", "place", "place_weights", "update", "commit", "keep")  # called in each step
+INNER = ("step", "forward", "backward", "inputs", "place", "place_weights", "update", "commit", "keep")  # called in each step
 
 
 def explain(namespace: dict[str, Any], names: list[str]) -> list[str]:
@@ -48,7 +48,7 @@ def explain(namespace: dict[str, Any], names: list[str]) -> list[str]:
 def explain_class(cls: type, methods: bool) -> None:
     """The same for the constructor of a class, and, if wanted, for its public methods."""
     for name, value in list(vars(cls).items()):
-        if name == "__init__" or (methods and (name == "__call__" or (not name.startswith("_") and name not in INNER))):
+        if name == "__init__" or (methods and not name.startswith("_") and name not in INNER):
             if isinstance(value, FunctionType):
                 setattr(cls, name, explained(value))
             elif isinstance(value, classmethod):

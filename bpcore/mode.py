@@ -75,9 +75,7 @@ class Mode:
         self.tracked.clear()
 
 
-def new_mode(
-    training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
-) -> Mode:
+def new_mode(training: bool, seed: int, step: int, micro: int, look: bool, saving: bool = True) -> Mode:
     """Mode(...) without its checks, for each step."""
     mode = Mode.__new__(Mode)
     mode.training = training

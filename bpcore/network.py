@@ -197,7 +197,10 @@ class Network:
         batch_size: evaluate so many rows at a time, which needs less memory; X may be a memmap, or on the host. The result is the
         same up to rounding: an array of this backend with a row for each row of X, or a tuple of several outputs.
         """
-        mode = new_mode(look=True, saving=False) if mode is None else expect_mode(mode)
+        if mode is None:
+            mode = new_mode(False, 0, 0, 0, True, False)  # it looks, and saves nothing
+        else:
+            expect_mode(mode)
         if batch_size is not None:
             return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
         return self._run(self.module, self.inputs(X), mode)[0]

@@ -50,15 +50,17 @@ class Conditions:
 
     def linear(self, z: Any, W: Any, b: Any) -> bool:
         """Whether the shapes allow z W + b, z and b are `dense`, and W is a `matrix`."""
-        operands = z.size > 0 and z.shape[-1] == W.shape[0] and self.dense(z, b) and self.matrix(W, z.dtype.char)
-        return operands and (b is None or b.shape == W.shape[1:])
+        char, shape, contiguous = z.dtype.char, W.shape, self.contiguous  # written out: it is asked in every layer
+        if char not in self.chars or z.shape[-1] != shape[0] or not (contiguous(z) and z.size and self.matrix(W, char)):
+            return False
+        return b is None or (b.dtype.char == char and b.shape == shape[1:] and contiguous(b))
 
     def linear_backward(self, z: Any, W: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
         """As `linear`, for v and for the windows dW and db too."""
-        char, shape = z.dtype.char, W.shape
-        shapes = z.size > 0 and z.shape[-1] == shape[0] and v.shape == (*z.shape[:-1], *shape[1:]) and dW.shape == shape
-        dense = shapes and self.dense(z, v, db) and self.matrix(W, char) and self.matrix(dW, char)
-        return dense and (db is None or db.shape == shape[1:])
+        char = z.dtype.char
+        if not self.linear(z, W, db) or v.shape != (*z.shape[:-1], *W.shape[1:]) or dW.shape != W.shape:
+            return False
+        return v.dtype.char == char and self.contiguous(v) and self.matrix(dW, char)
 
     def last_axis(self, first: Any, /, *others: Any) -> bool:
         """Whether the last argument, an axis, is the last axis of the first array, and the arrays are `nonempty`."""

@@ -210,7 +210,7 @@ class Step:
         network, gradient = self.network, self.gradient
         if self.accumulate == 1 and total is None:
             inputs, y, weights = batch
-            modes = [new_mode(True, self.seed, number, look=self.looks)]
+            modes = [new_mode(True, self.seed, number, 0, self.looks)]
             evaluation = network.forward(self.loss, inputs, y, weights, modes[0], labels)
             J, outputs = evaluation.J, evaluation.outputs
             network.backward(evaluation, gradient, 1.0 if self.scaling is None else self.scaling.S)

@@ -108,8 +108,11 @@ def _adam(start, stop, g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, 
 
 @compiled
 def _run_adam(g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
-    constants = (rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v)
-    share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *constants))
+    # in the dtype of g: with a wider one, the whole pass would compute in the wider dtype
+    number = g.dtype.type
+    rates = (number(rate), number(fade), number(decay))
+    moments = (number(beta1), number(fresh1), number(beta2), number(fresh2), number(eps), number(least_m), number(least_v))
+    share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *rates, *moments))
 
 
 @twin(adam, serves=COMPILED.dense)
@@ -119,8 +122,9 @@ def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     rate = lr * root / (1 - beta1**step)
     fade = lr * decay if decoupled else 0.0
     coupled = 0.0 if decoupled else decay
-    constants = in_dtype_of(g, rate, fade, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root)
-    _run_adam(g, theta, m, v, *constants, flush_threshold(g), flush_square_threshold(g))
+    smallest = smallest_normal(g)
+    constants = rate, fade, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root
+    _run_adam(g, theta, m, v, *constants, math.sqrt(smallest), SQUARES * smallest)
 
 
 @compiled

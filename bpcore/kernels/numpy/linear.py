@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.array import is_half
 from bpcore.functional.linear import linear, linear_backward, linear_relu
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.primitive import twin
 
 
+ONES = {np.dtype(dtype): np.ones(PART, dtype) for dtype in ("float32", "float64")}  # times these, BLAS sums rows twice as fast
+
+
 def add_rows(v, db):
     """Writes the sum of the rows of v to db."""
-    if len(v) <= PART and not is_half(v):
-        np.add.reduce(v, axis=0, out=db)
+    ones = ONES.get(v.dtype)
+    if len(v) <= PART and ones is not None:
+        np.dot(ones[: len(v)], v, out=db)
     else:
         db[...] = sum_over(v, 0)
 

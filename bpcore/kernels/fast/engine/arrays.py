@@ -37,9 +37,15 @@ def minus(z, first, mean):
     return z - first - mean
 
 
+_thresholds: dict[Any, Any] = {}
+
+
 def flush_threshold(z: np.ndarray) -> Any:
-    """The number below which `flush` sets entries of z to 0, in the dtype of z."""
-    return z.dtype.type(math.sqrt(smallest_normal(z)))
+    """The number below which `flush` sets entries of z to 0, in the dtype of z, remembered."""
+    least = _thresholds.get(z.dtype)
+    if least is None:
+        least = _thresholds[z.dtype] = z.dtype.type(math.sqrt(smallest_normal(z)))
+    return least
 
 
 def aligned(size: int, dtype: Any) -> np.ndarray:
