@@ -181,6 +181,13 @@ def test_every_module_runs_where_numpy_raises(case, scale):
         B(v if isinstance(u, tuple) else v[0])
 
 
+@pytest.mark.parametrize("loss", [bp.CrossEntropy(), bp.LogisticLoss()], ids=repr)
+def test_probabilities_where_numpy_raises(loss):
+    with np.errstate(all="raise"):
+        phi = loss.probabilities(np.array([[-6e4, 6e4]], "float16"))
+    np.testing.assert_array_equal(phi, [[0, 1]])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "optimizer", [bp.SGD(momentum=0.9), bp.Adam(), bp.NAdam(), bp.Lion(), bp.RMSProp(), bp.Adagrad()], ids=repr
