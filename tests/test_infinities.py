@@ -50,6 +50,11 @@ class Planted(Draw):
     def vector(self, scale: float = 1.0) -> np.ndarray:
         return self.planted(super().vector(scale))
 
+    def weights(self) -> np.ndarray:
+        w = super().weights()
+        w[::4] = 0
+        return w
+
     def out(self, *shape: int) -> np.ndarray:
         return np.full(shape, 7.0, self.dtype)
 
