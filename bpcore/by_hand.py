@@ -71,6 +71,7 @@ class Backward:
         self._u = u
         self._z = z
 
+    @quiet
     def __call__(self, v: Any) -> tuple[Any, Windows]:
         v = expect_like(self._u, v)
         like = [*(array for _, array in self.theta.items()), *self._z][0]

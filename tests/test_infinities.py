@@ -50,6 +50,11 @@ class Planted(Draw):
     def vector(self, scale: float = 1.0) -> np.ndarray:
         return self.planted(super().vector(scale))
 
+    def weights(self) -> np.ndarray:
+        w = super().weights()
+        w[::4] = 0
+        return w
+
     def out(self, *shape: int) -> np.ndarray:
         return np.full(shape, 7.0, self.dtype)
 
@@ -108,6 +113,32 @@ def test_activations_at_infinity(module, limits, dtype):
         np.testing.assert_allclose(dz[:4], [*slopes, *slopes], rtol=1e-3)
         assert np.isnan(u[4])
         assert np.isnan(dz[4]) or module in ("ReLU", "LeakyReLU")  # they see only that u > 0 is false, and pass v
+
+
+REACHES = {  # which numbers of a matrix are normalised with the one at [1, 2]
+    bp.LayerNorm(8): np.s_[1],
+    bp.RMSNorm(8): np.s_[1],
+    bp.GroupNorm(2, 8): np.s_[1, :4],
+    bp.BatchNorm(8): np.s_[:, 2],
+}
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(("module", "reaches"), REACHES.items(), ids=map(repr, REACHES))
+def test_norms_keep_what_is_not_finite_in_its_row_or_feature(module, reaches, bad, backend):
+    """All that is normalised with it is NaN, forward and backward; the rest is as without it."""
+    z, v = np.random.default_rng(0).standard_normal((2, 20, 8)).astype("float32")
+    theta = bp.initialize(module, 0, backend.backend, "float32")
+
+    def results() -> list[np.ndarray]:
+        u, B = bp.evaluate(module, theta, backend.asarray(z), mode=bp.Mode(training=True))
+        return [backend.to_host(x).copy() for x in (u, B(backend.asarray(v))[0])]
+
+    expected = results()
+    z[1, 2] = bad
+    for got, clean in zip(results(), expected, strict=True):
+        clean[reaches] = math.nan
+        np.testing.assert_allclose(got, clean, rtol=1e-4, atol=1e-6)
 
 
 def loss_of(loss: bp.Loss, backend, z: np.ndarray, y: np.ndarray, weights: list[float] | None = None) -> tuple[float, np.ndarray]:

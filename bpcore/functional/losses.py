@@ -59,19 +59,24 @@ def relative(weights: Array) -> Array:
 
 def example_weights(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
     """v dJ/dℓ = v w / Σ w, with a last axis of length 1 if the outputs have `ndim` > len(shape) axes. shape: that of ℓ."""
+    return of_relative(v, None if weights is None else relative(weights), shape, ndim)
+
+
+def of_relative(v: Scalar, weights: Array | None, shape: tuple[int, ...], ndim: int) -> Scalar:
+    """`example_weights` of weights that are `relative` already."""
     if weights is None:
         size = 1
         for n in shape:
             size *= n
         return v / size
-    weights = relative(weights)
     w = weights * (v / total(weights))
     return namespace(w).expand_dims(w, axis=-1) if ndim > len(shape) else w
 
 
 def weighted(d: Array, weights: Array | None, v: Scalar, shape: tuple[int, ...]) -> Array:
     """B[J, z](v) for d = dℓ/dz: d v w / Σ w, and 0 for examples of weight 0. shape: that of ℓ."""
-    dz = flush(d * example_weights(v, weights, shape, d.ndim))
+    weights = None if weights is None else relative(weights)
+    dz = flush(d * of_relative(v, weights, shape, d.ndim))
     if weights is None:
         return dz
     counts = weights != 0

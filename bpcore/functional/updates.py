@@ -149,10 +149,10 @@ def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: 
 
 
 def scaled_square(g: Array) -> tuple[Array, Array]:
-    """(a, b), scalars with ‖g‖² = a² b: a = max |g|. If an entry is not finite, b is NaN."""
-    xp = namespace(g)
-    size = xp.max(xp.abs(g)) if g.shape[0] else xp.sum(g)
-    x = g / xp.maximum(size, xp.full_like(size, smallest_normal(g)))
+    """(a, b), scalars with ‖g‖² = a² b: a is max |g|, but neither 0 nor infinite, so b is ∞ or NaN where an entry is."""
+    xp, least = namespace(g), smallest_normal(g)
+    size = xp.clip(xp.max(xp.abs(g)) if g.shape[0] else xp.sum(g), least, 1 / least)
+    x = g / size
     return size, xp.sum(x * x)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from bpcore.arguments import number
 from bpcore.array import Array, is_floating, kind, namespace
 from bpcore.backend import backend_of
+from bpcore.context import quiet
 from bpcore.expect import expect_entries, expect_floats
 from bpcore.functional import losses as f
 from bpcore.functional.activations import sigmoid
@@ -173,6 +174,7 @@ class LogisticLoss(Loss):
         xp = namespace(t)
         return xp.astype(t > 0, xp.int64)
 
+    @quiet
     def probabilities(self, t: Any) -> Array:
         """φ = 1 / (1 + e⁻ᵗ), the probability of label 1, of t's shape."""
         return sigmoid(outputs(self, t))
@@ -208,6 +210,7 @@ class CrossEntropy(Loss):
         t = outputs(self, t, "an axis of classes")
         return namespace(t).argmax(t, axis=-1)
 
+    @quiet
     def probabilities(self, t: Any) -> Array:
         """φ = softmax(t), of t's shape: in each row the probability of each class. Its smoothing is for training alone."""
         return softmax(outputs(self, t, "an axis of classes"), -1)

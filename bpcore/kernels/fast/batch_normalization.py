@@ -9,9 +9,9 @@ import numpy as np
 
 from bpcore.functional.batch_normalization import batch_norm, batch_norm_backward, batch_statistics
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine.arrays import minus
+from bpcore.kernels.fast.engine.arrays import all_finite, minus
 from bpcore.kernels.fast.engine.threads import compiled, share, team
-from bpcore.primitive import twin
+from bpcore.primitive import definition, twin
 
 WIDE = 128  # numbers that a row should have: shorter rows are joined, because short loops are slow
 BLOCK = 1 << 14  # numbers that one thread sums: the sums do not depend on the number of threads
@@ -87,7 +87,7 @@ def _moments(start, stop, z, size, means, squares):
             mean[j] /= z.dtype.type(block.shape[0])
         add_squares(block, block[0], mean, squares[k])
         for j in range(mean.shape[0]):
-            mean[j] += block[0, j]
+            mean[j] = block[0, j] + minus(mean[j], mean[j], -mean[j])  # an infinity becomes NaN, as in the definition
 
 
 @compiled
@@ -160,10 +160,12 @@ def combined(start, stop, z, mean, v, factor_v, factor_z, constant, dz):
 @compiled
 def _run_combined(z, mean, v, factor_v, factor_z, constant, dz):
     share(combined, z.shape[0], team(z, z.size), (z, mean, v, factor_v, factor_z, constant, dz))
+    return all_finite(factor_z)
 
 
 @twin(batch_norm_backward, serves=COMPILED.nonempty)
-def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+def _(*args):
+    z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz = args
     shape = z.shape
     inverse_n = shape[-1] / z.size
     z, v = joined_rows(z), joined_rows(v)
@@ -177,10 +179,12 @@ def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
         return None
     dz = np.empty(shape, z.dtype)
     factor_v = gamma * scale
-    if of_batch:
-        factor_z = -factor_v * scale * dgamma * inverse_n
-        constant = -factor_v * dbeta * inverse_n
-    else:
-        factor_z = constant = np.zeros_like(factor_v)
-    _run_combined(z, means, v, *repeated(z, factor_v, factor_z, constant), joined_rows(dz))
+    if not of_batch:  # dz does not depend on z, which may be infinite
+        zeros = np.zeros_like(gamma)
+        _run_scaled(v, *repeated(z, zeros, factor_v, zeros), joined_rows(dz))
+        return dz
+    of_sums = factor_v * -inverse_n
+    factors = repeated(z, factor_v, of_sums * scale * dgamma, of_sums * dbeta)
+    if not _run_combined(z, means, v, *factors, joined_rows(dz)):
+        return definition(batch_norm_backward)(*args)
     return dz

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bpcore.functional.normalization import (
@@ -15,9 +17,9 @@ from bpcore.functional.normalization import (
 from bpcore.functional.numerics import PART
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.batch_normalization import add_products, add_rows, add_squares, combined, scaled
-from bpcore.kernels.fast.engine.arrays import exact, minus, rows
+from bpcore.kernels.fast.engine.arrays import all_finite, exact, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
-from bpcore.primitive import twin
+from bpcore.primitive import definition, twin
 
 # Sums over rows are taken over this many parts first, or more if a part would have more than PART rows: they do not depend on the
 # number of threads.
@@ -173,6 +175,7 @@ def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
 @compiled
 def _run_group_norm(z, gamma, beta, eps, scratch, u, mean, scale):
     share(_group_norm, z.shape[0], team(z, z.size), (z, gamma, beta, eps, scratch, u, mean, scale))
+    return all_finite(gamma)
 
 
 @twin(group_norm, serves=COMPILED.nonempty)
@@ -181,7 +184,9 @@ def _(z, gamma, beta, groups, eps):
     mean, scale = np.empty((2, len(z), groups), z.dtype)
     images = len(z), -1, z.shape[-1]  # a shape
     scratch = np.empty((len(z), 3, z.shape[-1]), z.dtype)
-    _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), scratch, u.reshape(images), mean, scale)
+    # γ multiplies the mean too, and infinities of both signs would be NaN
+    if not _run_group_norm(z.reshape(images), gamma, beta, z.dtype.type(eps), scratch, u.reshape(images), mean, scale):
+        return definition(group_norm)(z, gamma, beta, groups, eps)
     return u, mean.reshape(-1, 1, groups, 1), scale.reshape(-1, 1, groups, 1)
 
 
@@ -218,7 +223,8 @@ def large_groups(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
 
 
 @twin(group_norm_backward, serves=large_groups)
-def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+def _(*args):
+    z, mean, scale, gamma, v, dgamma, dbeta, need_dz = args
     dz = np.empty(z.shape if need_dz else (len(z), 0, z.shape[-1]), z.dtype)
     z = z.reshape(len(z), -1, z.shape[-1])
     v = v.reshape(z.shape)
@@ -229,4 +235,6 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, scratch, sums, products, out)
     np.add.reduce(sums, axis=0, out=dbeta)
     np.add.reduce(products, axis=0, out=dgamma)
+    if not math.isfinite(dgamma.dot(gamma)):  # an entry is not finite, or products overflowed
+        return definition(group_norm_backward)(*args)
     return dz if need_dz else None

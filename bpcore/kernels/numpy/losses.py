@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.functional.losses import cross_entropy, cross_entropy_backward, example_weights, weighted_mean
+from bpcore.functional.losses import cross_entropy, cross_entropy_backward, of_relative, relative, weighted_mean
 from bpcore.kernels.numpy.engine.blocks import flush_in_place
 from bpcore.primitive import twin
 
@@ -37,9 +37,9 @@ def class_indices_backward(phi, y, weights, v, smoothing):
 def _(phi, y, weights, v, smoothing):
     dt = phi.reshape(-1, phi.shape[-1]).copy()
     y = y.reshape(-1)
-    weights = None if weights is None else weights.reshape(-1)
+    weights = None if weights is None else relative(weights.reshape(-1))
     dt[np.arange(len(y)), y] -= 1
-    np.multiply(dt, example_weights(v, weights, y.shape, 2), out=dt)
+    np.multiply(dt, of_relative(v, weights, y.shape, 2), out=dt)
     if weights is not None:
         dt[weights == 0] = 0
     return flush_in_place(dt).reshape(phi.shape)

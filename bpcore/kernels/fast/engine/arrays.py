@@ -28,6 +28,15 @@ def flushed(x, least):
     return type(x)(0) if abs(x) < least else x  # NaN stays NaN
 
 
+@compiled
+def all_finite(x):
+    """Whether all numbers of a vector are finite. For compiled code."""
+    zero = total = x.dtype.type(0)
+    for j in range(x.shape[0]):
+        total += x[j] * zero  # NaN if x[j] is infinite or NaN
+    return total == zero
+
+
 exact: Any = numba.njit(error_model="numpy", fastmath={"contract"})  # unlike `compiled`, without "reassoc"
 
 
