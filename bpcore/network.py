@@ -162,8 +162,10 @@ class Network:
         Integers stay integers, unless `floating`. name: of the data, for errors. Raises TypeError for data that are not numbers,
         and for an array of another backend or device; ValueError for numbers that the dtype cannot hold.
         """
-        if type(x) is type(self._theta) and x.dtype == self._dtype and self.backend.device is None and not half:
-            return x
+        if type(x) is type(self._theta) and self.backend.device is None and not half:
+            dtype = x.dtype  # of this backend's arrays: nothing to move
+            if dtype == self._dtype or (dtype == "int64" and not floating):
+                return x
         host = host_data(x, name)
         dtype = "float16" if half else self.dtype
         if host is not None:
