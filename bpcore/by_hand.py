@@ -10,7 +10,7 @@ from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
 from bpcore.layout import Layout
-from bpcore.library import Backend, is_array
+from bpcore.library import Backend, host_data, is_array
 from bpcore.mode import expect_mode
 from bpcore.module import Mode, Module, Windows, fresh_lists, gradients_of, run, run_backward
 from bpcore.windows import shapes_of
@@ -49,6 +49,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
         raise ValueError(f"evaluate expected the windows of {show(module)}, got {show(theta)}; e.g. bp.initialize(module)")
     arrays = [*(array for _, array in theta.items()), *z]
     for array in z:
+        host_data(array, "z")  # raises for a masked array
         if not is_array(array):
             raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")
         if not backend_of(arrays[0]).owns(array):

@@ -67,6 +67,18 @@ def column_names(x: Any) -> list[Any]:
     return [] if isinstance(x, np.ndarray) or names is None or not hasattr(x, "__array__") else list(names)
 
 
+def check_index(name: str, parts: tuple[Any, ...]) -> None:
+    """Raise a ValueError if two tables of pandas have the same index in different orders: rows go together by position."""
+    indices: list[Any] = [part.index for part in parts if hasattr(getattr(part, "index", None), "equals")]
+    for index in indices[1:]:
+        first = indices[0]
+        if len(first) == len(index) and not first.equals(index) and first.isin(index).all() and index.isin(first).all():
+            raise ValueError(
+                f"{name}: X and y or weights have the same index in different orders, and rows go together by position; "
+                "put them in one order, e.g. y.loc[X.index]"
+            )
+
+
 def from_columns(table: Any, name: str) -> np.ndarray:
     """The columns of a table side by side, or a TypeError that names the first one that does not hold numbers."""
     names = column_names(table)

@@ -15,7 +15,7 @@ from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.costs import MOST_ROWS, Cost, cost
 from bpcore.expect import expect_module
-from bpcore.host import cast
+from bpcore.host import cast, check_index
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data
 from bpcore.mode import expect_mode, new_mode
@@ -192,7 +192,6 @@ class Network:
             return (self.place(X[0], half=half),)
         return tuple(self.place(x, half=half, name=f"X[{i}]") for i, x in enumerate(X))
 
-    @quiet
     def __call__(self, X: Any, *, mode: Mode | None = None, batch_size: int | None = None) -> Any:
         """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation.
 
@@ -205,6 +204,10 @@ class Network:
             expect_mode(mode)
         if batch_size is not None:
             return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
+        return self._evaluate(X, mode)
+
+    @quiet
+    def _evaluate(self, X: Any, mode: Mode) -> Any:
         return self._run(self.module, self.inputs(X), mode)[0]
 
     def predict(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
@@ -256,6 +259,8 @@ class Network:
         if loss is not self._warned:
             self._warned = loss
             warn_of_probabilities(self.module, loss)
+        if type(y) is not type(self._theta):
+            check_index("value_and_gradient", (*(X if isinstance(X, tuple) else (X,)), y, weights))
         weights = self.place_weights(weights)
         mode = Mode(look=True) if mode is None else expect_mode(mode)
         evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode, host_data(y))

@@ -52,6 +52,7 @@ def scripted(monkeypatch, losses: list[float], **options) -> bp.Trainer:
     return run
 
 
+@pytest.mark.filterwarnings("ignore:.* are better; pass higher=")
 @pytest.mark.parametrize(
     ("losses", "options", "epochs", "best"),
     [
@@ -101,6 +102,7 @@ class Saved(bp.Callback):
         self.on_step(trainer, None)
 
 
+@pytest.mark.filterwarnings("ignore:.* are better; pass higher=")
 @pytest.mark.parametrize(
     ("options", "saves"),
     [

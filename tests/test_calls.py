@@ -100,9 +100,27 @@ def raises(frame: traceback.FrameSummary) -> bool:
     return any("raise" in linecache.getline(frame.filename, line) for line in above)
 
 
-SIZES = {"n_in": 3, "n_out": 2, "n": 3, "d": 4, "heads": 2, "c": 4, "groups": 2, "c_in": 3, "c_out": 2, "kernel": 3, "p": 0.5}
-SIZES |= {"shape": (3, 2), "tokens": 4, "sizes": [3, 4, 2], "factor": 2, "rate": 0.5, "steps": 10, "every": 3, "scale": 1.0}
-SIZES |= {"value": 1.0, "exponent": 2, "body": bp.Linear(3, 3), "embedding": bp.Embedding(3, 4), "path": "history.csv"}
+SIZES = {"n_in": 3, "n_out": 2, "n": 3, "d": 4, "heads": 2, "c": 4, "groups": 2, "c_in": 3, "c_out": 2, "kernel": 3}
+SIZES |= {
+    "p": 0.5,
+    "folder": "runs",
+    "shape": (3, 2),
+    "tokens": 4,
+    "sizes": [3, 4, 2],
+    "factor": 2,
+    "rate": 0.5,
+    "steps": 10,
+    "every": 3,
+    "scale": 1.0,
+}
+SIZES |= {
+    "value": 1.0,
+    "exponent": 2,
+    "body": bp.Linear(3, 3),
+    "embedding": bp.Embedding(3, 4),
+    "path": "history.csv",
+    "folder": "runs",
+}
 SPECIAL: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {  # calls that are right
     "Circuit": (("x", {"a": (bp.ReLU(), "x")}, "a"), {}),
     "Sequential": ((bp.Linear(3, 2), bp.ReLU()), {}),
@@ -118,7 +136,6 @@ SPECIAL: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {  # calls that are
     "namespace": ((X,), {}),
 }
 METHODS: dict[str, tuple[Callable[[], Any], tuple[Any, ...], dict[str, Any]]] = {
-    "Network.__call__": (network, (X,), {"mode": None}),
     "Network.value_and_gradient": (network, (bp.CrossEntropy(), X, Y), {"mode": None, "out": None}),
     "Network.to": (network, ("numpy",), {}),
     "Network.summary": (network, ((5, 3),), {}),

@@ -81,8 +81,12 @@ DATA = {
     "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
     "an array": (X, TypeError, r"train expected a tuple \(X, y\) or .* batches, got ndarray"),
     "a list of arrays": ([X, Y], TypeError, r"train expected a tuple .* got a list of ndarray; make it a tuple: tuple\(train\)"),
-    "batches that are lists": ([[X, Y]], TypeError, r"train expected a tuple .*, got list; make each batch a tuple"),
-    "a dictionary": ({"X": X, "y": Y}, TypeError, r"train expected a tuple .* batches, got dict"),
+    "batches of dictionaries": (
+        [{"X": X, "y": Y}],
+        TypeError,
+        r"train expected a tuple .*, got \{'X': .*; make each batch",
+    ),
+    "a dictionary": ({"X": X, "y": Y}, TypeError, r"train expected a tuple .* batches, got \{'X': ndarray"),
     "a mask": (
         (np.ma.masked_array(X, X > 2), Y),
         TypeError,
@@ -97,8 +101,8 @@ DATA = {
         ValueError,
         "train: weights sum to .*e-319, which float64 cannot hold; divide them",
     ),
-    "a number": (3, TypeError, "or an iterable of such batches, got int"),
-    "None": (None, TypeError, "or an iterable of such batches, got NoneType"),
+    "a number": (3, TypeError, "or an iterable of such batches, got 3"),
+    "None": (None, TypeError, "or an iterable of such batches, got None"),
     "a generator": (((X, Y) for _ in range(3)), TypeError, "train is an iterator, which can be read once.* pass a list"),
     "an iterator": (iter([(X, Y)]), TypeError, "train is an iterator, which can be read once"),
     "batches of another thing": ([(X, Y), X], TypeError, "got ndarray"),
@@ -256,9 +260,49 @@ def test_nothing_to_monitor(name):
 
 @pytest.mark.parametrize("monitor", ["training_loss", "test_accuracy", "gap"])
 def test_what_is_measured_may_be_monitored(monitor):
-    run = trainer(callbacks=bp.EarlyStopping(monitor), schedule=bp.schedules.WarmUp(3, plateau(monitor)), metrics="accuracy")
+    higher = monitor == "test_accuracy"
+    schedule = bp.schedules.WarmUp(3, bp.schedules.ReduceOnPlateau(monitor=monitor, higher=higher))
+    run = trainer(callbacks=bp.EarlyStopping(monitor, higher=higher), schedule=schedule, metrics="accuracy")
     run.fit((X, Y), (X, Y), epochs=2)
     assert run.callbacks[0].best == run.history[run.callbacks[0].best_epoch - 1][monitor]
+
+
+@pytest.mark.parametrize(
+    ("observer", "says"),
+    [
+        ({"callbacks": bp.EarlyStopping("test_accuracy")}, "higher values of test_accuracy are better; pass higher=True"),
+        ({"callbacks": bp.Checkpoint("never-written", best="test_loss", higher=True)}, "lower values of test_loss are better"),
+        ({"schedule": bp.schedules.ReduceOnPlateau(monitor="training_accuracy")}, "higher values of training_accuracy"),
+    ],
+)
+def test_a_monitor_in_the_wrong_direction_warns(observer, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(RuntimeWarning, match=says):
+        trainer(metrics=["accuracy"], **observer).fit((X, Y), (X, Y), epochs=1)
+
+
+def test_batches_may_be_lists():
+    """As a DataLoader of PyTorch gives them."""
+    run, same = trainer(), trainer()
+    run.fit([[X, Y]], epochs=2)
+    same.fit([(X, Y)], epochs=2)
+    np.testing.assert_array_equal(run.network.theta, same.network.theta)
+
+
+def test_tables_whose_order_differs():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table, y = pandas.DataFrame(X, columns=list("abcde")), pandas.Series(Y)
+    run = trainer()
+    with pytest.raises(ValueError, match="validation: X has the columns of train in another order"):
+        run.fit((table, y), (table[list("bacde")], y), epochs=1)
+    net, loss = run.network, bp.CrossEntropy()
+    for call in (
+        lambda: run.step(table, y[::-1]),
+        lambda: net.value_and_gradient(loss, table, y[::-1]),
+        lambda: bp.plots.confusion(y, y[::-1]),
+    ):
+        with pytest.raises(ValueError, match="have the same index in different orders"):
+            call()
 
 
 @pytest.mark.parametrize("make", [bp.HistoryLog, bp.Checkpoint, bp.LearningCurve], ids=lambda make: make.__name__)

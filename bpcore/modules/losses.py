@@ -226,7 +226,7 @@ class CrossEntropy(Loss):
         if floating and z.ndim == y.ndim + 1:
             raise TypeError(
                 f"{self.name(theta)} expected class indices of an integer dtype, got y of dtype {y.dtype}; "
-                "convert: y.astype('int64')"
+                "convert: np.asarray(y).astype('int64')"
             )
         if z.ndim == 0 or tuple(y.shape) != expected:
             raise ValueError(
@@ -240,9 +240,9 @@ class CrossEntropy(Loss):
     def repair(self, z: Array, y: Array) -> str:
         """What to do about labels whose shape does not fit the outputs."""
         if z.ndim > 1 and tuple(y.shape) == (*z.shape[:-1], 1):
-            return "drop the last axis: y[..., 0]"
+            return "drop the last axis: np.asarray(y)[..., 0]"
         if tuple(y.shape) == tuple(z.shape):
-            return "for one-hot rows y.argmax(-1), or y.astype(float); for several labels 0 or 1 an example, LogisticLoss"
+            return "for one-hot rows np.asarray(y).argmax(-1); for several labels 0 or 1 an example, LogisticLoss"
         return "reshape the labels"
 
     def forward(self, theta: Windows, t: Array, y: Array, weights: Array | None = None, *, mode: Mode) -> tuple[Array, Saved]:
@@ -300,7 +300,7 @@ def expect_outputs(loss: Loss, theta: Windows, z: Array) -> None:
 def repair_of_labels(outputs: tuple[int, ...], y: Array) -> str:
     """What to do about labels that do not have the shape of the outputs."""
     if prod(outputs) == prod(y.shape):
-        return f"reshape the labels (nothing is broadcast): y.reshape({(-1, *outputs[1:])})"
+        return f"reshape the labels (nothing is broadcast): np.asarray(y).reshape({(-1, *outputs[1:])})"
     if tuple(y.shape) == outputs[:-1] and not is_floating(y):
         return "for class indices take CrossEntropy; else give the network one output"
     return "give the network as many outputs as an example has labels (nothing is broadcast)"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpcore.arguments import show
+from bpcore.host import check_index
 from bpcore.plots.canvas import FilePath, blank, expect_path, matplotlib_here, on_host, written
 
 __all__ = ["confusion"]
@@ -67,6 +68,7 @@ def confusion(y: Any, predicted: Any, path: FilePath | None = None, names: Itera
 
 def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
     """(y, predicted, k): two vectors of class indices, and the number of classes that they show. Raises an error otherwise."""
+    check_index("confusion", (y, predicted))
     y, predicted = on_host("confusion's y", y), on_host("confusion's predicted", predicted)
     got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
     k = 0

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.backend import backend_of
-from bpcore.host import NUMBERS, WIDER, column_names
+from bpcore.host import NUMBERS, WIDER, check_index, column_names
 from bpcore.library import host_data
 
 Batch = tuple[tuple[Array, ...], Array, Array | None]  # inputs, labels, weights
@@ -37,22 +38,23 @@ class Epoch:
     drop_last: bool = False
 
 
-def as_examples(source: Any, name: str) -> Arrays | Batches:
-    """The examples in (X, y), (X, y, weights), or an iterable of such batches. name: for errors."""
+def as_examples(source: Any, name: str, once: bool = False) -> Arrays | Batches:
+    """The examples in (X, y), (X, y, weights), or an iterable of such batches. name: for errors. once: an iterator will do."""
     if isinstance(source, (Arrays, Batches)):
         return source
-    if isinstance(source, list) and source and not isinstance(source[0], (tuple, list)):
+    if isinstance(source, list) and source and hasattr(source[0], "__array__"):
         what = f"a list of {type(source[0]).__name__}"
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {what}; make it a tuple: tuple({name})")
-    return Arrays(source, name) if isinstance(source, tuple) else Batches(source, name)
+    return Arrays(source, name) if isinstance(source, tuple) else Batches(source, name, once)
 
 
 def split(batch: Any, name: str) -> Batch:
     """(inputs, y, weights or None) of a tuple (X, y) or (X, y, weights); a tuple X is several inputs. name: for errors."""
+    if isinstance(batch, list) and all(getattr(part, "ndim", 0) for part in batch):
+        batch = tuple(batch)  # as PyTorch's DataLoader gives them
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-        got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
-        repair = "; make each batch a tuple" if isinstance(batch, list) else ""
-        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}{repair}")
+        got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else show(batch)
+        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}; make each batch such a tuple")
     X, y, weights = batch if len(batch) == 3 else (*batch, None)
     several = X if isinstance(X, tuple) else (X,)
     check_index(name, (*several, y, weights))
@@ -78,16 +80,15 @@ def as_array(x: Any, name: str) -> Any:
     return x if host is None else host
 
 
-def check_index(name: str, parts: tuple[Any, ...]) -> None:
-    """Raise a ValueError if two tables of pandas have the same index in different orders: rows go together by position."""
-    indices: list[Any] = [part.index for part in parts if hasattr(getattr(part, "index", None), "equals")]
-    for index in indices[1:]:
-        first = indices[0]
-        if len(first) == len(index) and not first.equals(index) and first.isin(index).all() and index.isin(first).all():
-            raise ValueError(
-                f"{name}: X and y or weights have the same index in different orders, and rows go together by position; "
-                "put them in one order, e.g. y.loc[X.index]"
-            )
+def check_columns(train: Arrays | Batches, held_out: Arrays | Batches | None) -> None:
+    """Raise a ValueError if both are tables with the same columns in different orders: columns go together by position."""
+    if isinstance(train, Arrays) and isinstance(held_out, Arrays):
+        for label, own, other in zip(labels_of(train.inputs), train.columns, held_out.columns, strict=False):
+            if own != other and sorted(map(str, own)) == sorted(map(str, other)):
+                raise ValueError(
+                    f"{held_out.name}: {label} has the columns of {train.name} in another order, and columns go together by "
+                    f"position; put them in one order: {label}[list({train.name}_{label}.columns)]"
+                )
 
 
 def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
@@ -261,13 +262,13 @@ class Batches:
 
     n = None  # the number of examples is not known
 
-    def __init__(self, source: Any, name: str):
+    def __init__(self, source: Any, name: str, once: bool = False):
         if not isinstance(source, Iterable) or isinstance(source, (Mapping, str, bytes)) or hasattr(source, "__array__"):
-            got = type(source).__name__
-            raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), or an iterable of such batches, got {got}")
-        if iter(source) is source:
+            wanted = "a tuple (X, y) or (X, y, weights), or an iterable of such batches"
+            raise TypeError(f"{name} expected {wanted}, got {show(source)}; pass labels in the same argument: (X, y)")
+        if iter(source) is source and not once:
             raise TypeError(
-                f"{name} is an iterator, which can be read once, and every epoch reads it to train and to measure; "
+                f"{name} is an iterator, which can be read once, and epochs read it again; "
                 "pass a list, or an object whose __iter__ starts again"
             )
         self.source = source
@@ -294,6 +295,12 @@ class Batches:
         opened, self.opened = self.opened, None
         if opened is not None:
             opened[1].close()
+
+    def rows(self) -> list[int]:
+        """The rows of each batch; of the first one if the batches are not stored in a list or a tuple."""
+        stored = self.source if isinstance(self.source, (list, tuple)) else ()
+        labels = [batch[1] for batch in stored if isinstance(batch, (list, tuple)) and len(batch) > 1]
+        return [int(self.first()[1].shape[0]), *(len(y) for y in labels if isinstance(y, Sized))]
 
     def steps(self, batch_size: int, drop_last: bool = False) -> int | None:
         """The number of batches of an epoch, or None if it is not known."""

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bpcore.arguments import flag, is_number, show, text
+from bpcore.arguments import flag, is_number, show, text, whole
 from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batches
+from bpcore.training.data import Arrays, Batches, check_columns
 from bpcore.training.evaluation import check_data
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
@@ -60,6 +60,13 @@ SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks 
 }
 
 
+def as_batch_size(batch_size: Any, call: str) -> int:
+    """batch_size as an int. call: what to write where somebody passes labels in its place."""
+    if getattr(batch_size, "ndim", 0) or isinstance(batch_size, (list, tuple)):
+        raise TypeError(f"batch_size must be a whole number, got {show(batch_size)}; labels are no second argument: {call}")
+    return whole("batch_size", batch_size)
+
+
 def as_factor(factor: Any, step: int) -> float:
     """The factor that a schedule gave at this step, as a float: of any number or array with one, but no text, None or bool."""
     if is_number(factor):
@@ -84,6 +91,7 @@ def check(
     """
     trainer._own()
     check_data(trainer.network, trainer.loss, examples, trainer.metrics)
+    check_columns(examples, held_out)
     if held_out is not None:
         check_data(trainer.network, trainer.loss, held_out, trainer.metrics)
     check_observers((trainer.schedule, *trainer.callbacks), trainer.metrics, measured, held_out is not None)
@@ -112,6 +120,10 @@ def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: b
         path = getattr(observer, "path", None)
         if monitor is not None:
             monitored(dict.fromkeys(columns, 0.0), text("monitor", monitor, "test_loss", of=observer))
+            better = {m.name: m.higher for m in metrics}.get(monitor.partition("_")[2], False)
+            if better not in (None, getattr(observer, "higher", None)) and hasattr(observer, "higher"):
+                which = "higher" if better else "lower"
+                warn(f"{observer!r}: {which} values of {monitor} are better; pass higher={better}")
         if path is not None:
             check_place(path)
 
@@ -119,14 +131,15 @@ def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: b
 def check_smallest(step: Step, examples: Arrays | Batches, batch_size: int, drop_last: bool) -> None:
     """Raise ValueError if a batch or a micro-batch of one row cannot be trained on, and there will be one.
 
-    BatchNorm needs two numbers a feature. Of an iterable only the first batch is known.
+    BatchNorm needs two numbers a feature. Of an iterable that is no list only the first batch is known.
     """
-    inputs, y, _ = examples.first()
+    inputs, _, _ = examples.first()
+    rest = 0
     if isinstance(examples, Batches):
-        sizes = [int(y.shape[0])]
+        sizes = examples.rows()
     else:
-        whole, rest = divmod(examples.n, batch_size)
-        sizes = [batch_size] * (whole > 0) + [rest] * (rest > 0 and not drop_last)
+        full, rest = divmod(examples.n, batch_size)
+        sizes = [batch_size] * (full > 0) + [rest] * (rest > 0 and not drop_last)
     least = min(sizes, key=lambda size: size // min(step.accumulate, size))
     if least // min(step.accumulate, least) > 1:
         return
@@ -134,9 +147,9 @@ def check_smallest(step: Step, examples: Arrays | Batches, batch_size: int, drop
         step.network(one_row(inputs), mode=Mode(training=True, seed=step.seed, saving=False))
     except ValueError as error:
         part = "a batch of 1 row" if least == 1 else f"micro-batches of 1 row, accumulate={step.accumulate} of {least} rows"
-        raise ValueError(
-            f"{examples.name} in batches would have {part}, and {error}, choose another batch_size, or pass drop_last=True"
-        ) from error
+        repair = "give it more" if isinstance(examples, Batches) else "choose another batch_size"
+        repair += ", or pass drop_last=True" * (0 < rest == least and not drop_last)
+        raise ValueError(f"{examples.name} in batches would have {part}, and {error}, {repair}") from error
 
 
 def one_row(inputs: tuple[Any, ...]) -> Any:

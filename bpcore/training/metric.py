@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.arguments import given
+from bpcore.arguments import given, show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of
+from bpcore.library import is_array
 from bpcore.modules import Loss
 
 __all__ = ["Metric"]
@@ -36,6 +37,7 @@ class Metric:
     """
 
     name = ""
+    higher: bool | None = None  # whether larger is better; None if it is not known
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({given(self)})"
@@ -53,6 +55,8 @@ class Metric:
         A term is a scalar array, or a vector with an entry for each output.
         """
         scores = self.scores(t, y)
+        if not is_array(scores):
+            raise TypeError(f"metric {self.name}: scores must be an array with a number for each example, got {show(scores)}")
         if tuple(scores.shape) != tuple(w.shape):
             got = f"{tuple(scores.shape)} for outputs {tuple(t.shape)}"
             raise ValueError(f"metric {self.name}: scores must have shape {tuple(w.shape)}, one an example, got {got}")

@@ -40,6 +40,7 @@ class MSE(OfNumbers):
     """
 
     name = "mse"
+    higher = False
 
     def scores(self, t: Array, y: Array) -> Array:
         t, y = self.numbers(t, y)
@@ -50,6 +51,7 @@ class RMSE(OfNumbers):
     """The square root of the MSE of each output, in the labels' unit; the mean over the outputs."""
 
     name = "rmse"
+    higher = False
 
     def terms(self, t: Array, y: Array, w: Array) -> tuple[Array, ...]:
         t, y = self.numbers(t, y)
@@ -64,6 +66,7 @@ class MAE(OfNumbers):
     """The mean of |y - h(x)| over examples and outputs."""
 
     name = "mae"
+    higher = False
 
     def scores(self, t: Array, y: Array) -> Array:
         t, y = self.numbers(t, y)
@@ -79,8 +82,10 @@ class R2(OfNumbers):
     does, and is NaN if all are constant.
     """
 
+    higher = True
+
     def __init__(self, multioutput: str = "uniform_average"):
-        if multioutput not in ("uniform_average", "variance_weighted"):
+        if not isinstance(multioutput, str) or multioutput not in ("uniform_average", "variance_weighted"):
             raise ValueError(f"R2's multioutput must be 'uniform_average' or 'variance_weighted', got {show(multioutput)}")
         self.multioutput = multioutput
         self.name = "r2" if multioutput == "uniform_average" else f"r2_{multioutput}"
@@ -182,6 +187,7 @@ class Accuracy(OfClasses):
     """
 
     name = "accuracy"
+    higher = True
 
     def scores(self, t: Array, y: Array) -> Array:
         xp = namespace(t)
@@ -198,6 +204,8 @@ class TopK(OfClasses):
     Of equal logits, those of higher classes come first, as in scikit-learn's top_k_accuracy_score. A NaN logit counts as larger
     than others, and an example whose own logit is NaN counts as wrong.
     """
+
+    higher = True
 
     def __init__(self, k: int = 5):
         self.k = whole("k", k)
@@ -223,6 +231,7 @@ class LogLoss(OfClasses):
     """
 
     name = "log_loss"
+    higher = False
 
     def check_labels(self, y: Any, shape: tuple[int, ...]) -> None:
         if isinstance(self.loss, (SquaredError, Huber)):

@@ -19,6 +19,7 @@ from bpcore.functional.losses import relative
 from bpcore.functional.losses import total as total_of
 from bpcore.functional.updates import clip_norm as clip
 from bpcore.functional.updates import squared_norm
+from bpcore.host import check_index
 from bpcore.library import host_data
 from bpcore.mode import Mode, new_mode
 from bpcore.modules import Loss
@@ -70,8 +71,14 @@ def going_on(step: Step, value: Any) -> Optimizer:
     return optimizer
 
 
+def logits_for(step: Step, loss: Loss) -> Loss:
+    """loss, with a warning if it takes logits and the network gives probabilities."""
+    warn_of_probabilities(step.network.module, loss)
+    return loss
+
+
 SETTINGS: dict[str, Callable[[Step, Any], Any]] = {  # that can be assigned: each checks the value and returns it
-    "loss": lambda step, loss: expected("loss", loss, Loss),
+    "loss": lambda step, loss: logits_for(step, expected("loss", loss, Loss)),
     "optimizer": going_on,
     "clip_norm": lambda step, most: None if most is None else arguments.bounded("clip_norm", most, 1e-30),
     "accumulate": lambda step, accumulate: arguments.whole("accumulate", accumulate),
@@ -118,7 +125,6 @@ class Step:
         self.network = expected("network", network, Network)
         if network.n_parameters == 0:
             raise ValueError(f"{show(network.module)} has no trained parameter; there is nothing to train")
-        warn_of_probabilities(network.module, loss)
         self.loss = loss
         self.optimizer = optimizer
         self.clip_norm = clip_norm
@@ -188,8 +194,10 @@ class Step:
     def place(self, X: Any, y: Any, weights: Any = None) -> tuple[Batch, Array | None]:
         """(batch on the device, its labels on the host, or None if y is on the device). A tuple X is several inputs."""
         self.check_bound()
-        network = self.network
-        return (network.inputs(X), network.place(y, name="y"), network.place_weights(weights)), host_data(y)
+        network, labels = self.network, host_data(y, "y")
+        if labels is not y:
+            check_index("the batch", (*(X if isinstance(X, tuple) else (X,)), y, weights))
+        return (network.inputs(X), network.place(y, name="y"), network.place_weights(weights)), labels
 
     @quiet
     def __call__(

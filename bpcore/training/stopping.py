@@ -18,7 +18,7 @@ class EarlyStopping(Callback):
     monitor: the history column to watch. min_delta: the improvement that a better value exceeds, >= 0. higher: whether larger is
     better, as for accuracy. restore_best: False leaves the last θ in the network.
 
-    Afterwards `best` is the best value, `best_epoch` its epoch, and `history.theta_epoch` the epoch whose θ the network has. To
+    Afterwards `best` is the best value, `best_epoch` its epoch, and `history.theta_epoch` that epoch too if θ went back to it. To
     call `fit` again continues from the last θ, which the optimiser's vectors belong to, unless you have assigned another θ. So
     does a resumed checkpoint: it stores the best θ and the count, and after the end of `fit` also the last θ.
     """

@@ -268,8 +268,8 @@ class Trainer:
 
         data: (X, y), (X, y, weights), or an iterable of such batches. Raises the errors of `fit` if they do not fit the network.
         """
-        batch_size = arguments.whole("batch_size", batch_size)
-        examples = as_examples(data, "data")
+        batch_size = door.as_batch_size(batch_size, "evaluate((X, y))")
+        examples = as_examples(data, "data", once=True)
         with closing(examples) if examples is not data else nullcontext():
             if examples is not data:  # else `fit` has checked them
                 check_data(self.network, self.loss, examples, self.metrics)
@@ -277,11 +277,11 @@ class Trainer:
 
     def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The labels at X, an array on the device, batch_size rows at a time: see Network.predict."""
-        return self.network.predict(X, self.loss, batch_size=batch_size)
+        return self.network.predict(X, self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
 
     def probabilities(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The probabilities of labels at X, an array on the device, batch_size rows at a time: see Network.probabilities."""
-        return self.network.probabilities(X, self.loss, batch_size=batch_size)
+        return self.network.probabilities(X, self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)"))
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.

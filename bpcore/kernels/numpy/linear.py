@@ -8,7 +8,6 @@ from bpcore.functional.linear import linear, linear_backward, linear_relu
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.primitive import twin
 
-
 ONES = {np.dtype(dtype): np.ones(PART, dtype) for dtype in ("float32", "float64")}  # times these, BLAS sums rows twice as fast
 
 

@@ -42,8 +42,6 @@ def register_in_blocks(update):
 
     @twin(update)
     def _(g, /, *rest):
-        if len(g) <= BLOCK:
-            return run(g, *rest)
         for i in range(0, len(g), BLOCK):
             run(g[i : i + BLOCK], *(x[i : i + BLOCK] if isinstance(x, np.ndarray) else x for x in rest))
 
