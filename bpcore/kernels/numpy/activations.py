@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bpcore.functional.activations import gelu, gelu_backward, relu, relu_backward
-from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place, masked
+from bpcore.kernels.numpy.engine.blocks import BLOCK, ZEROS, blocks, flush_in_place, masked
 from bpcore.primitive import definition, twin
 
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
@@ -19,12 +19,12 @@ TAIL = (0.0361950307, -0.159378986, 0.210119467, -0.0571682769, 0.130416898, 0.0
 
 @twin(relu)
 def _(z):
-    return np.maximum(z, 0)
+    return np.maximum(z, ZEROS.get(z.dtype, 0))
 
 
 @twin(relu_backward)
 def _(u, v):
-    below = np.less_equal(u, 0)
+    below = np.less_equal(u, ZEROS.get(u.dtype, 0))
     return masked(v, np.logical_not(below, out=below))
 
 
