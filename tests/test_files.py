@@ -133,7 +133,7 @@ def test_where_one_may_not_write():
         "    try: files.write(path, b'new')\n"
         "    except PermissionError as error: print(error)\n"
     )
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are private
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a folder that another user may enter, as those of pytest are not
         folder = Path(name)
         folder.chmod(0o777)
         (folder / "closed").mkdir(mode=0o555)
