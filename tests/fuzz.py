@@ -118,7 +118,7 @@ def change(generator: np.random.Generator, tensors: Tensors, header: dict[str, A
     else:
         tensors[name] = of_tensors[kind](tensors[name])
     where = name if "tensor" in kind or kind in of_tensors else path
-    return f"{kind}: {where}", b"".join(bytes(piece) for piece in checkpoint.pack(tensors, header))
+    return f"{kind}: {where}", checkpoint.pack(tensors, header)
 
 
 def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
