@@ -129,7 +129,7 @@ def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
         saved, other = run(12, seed=1), run(7, seed=2)
         saved.save(path)
         content, (tensors, header) = path.read_bytes(), checkpoint.read(path)
-        whole, before = become(saved), become(other)
+        whole, before = copy.deepcopy((become(saved), become(other)))
         for number in range(mutations):
             damaged = number % 2 == 0
             what, mutated = damage(generator, content) if damaged else change(generator, tensors, header)
