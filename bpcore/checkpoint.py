@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore import files
+from bpcore import arguments, files
 
 __all__ = ["CheckpointError"]
 
@@ -63,11 +63,11 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):
+    if not os.path.isfile(arguments.path("path", path)):
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+        with safe_open(os.fspath(path), framework="numpy") as opened:
+            metadata = opened.metadata() or {}
             header = json.loads(metadata[KEY]) if KEY in metadata else None
             if not isinstance(header, dict) or type(header.get("format")) is not int or header["format"] < 1:
                 raise CheckpointError(f"{path} is a safetensors file, but no bpcore checkpoint: its header has no {KEY!r} entry")
@@ -75,7 +75,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
                 raise CheckpointError(
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is not a mapping
         if header["format"] > 1 or SUMS in header:
             check_sums(path, header.pop(SUMS, {}), checksums(tensors, json.dumps(header)))
         return tensors, header
