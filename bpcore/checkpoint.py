@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +18,8 @@ Tensors = dict[str, np.ndarray[Any, Any]]  # by name
 Header = dict[str, Any]  # values that JSON can hold
 
 FORMAT = 2  # 1 had no checksums, and bare names of classes
-KEY, SUMS = "bpcore", "bpcore.checksums"  # entries of safetensors' metadata
-CHECKED = "checked"  # in the JSON of a file with checksums: one that lost them is damaged
-DTYPES = {"BOOL", "F16", "F32", "F64", "C64", *(f"{kind}{bits}" for kind in "IU" for bits in (8, 16, 32, 64))}  # that NumPy has
+KEY, SUMS = "bpcore", "checksums"  # the entry of safetensors' metadata that is our header; the header's entry of checksums
+NUMBERS = "?bhilqBHILQefdF"  # characters of the dtypes that both safetensors and NumPy have
 
 
 class CheckpointError(ValueError):
@@ -33,39 +31,35 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, An
     files.write(path, pack(tensors, header), durable=True)
 
 
-def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> list[Any]:
-    """The content of a checkpoint in pieces: a length, safetensors' header, and a copy of each tensor."""
-    described: dict[str, Any] = {}
-    pieces: list[Any] = []
-    checksums: dict[str, int] = {}
-    end = 0
-    # the largest dtypes first, so that each tensor begins at a multiple of its dtype's size
-    for name, array in sorted(tensors.items(), key=lambda item: (-np.asarray(item[1]).dtype.itemsize, item[0])):
-        host = np.array(array, order="C")  # a copy, which a thread that trains cannot change between its checksum and the disk
-        host = host.astype(host.dtype.newbyteorder("<"), copy=False)
-        dtype = "BOOL" if host.dtype.kind == "b" else f"{host.dtype.kind.upper()}{8 * host.dtype.itemsize}"
-        if dtype not in DTYPES:
-            raise TypeError(f"a checkpoint holds arrays of numbers, got {name!r} of dtype {host.dtype}; convert it first")
-        start, end = end, end + host.nbytes
-        described[name] = {"dtype": dtype, "shape": host.shape, "data_offsets": (start, end)}
-        checksums[name] = checksum(host)
-        pieces.append(host.data)
-    text = json.dumps({"format": FORMAT, CHECKED: True, **header}, default=float)
-    sums = {"header": zlib.crc32(text.encode()), "tensors": checksums}
-    front = json.dumps({"__metadata__": {KEY: text, SUMS: json.dumps(sums)}, **described}).encode()
-    front += b" " * (-len(front) % 8)
-    return [struct.pack("<Q", len(front)), front, *pieces]
+def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> bytes:
+    """The content of a checkpoint."""
+    from safetensors.numpy import save
+
+    # copies, which a thread that trains cannot change after their checksum; safetensors takes all memory for contiguous
+    copies = {name: np.array(array, order="C") for name, array in tensors.items()}
+    for name, array in copies.items():
+        if array.dtype.char not in NUMBERS:
+            raise TypeError(f"a checkpoint holds arrays of numbers, got {name!r} of dtype {array.dtype}; convert it first")
+    whole = {"format": FORMAT, **header}
+    sums = checksums(copies, json.dumps(whole, default=float))
+    return save(copies, metadata={KEY: json.dumps({**whole, SUMS: sums}, default=float)})
+
+
+def checksums(tensors: Mapping[str, np.ndarray[Any, Any]], header: str) -> dict[str, Any]:
+    """The CRC-32 of the header, as JSON without this entry, and of each tensor: 45 ms for 100 MB, where blake2b takes 100."""
+    return {"header": zlib.crc32(header.encode()), "tensors": {name: checksum(array) for name, array in tensors.items()}}
 
 
 def checksum(array: np.ndarray[Any, Any]) -> int:
-    """The CRC-32 of a contiguous array's dtype, shape and numbers: 45 ms for 100 MB, where blake2b takes 100."""
-    return zlib.crc32(array.data, zlib.crc32(f"{array.dtype.name} {array.shape}".encode()))
+    """The CRC-32 of a contiguous array's dtype, shape and numbers, these as a file has them."""
+    stored = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(stored.data, zlib.crc32(f"{array.dtype.name} {array.shape}".encode()))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """(tensors, header) of the checkpoint at `path`. Raises CheckpointError, or OSError if the file cannot be read.
 
-    A file of an earlier format has no checksums. In others each byte is checked.
+    All is held against the checksums. A file of format 1 has none.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -82,8 +76,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
                     f"{path} has checkpoint format {header['format']}, this bpcore reads up to {FORMAT}; install a newer bpcore"
                 )
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is not a mapping
-        if header.pop(CHECKED, False) or SUMS in metadata:
-            check_sums(path, metadata, tensors)
+        if header["format"] > 1 or SUMS in header:
+            check_sums(path, header.pop(SUMS, {}), checksums(tensors, json.dumps(header)))
         return tensors, header
     except CheckpointError:
         raise
@@ -93,12 +87,11 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
         ) from error
 
 
-def check_sums(path: Any, metadata: Mapping[str, str], tensors: Tensors) -> None:
-    """Raise CheckpointError unless the header and each tensor are what was written, or KeyError if the checksums are missing."""
-    expected = json.loads(metadata[SUMS])
-    wrong = [] if zlib.crc32(metadata[KEY].encode()) == expected["header"] else ["the header"]
-    sums = {name: checksum(array) for name, array in tensors.items()}
-    wrong += [repr(name) for name in sorted({*sums, *expected["tensors"]}) if sums.get(name) != expected["tensors"].get(name)]
+def check_sums(path: Any, saved: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the header and each tensor have the checksums saved with them."""
+    wrong = [] if saved.get("header") == found["header"] else ["the header"]
+    sums, expected = found["tensors"], saved.get("tensors", {})
+    wrong += [repr(name) for name in sorted({*sums, *expected}) if sums.get(name) != expected.get(name)]
     if wrong:
         raise CheckpointError(
             f"{path} is damaged: {', '.join(wrong)} changed after it was written; take an older copy. Nothing was loaded"

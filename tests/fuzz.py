@@ -27,6 +27,7 @@ from runs import Call, assert_same, become, examples, trainer
 
 import bpcore as bp
 from bpcore import checkpoint, schedules
+from bpcore.training import state
 
 Tensors = dict[str, np.ndarray]
 VALUES = [None, True, -1, 0, 3.5, 10**30, float("nan"), "text", "", [], {}, [1, 2], {"class": "text"}, [[]], "bpcore.Linear"]
@@ -118,7 +119,7 @@ def change(generator: np.random.Generator, tensors: Tensors, header: dict[str, A
     else:
         tensors[name] = of_tensors[kind](tensors[name])
     where = name if "tensor" in kind or kind in of_tensors else path
-    return f"{kind}: {where}", b"".join(bytes(piece) for piece in checkpoint.pack(tensors, header))
+    return f"{kind}: {where}", checkpoint.pack(tensors, header)
 
 
 def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
@@ -129,7 +130,7 @@ def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
         saved, other = run(12, seed=1), run(7, seed=2)
         saved.save(path)
         content, (tensors, header) = path.read_bytes(), checkpoint.read(path)
-        whole, before = become(saved), become(other)
+        whole, before, expected = *copy.deepcopy((become(saved), become(other))), kinds(saved)
         for number in range(mutations):
             damaged = number % 2 == 0
             what, mutated = damage(generator, content) if damaged else change(generator, tensors, header)
@@ -145,6 +146,9 @@ def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
                         theta = net.theta if reader == "load" else other.network.theta
                         assert theta.tobytes() == saved.network.theta.tobytes(), "another θ was loaded"
                         assert reader == "load" or same(become(other), whole), "something else was loaded"
+                    elif reader == "resume":
+                        got = kinds(other)
+                        assert got == {name: expected.get(name, got[name]) for name in got}, "arrays of other shapes were loaded"
                 except bp.CheckpointError:
                     tally[f"{reader}: refused"] += 1
                     if not same(become(other), before):
@@ -154,6 +158,11 @@ def fuzz(mutations: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
                 if not same(become(other), before):
                     other = run(7, seed=2)
     return tally, wrong
+
+
+def kinds(run: bp.Trainer) -> dict[str, Any]:
+    """Shape and dtype of each array in a run's state."""
+    return {name: (array.shape, array.dtype) for name, array in state.of(run)[0].items()}
 
 
 def same(got: Any, expected: Any) -> bool:

@@ -14,6 +14,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import environment
+from safetensors import safe_open
 from safetensors.numpy import save
 
 import bpcore as bp
@@ -32,8 +33,11 @@ def path(tmp_path):
 
 
 def content(header: object, **tensors: np.ndarray) -> bytes:
-    """A safetensors file with this for bpcore's header."""
-    return save(tensors or {"theta": NET.theta}, metadata={"bpcore": json.dumps(header)})
+    """A safetensors file with this for bpcore's header, and checksums that fit."""
+    tensors = tensors or {"theta": NET.theta}
+    if isinstance(header, dict):
+        header = {**header, "checksums": checkpoint.checksums(tensors, json.dumps(header))}
+    return save(tensors, metadata={"bpcore": json.dumps(header)})
 
 
 def header_of(net: bp.Network = NET, **changes: object) -> dict:
@@ -50,12 +54,16 @@ def refused(path, says: str = ".", **named) -> None:
 
 def test_what_is_written_is_read(tmp_path):
     tensors = {"a": np.arange(12.0).reshape(3, 4).T, "b": np.zeros(0), "c": np.asarray(3, "int64"), "d": np.ones(5)[::-2]}
+    tensors |= {dtype: np.arange(3).astype(dtype) for dtype in ("bool", "int8", "uint16", "float16", "float32", "complex64")}
     checkpoint.write(tmp_path / "file", tensors, {"more": {"x": [1, None, 0.1, "θ"]}})
     read, header = checkpoint.read(tmp_path / "file")
     assert header == {"format": checkpoint.FORMAT, "more": {"x": [1, None, 0.1, "θ"]}}
     for name, array in tensors.items():  # strided arrays too: the format knows contiguous ones only
         assert np.array_equal(read[name], array), name
         assert read[name].dtype == array.dtype
+    checkpoint.write(tmp_path / "file", {"a": np.arange(3, dtype=">f4"), "b": np.arange(3, dtype=">u2")}, {})
+    read, _ = checkpoint.read(tmp_path / "file")
+    assert [array.tolist() for array in read.values()] == [[0, 1, 2]] * 2
 
 
 def test_truncated_anywhere(path):
@@ -233,6 +241,64 @@ def test_another_network(path):
     refused(path, "does not fit: expected parameters", module=bp.Sequential(bp.MLP([4, 5, 3])))
     refused(path, "expected module .*'tanh'.*, the file has .*bpcore.MLP", module=bp.MLP([4, 5, 3], "tanh"))
     assert np.array_equal(bp.Network.load(path, module=bp.MLP([4, 5, 3])).theta, NET.theta)
+
+
+# ---- checksums ----
+
+
+def rewritten(path, change) -> None:
+    """The file as `change(tensors, header)` leaves it, with the checksums of before."""
+    with safe_open(path, framework="numpy") as file:
+        tensors, header = file.get_tensors(), json.loads(file.metadata()["bpcore"])
+    change(tensors, header)
+    path.write_bytes(save(tensors, metadata={"bpcore": json.dumps(header)}))
+
+
+def test_every_bit_of_a_tensor_counts(path):
+    whole = path.read_bytes()
+    for at in range(len(whole) - NET.theta.nbytes, len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        refused(path, r"is damaged: 'theta' changed after it was written; take an older copy\. Nothing was loaded")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors, header: tensors.update(more=np.ones(3)), "'more' changed"),
+        (lambda tensors, header: tensors.pop("theta"), "'theta' changed"),
+        (lambda tensors, header: tensors.update(more=tensors.pop("theta")), "'more', 'theta' changed"),
+        (lambda tensors, header: tensors.update(theta=tensors["theta"].reshape(1, -1)), "'theta' changed"),
+        (lambda tensors, header: tensors.update(theta=tensors["theta"].view("int32")), "'theta' changed"),
+        (lambda tensors, header: header.update(more=1), "the header changed"),
+        (lambda tensors, header: header["network"].update(dtype="float64"), "the header changed"),
+        (lambda tensors, header: header.update(format=1), "the header changed"),
+        (lambda tensors, header: header.pop("checksums"), "the header, 'theta' changed"),
+        (lambda tensors, header: header["checksums"].pop("tensors"), "'theta' changed"),
+        (lambda tensors, header: header["checksums"].pop("header"), "the header changed"),
+        (lambda tensors, header: header["checksums"]["tensors"].pop("theta"), "'theta' changed"),
+        (lambda tensors, header: header["checksums"]["tensors"].update(more=1), "'more' changed"),
+        (lambda tensors, header: header.update(checksums=[3]), "damaged"),
+    ],
+)
+def test_what_changed_is_named(change, says, path):
+    rewritten(path, change)
+    refused(path, f"{says}.*take an older copy")
+
+
+def test_a_file_of_format_1_has_no_checksums(path):
+    def before(tensors, header):
+        del header["checksums"]
+        header["format"] = 1
+
+    rewritten(path, before)
+    assert np.array_equal(bp.Network.load(path).theta, NET.theta)
+
+
+def test_arrays_that_no_reader_understands_are_not_written(tmp_path):
+    for array in ([1j], [None], ["text"], np.ones(2, "datetime64[s]"), np.zeros(2, [("a", "f4")])):
+        with pytest.raises(TypeError, match=r"a checkpoint holds arrays of numbers, got 'a' of dtype .*; convert it first"):
+            checkpoint.write(tmp_path / "file", {"a": np.array(array)}, {})
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_network_takes_no_state_that_does_not_fit(path):

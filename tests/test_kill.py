@@ -18,11 +18,15 @@ SCRIPT = Path(kill.__file__)
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_a_killed_run_ends_as_the_unbroken_one():
-    command = [sys.executable, str(SCRIPT), "--kills", "3", "--seed", "1"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    """One kill at each point. Without compiled kernels: each process starts faster."""
+    points = [point for point in kill.POINTS if point != kill.ANY]
+    command = [sys.executable, str(SCRIPT), "--kills", str(len(points)), "--seed", "1"]
+    done = subprocess.run(
+        command, env=environment(BPCORE_KERNELS="plain"), capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\n3 kills, " in done.stdout
-    assert done.stdout.count("the checkpoint loads, at step") == 3
+    for point in points:
+        assert f"\n   1 kills: {point}\n" in done.stdout
     assert done.stdout.endswith("resumed ends bit for bit as unbroken\n")
 
 
