@@ -105,6 +105,22 @@ def test_what_is_kept_holds_for_all_files_together(tmp_path):
     assert float(second.stdout) == 0, second.stderr
 
 
+def test_what_is_kept_gives_the_bits_of_what_was_compiled(tmp_path):
+    """Else a run that is killed and resumed would end with other bits if its first process had to compile."""
+    code = """
+import hashlib, numpy as np, bpcore as bp
+generator = np.random.default_rng(0)
+for optimizer in (bp.Adam(1e-2), bp.AdamW(1e-2), bp.RMSProp(1e-2), bp.SGD(1e-2, momentum=0.9)):
+    net = bp.Network(bp.MLP([20, 30, 5]), seed=0, backend="numpy")
+    run = bp.Trainer(net, bp.CrossEntropy(), optimizer, clip_norm=0.1)
+    for _ in range(20):
+        run.step(generator.standard_normal((16, 20)), generator.integers(0, 5, 16))
+    print(hashlib.sha256(net.theta.tobytes()).hexdigest())
+"""
+    first, second = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert first.stdout.split() == second.stdout.split() != [], first.stderr + second.stderr
+
+
 def test_without_a_place_to_keep_code_it_is_compiled_each_time():
     code = """
 import numba.core.caching as caching

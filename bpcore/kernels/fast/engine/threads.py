@@ -92,7 +92,9 @@ def _share(typing_context, body, n, threads, args):
 
         def call(builder, start, stop, items):
             function = context.declare_function(builder.module, result.fndesc)
-            context.call_conv.call_function(builder, function, types.none, body_signature.args, [start, stop, *items])
+            context.call_conv.call_function(
+                builder, function, types.none, body_signature.args, [start, stop, *items], attrs=("alwaysinline",)
+            )
 
         def uncounted(of, item):
             """An array without its reference count, for which threads would compete; the caller of `share` holds a reference."""
