@@ -7,6 +7,7 @@ import numpy as np
 from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their twins
     activations,
     attention,
+    batch_normalization,
     convolution,
     dropout,
     embedding,

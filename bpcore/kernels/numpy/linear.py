@@ -27,7 +27,7 @@ def add_rows(v, db):
 
 
 @twin(linear)
-def linear_of_numpy(z, W, b):
+def _linear(z, W, b):
     u = np.dot(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
     if b is not None:
         np.add(u, b, out=u)
@@ -50,5 +50,5 @@ def _(z, W, v, dW, db, need_dz):
 
 @twin(linear_relu)
 def _(z, W, b):
-    u = linear_of_numpy(z, W, b)
+    u = _linear(z, W, b)
     return np.maximum(u, ZEROS.get(u.dtype, 0), out=u)
