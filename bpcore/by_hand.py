@@ -62,7 +62,10 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
 
 
 class Backward:
-    """B of one evaluation: `B(v)` is (dz, dtheta), both backward functions at v = dJ/du."""
+    """B of one evaluation: `B(v)` is (dz, dtheta), both backward functions at v = dJ/du.
+
+    It keeps θ and z, and no copies: write to them only when you are done with B.
+    """
 
     def __init__(self, layout: Layout, theta: Windows, saved: Any, u: Any, z: tuple[Array, ...]):
         self.module = layout.module
@@ -79,7 +82,7 @@ class Backward:
         backend, layout = backend_of(like), self.layout
         gradient, spare = backend.zeros(layout.trained, like.dtype), backend.zeros(layout.spare, like.dtype)
         dz = run_backward(self.module, self.theta, fresh_lists(self._saved), v, layout.windows(gradient, spare))
-        gradients_of(self.module, self.theta, dz, len(self._z))
+        gradients_of(self.module, self.theta, dz, [tuple(x.shape) for x in self._z])
         layout.add_home(gradient, spare)
         return copies(dz), layout.windows(gradient)
 

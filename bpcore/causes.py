@@ -21,7 +21,7 @@ def cause(B: Host, G: Host, counts: Mapping[str, int], others: Iterable[tuple[st
     if not np.any(B):
         return "B is zero: it was never computed, or it was written to another array"
     c = float(np.sum(B * G) / np.sum(G * G))
-    if c and B.size > 1 and near(B, c * G):
+    if c and near(B, c * G) and (B.size > 1 or abs(max(abs(c), 1 / abs(c)) % 1 - 0.5) > 0.4999):  # one number: a whole factor
         return factor(c, counts)
     if B.ndim == 2 and B.shape[0] == B.shape[1] and near(B, G.T):
         return "B is the transpose of what it should be"

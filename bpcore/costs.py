@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from bpcore import counting, tables
@@ -173,6 +174,11 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     windows = layout.windows(theta)
     try:
         u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+    except AttributeError as error:
+        if not isinstance(error.obj, (CountingArray, ModuleType)):
+            raise
+        used = f"{'z' if isinstance(error.obj, CountingArray) else 'xp'}.{error.name}"
+        raise TypeError(counting.numpy_only(used, str(error.name))) from error
     except TypeError as error:
         if "expected ids" not in str(error):
             raise

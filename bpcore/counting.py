@@ -70,6 +70,17 @@ class CountingArray:
     def __neg__(self) -> CountingArray:
         return elementwise(self)
 
+    def __array_function__(self, function: Any, types: Any, args: Any, named: Any) -> Any:
+        raise TypeError(numpy_only(f"np.{function.__name__}", function.__name__))
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **named: Any) -> Any:
+        raise TypeError(numpy_only(f"np.{function.__name__}", function.__name__))
+
+
+def numpy_only(used: str, name: str) -> str:
+    """The text of the error that a module uses what only NumPy's arrays have."""
+    return f"a module uses {used}, which only NumPy's arrays have; write bp.namespace(z).{name}(...)"
+
 
 class Memory:
     """A piece of memory: its size in bytes."""
@@ -94,8 +105,14 @@ def _operator(dtype: Any = None) -> Any:
     return operator
 
 
+def _in_place(a: CountingArray, b: Any) -> CountingArray:
+    elementwise(a, b)
+    return a
+
+
 for _name in ("add", "sub", "mul", "truediv", "pow"):
     setattr(CountingArray, f"__{_name}__", _operator())
+    setattr(CountingArray, f"__i{_name}__", _in_place)
     setattr(CountingArray, f"__r{_name}__", _operator())
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(CountingArray, f"__{_name}__", _operator(np.bool_))

@@ -137,7 +137,7 @@ class Layout:
                 call = f"{show(initializer)}(generator, {use.parameter.shape})"
                 raise TypeError(f"{use.path}: {call} failed: {error}; pass a function of (generator, shape)") from error
             if values.shape != use.parameter.shape:
-                shapes = f"shape {use.parameter.shape}, got {values.shape}; fix the initializer"
+                shapes = f"shape {use.parameter.shape}, got {values.shape}"
                 raise ValueError(
                     f"{use.path}: {show(use.parameter.initializer)} must give values of {shapes}; fix the initializer"
                 )

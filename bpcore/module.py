@@ -150,8 +150,9 @@ class Module:
     @property
     def trained(self) -> bool:
         """Whether there is a parameter that is no buffer in this module or below it."""
-        own = any(p is not None and not p.buffer for p in self.parameters.values())
-        return own or any(child.trained for child in self.children.values())
+        declared: list[Any] = [getattr(x, "values", list)() for x in (self.parameters, self.children)]  # Layout refuses others
+        own = any(isinstance(p, Parameter) and not p.buffer for p in declared[0])
+        return own or any(isinstance(child, Module) and child.trained for child in declared[1])
 
     def name(self, theta: Windows) -> str:
         """The path and the class of the use with these windows, with which its errors begin: "encoder.0: Linear"."""
@@ -219,12 +220,18 @@ def expect_known(module: Module, theta: Windows, error: Exception) -> None:
         raise TypeError(f"{module.name(theta)}: {windows.unknown(error.name)}; declare it in parameters") from None
 
 
-def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, ...]:
-    """dz as a tuple of a gradient for each of n inputs, or a TypeError."""
+def gradients_of(module: Module, theta: Windows, dz: Any, shapes: Sequence[tuple[int, ...] | None]) -> tuple[Any, ...]:
+    """dz as a tuple: for each input, with these shapes, a gradient of its shape or None. Else an error."""
     each = dz if isinstance(dz, tuple) else (dz,)
-    if len(each) != n:
+    if len(each) != len(shapes):
         repair = "return one for each, None for an input without gradient"
-        raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {n} inputs; {repair}")
+        raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {len(shapes)} inputs; {repair}")
+    for i, (gradient, shape) in enumerate(zip(each, shapes, strict=True)):
+        got = tuple(gradient.shape) if is_array(gradient) else show(gradient)
+        if gradient is not None and got != shape:
+            raise ValueError(
+                f"{module.name(theta)}'s backward returned dz {got} for input {i} of shape {shape}; give it that shape"
+            )
     return each
 
 

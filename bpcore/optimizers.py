@@ -55,6 +55,13 @@ class Optimizer:
     lr: float = field(metadata={"low": 0.0, "below": math.inf})
     moments: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        if "__init__" in vars(cls):  # of the class's own; that of a dataclass comes later
+            raise TypeError(
+                f"{cls.__name__} has an __init__ of its own, and an optimiser is a frozen dataclass: declare hyperparameters as "
+                "fields, such as lr: float = 0.1, under @dataclass(frozen=True)"
+            )
+
     def __post_init__(self) -> None:
         for declared in fields(self):
             name = declared.name

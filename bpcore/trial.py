@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from numbers import Integral
 from traceback import extract_tb
 from typing import Any, NoReturn
 
 import numpy as np
 
 from bpcore import causes
-from bpcore.arguments import show
+from bpcore.arguments import is_number, show
 from bpcore.array import Array
 from bpcore.causes import Host
 from bpcore.layout import Layout
@@ -81,7 +83,8 @@ class Trial:
             drawn = self.generator.standard_normal(tuple(x))
             drawn = np.abs(drawn) if positive else drawn
             return self.backend.asarray(drawn + np.copysign(0.1, drawn), "float64")
-        host = self.backend.to_host(x) if is_array(x) else np.asarray(x)
+        data = host_data(x, "an example")
+        host = self.backend.to_host(x) if data is None else data
         return self.backend.asarray(host.copy(), "float64" if host.dtype.kind == "f" else None)
 
     def sentence(self, what: str) -> str:
@@ -96,7 +99,9 @@ class Trial:
         """Fail with the error that a user's forward or backward raised; bpcore's own modules say enough themselves."""
         if type(self.module).__module__.startswith("bpcore."):
             raise error
-        last = extract_tb(error.__traceback__)[-1]
+        frames = extract_tb(error.__traceback__)
+        package = os.path.dirname(causes.__file__)
+        last = next((frame for frame in reversed(frames) if not frame.filename.startswith(package)), frames[-1])
         text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         message = f"{what} raised {text}, in line {last.lineno} of {last.filename}: {last.line}; {situation}"
         raise AssertionError(self.sentence(message)) from error
@@ -117,6 +122,8 @@ class Trial:
         if type(result) is not tuple or len(result) != 2:
             repair = "return what backward needs as the second, None for nothing"
             self.fail(f"forward must return a tuple (u, saved), got {show(result)}; {repair}")
+        if has_mapping(result[1]):
+            self.fail("forward must return saved as an array, or tuples and lists of arrays, got a dictionary")
         for u in result[0] if isinstance(result[0], tuple) else (result[0],):
             if not self.backend.owns(u):
                 self.fail(f"forward must return an array of {self.backend.name} as u, got {show(u)}; or a tuple of arrays")
@@ -249,7 +256,7 @@ class Trial:
 
 def is_shape(x: Any) -> bool:
     """Whether x is a shape, not an example."""
-    return isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x)
+    return isinstance(x, (tuple, list)) and all(is_number(n, Integral) for n in x)
 
 
 def given(x: Any) -> Any:
@@ -260,6 +267,11 @@ def given(x: Any) -> Any:
 def shape_of(v: Any) -> Any:
     """The shape of an array, or of each array of a tuple."""
     return [shape_of(part) for part in v] if isinstance(v, tuple) else tuple(v.shape)
+
+
+def has_mapping(saved: Any) -> bool:
+    """Whether there is a dictionary in `saved`, at any depth."""
+    return isinstance(saved, Mapping) or (isinstance(saved, (list, tuple)) and any(map(has_mapping, saved)))
 
 
 def arrays(saved: Any) -> list[Array]:

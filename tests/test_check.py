@@ -586,3 +586,77 @@ def test_the_report():
     nothing = bp.check_module(bp.Embedding(5, 2), np.arange(4), mode=bp.Mode(training=True))
     assert nothing.modes == ["training"]
     assert nothing.inputs == {}
+
+
+# A stranger's slips.
+
+
+class Times(Module):
+    """u = c z, with a backward function that takes the factor of `wrong`."""
+
+    def __init__(self, wrong=1.0):
+        self.wrong = wrong
+        self.parameters = {"c": Parameter((), bp.initializers.Constant(2.0))}
+
+    def forward(self, theta, z, mode):
+        return theta.c * z, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.c[...] = self.wrong * namespace(v).sum(saved * v)
+        return theta.c * v
+
+
+@pytest.mark.parametrize(("wrong", "cause"), [(-1.0, "has the wrong sign"), (1 / 5, "5 times too small"), (2.0, "2 times what")])
+def test_the_cause_for_a_gradient_of_one_entry(wrong, cause):
+    with pytest.raises(AssertionError, match=cause):
+        bp.check_module(Times(wrong), (5, 3))
+
+
+def test_saved_in_a_dictionary():
+    class Kept(Times):
+        def forward(self, theta, z, mode):
+            return theta.c * z, {"z": z}
+
+        def backward(self, theta, saved, v, gradient, need_dz=True):
+            return super().backward(theta, saved["z"], v, gradient)
+
+    with pytest.raises(AssertionError, match="must return saved as an array, or tuples and lists of arrays, got a dictionary"):
+        bp.check_module(Kept(), (5, 3))
+
+
+def test_a_shape_of_numpys_numbers():
+    with pytest.raises(AssertionError, match="wrong sign"):
+        bp.check_module(Times(-1.0), (np.int64(5), 3))
+
+
+def test_the_line_that_is_told_is_the_users():
+    class Assigned(Times):
+        def backward(self, theta, saved, v, gradient, need_dz=True):
+            gradient.c = namespace(v).sum(saved * v)
+            return theta.c * v
+
+    with pytest.raises(AssertionError, match=r"test_check\.py: gradient\.c = namespace"):
+        bp.check_module(Assigned(), (5, 3))
+
+
+def test_ids_out_of_range_in_an_example():
+    with pytest.raises(IndexError, match="expected ids from 0 to 6, got values from 0 to 9"):
+        bp.check_module(bp.Embedding(7, 4), np.array([[0, 9]]))
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"parameters": {"W": np.zeros((3, 3))}}, r"parameters\['W'\] must be a Parameter, got ndarray"),
+        ({"parameters": [1]}, "parameters must be a dictionary"),
+        ({"children": ["x"]}, "children must be a dictionary"),
+        ({"children": {"a": "x"}}, r"children\['a'\] must be a Module"),
+    ],
+)
+def test_wrong_declarations_in_a_chain(declared, says):
+    class Wrong(Times):
+        def __init__(self):
+            vars(self).update(declared)
+
+    with pytest.raises(TypeError, match=says):
+        bp.Network(bp.Sequential(Wrong(), bp.ReLU()))

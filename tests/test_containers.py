@@ -12,7 +12,7 @@ from compositions import SideBySide, masked_stack, side_by_side
 import bpcore as bp
 from bpcore.array import namespace
 from bpcore.module import Observed, fresh_lists
-from bpcore.modules.containers import fused
+from bpcore.modules.containers import Held, fused
 from bpcore.modules.linear import LinearReLU
 
 IDS, MASK, Z = labels(7, 3, 5), keys(5, 3, 1), np.random.default_rng(0).standard_normal((3, 5, 4))
@@ -232,7 +232,7 @@ class OwnReLU(bp.ReLU):
 def test_a_linear_and_the_relu_after_it_are_one_step():
     linear, relu = bp.Linear(4, 4), bp.ReLU()
     kinds = [(i, type(module)) for i, module in fused([linear, relu, relu, bp.Tanh(), linear, OwnReLU(), linear])]
-    expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, OwnReLU), (6, bp.Linear)]
+    expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, Held), (6, bp.Linear)]
     assert kinds == expected
     assert [i for i, _ in bp.Sequential(linear, relu, linear).steps] == [0, 2]
 
@@ -273,3 +273,48 @@ def test_methods_of_before_say_where_they_are():
         bp.Linear(2, 3).expect_features  # noqa: B018
     with pytest.raises(AttributeError, match=r"call bpcore\.arguments\.whole"):
         bp.Linear(2, 3).whole  # noqa: B018
+
+
+# What a user's module returns in a chain.
+
+
+class Square(bp.Module):
+    """u = z², with a backward function that returns `wrong(2 z v)`."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def forward(self, theta, z, mode):
+        return z * z, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.wrong(2 * saved * v)
+
+
+@pytest.mark.parametrize(
+    "chain", [lambda m: (m, bp.Linear(3, 3)), lambda m: (bp.Residual(m), bp.Tanh())], ids=["step", "residual"]
+)
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda dz: dz.sum(axis=0), r"Square's backward returned dz \(3,\) for input 0 of shape \(40, 3\)"),
+        (lambda dz: dz[:1], r"returned dz \(1, 3\) for input 0 of shape \(40, 3\)"),
+        (lambda dz: 1.0, r"returned dz 1\.0 for input 0"),
+    ],
+)
+def test_a_gradient_that_would_be_broadcast(chain, wrong, says):
+    net = bp.Network(bp.Sequential(bp.Linear(3, 3), *chain(Square(wrong))), "numpy")
+    X, y = np.ones((40, 3)), np.zeros(40, int)
+    with pytest.raises(ValueError, match=says):
+        net.value_and_gradient(bp.CrossEntropy(), X, y)
+    right = bp.Network(bp.Sequential(bp.Linear(3, 3), *chain(Square(lambda dz: dz))), "numpy")
+    assert right.value_and_gradient(bp.CrossEntropy(), X, y)[1].shape == (right.n_parameters,)
+
+
+def test_a_users_module_that_returns_no_array():
+    class Number(Square):
+        def forward(self, theta, z, mode):
+            return 1.0, z
+
+    with pytest.raises(TypeError, match=r"1: Number's forward must return an array as u, got 1\.0"):
+        bp.Network(bp.Sequential(bp.Linear(3, 3), Number(None)), "numpy")(np.ones((2, 3)))

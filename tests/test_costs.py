@@ -290,3 +290,31 @@ def test_the_table():
 def test_wrong_sizes_are_an_error_as_ever():
     with pytest.raises(ValueError, match=r"0: Linear expected features 64 in the last axis, got z of shape \(32, 63\)"):
         bp.cost(bp.MLP([64, 128, 10]), (32, 63))
+
+
+@pytest.mark.parametrize(
+    ("function", "used"),
+    [
+        (lambda z: np.where(z > 0, z, z), "np.where"),
+        (lambda z: np.exp(z), "np.exp"),
+        (lambda z: z.sum(), "z.sum"),
+        (lambda z: z.astype("float32"), "z.astype"),
+    ],
+)
+def test_a_module_for_numpy_alone(function, used):
+    class Own(bp.Module):
+        def forward(self, theta, z, mode):
+            return function(z), z
+
+    with pytest.raises(TypeError, match=f"a module uses {used}, which only NumPy's arrays have; write bp.namespace"):
+        bp.cost(Own(), (5, 3))
+
+
+def test_windows_changed_in_place():
+    class Own(bp.Linear):
+        def backward(self, theta, saved, v, gradient, need_dz=True):
+            dz = super().backward(theta, saved, v, gradient, need_dz)
+            gradient.W *= 1.0
+            return dz
+
+    assert bp.cost(Own(3, 2), (5, 3)).backward > bp.cost(bp.Linear(3, 2), (5, 3)).backward

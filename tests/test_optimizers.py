@@ -313,3 +313,11 @@ def test_numpy_whole_numbers_of_a_trainer(backend):
     run.fit(examples(), examples(seed=1), epochs=n(2), batch_size=n(16), training_sample=n(20))
     expected.fit(examples(), examples(seed=1), epochs=2, batch_size=16, training_sample=20)
     assert_same(become(run), become(expected))
+
+
+def test_a_constructor_of_its_own():
+    with pytest.raises(TypeError, match=r"Plain has an __init__ of its own, and an optimiser is a frozen dataclass: declare"):
+
+        class Plain(bp.Optimizer):
+            def __init__(self, lr):
+                self.lr = lr

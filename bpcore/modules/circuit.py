@@ -102,7 +102,10 @@ class Circuit(Module):
                 need = need_dz or any(source in self._behind for source in sources)
                 dz = run_backward(self.children[name], windows, for_backward, v, gradients, need)
                 if need:
-                    for source, of_source in zip(sources, gradients_of(module, windows, dz, len(sources)), strict=True):
+                    each = dz if isinstance(dz, tuple) else (dz,)
+                    if len(each) != len(sources):
+                        gradients_of(module, windows, dz, [None] * len(sources))
+                    for source, of_source in zip(sources, each, strict=True):
                         add_gradient(arriving, source, of_source)
         if not need_dz:
             return None

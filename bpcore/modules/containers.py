@@ -8,6 +8,7 @@ from typing import Any
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
+from bpcore.library import is_array
 from bpcore.module import (
     Mode,
     Module,
@@ -15,6 +16,7 @@ from bpcore.module import (
     expect_backward,
     expect_inputs,
     expect_known,
+    gradients_of,
     run,
     run_backward,
     wrong_inputs,
@@ -41,12 +43,34 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     for i, module in enumerate(modules):
         step = None if before is None else FUSED.get((type(before), type(module)))
         if step is None:
-            steps.append((i, module))
+            steps.append((i, module if type(module).__module__.startswith("bpcore.") else Held(module)))
             before = module
         else:
             steps[-1] = (i - 1, step(before))
             before = None
     return steps
+
+
+class Held(Module):
+    """A module that is not bpcore's own, as a step of a Sequential: what it returns is checked, so that nothing is broadcast."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.further = module.further
+
+    def forward(self, theta: Windows, *z: Any, mode: Mode) -> tuple[Any, Any]:
+        u, saved = run(self.module, theta, z, mode)
+        for output in u if isinstance(u, tuple) else (u,):
+            if not is_array(output):
+                raise TypeError(f"{self.module.name(theta)}'s forward must return an array as u, got {show(output)}")
+        return u, ([None if x is None else tuple(x.shape) for x in z], saved)
+
+    def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        shapes, of_module = saved
+        dz = run_backward(self.module, theta, of_module, v, gradient, need_dz)
+        if need_dz:
+            gradients_of(self.module, theta, dz, shapes)
+        return dz
 
 
 class Sequential(Module):
@@ -164,7 +188,10 @@ class Residual(Module):
         dz = run_backward(self.children["body"], theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
         if not need_dz:
             return None
-        return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
+        first, *others = dz if isinstance(dz, tuple) else (dz,)
+        if getattr(first, "shape", None) != v.shape:
+            gradients_of(self.children["body"], theta.children[0], first, [tuple(v.shape)])
+        return (v + first, *others) if others else v + first
 
 
 class Recompute(Module):
