@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bpcore import arguments
 from bpcore.arguments import show
 from bpcore.array import Array, namespace
@@ -52,6 +54,8 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
         host_data(array, "z")  # raises for a masked array
         if not is_array(array):
             raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")
+        if isinstance(array, np.ndarray) and type(array) is not np.ndarray:
+            raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; pass np.asarray(z)")
         if not backend_of(arrays[0]).owns(array):
             raise TypeError(
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
@@ -122,8 +126,11 @@ def expect_like(u: Any, v: Any) -> Any:
     if isinstance(v, (int, float)) and u.ndim == 0:
         return namespace(u).full_like(u, float(v))
     if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
+        host = isinstance(v, (np.ndarray, np.generic))
         got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
-        raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
+        got = show(v) if host else got
+        repair = f"; pass np.asarray(v, dtype={str(u.dtype)!r})" if host and isinstance(u, np.ndarray) else ""
+        raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}{repair}")
     if tuple(v.shape) != tuple(u.shape):
         raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")
     return v
