@@ -81,6 +81,11 @@ def has_mask(x: Any) -> bool:
     return isinstance(x, np.ma.MaskedArray) and bool(np.ma.is_masked(x))
 
 
+def is_subclass(x: Any) -> bool:
+    """Whether x is an array of a subclass of NumPy's: a matrix, a masked array."""
+    return isinstance(x, np.ndarray) and type(x) is not np.ndarray
+
+
 def column_names(x: Any) -> list[Any]:
     """The names of the columns of a table (pandas, Polars, Arrow); [] of anything else."""
     names = getattr(x, "column_names", getattr(x, "columns", None))

@@ -207,6 +207,36 @@ def net() -> bp.Network:
         (lambda: trainer(seed=-1), ValueError, "seed must be a whole number"),
         (lambda: trainer(seed=0.5), ValueError, "seed must be a whole number"),
         (lambda: trainer(schedule=0.1), TypeError, "schedule must be a function of the step"),
+        (
+            lambda: trainer(schedule=lambda step, epoch: 1.0),
+            TypeError,
+            r"schedule\(step, epoch\): missing .* 'epoch'; it is called with \(step\)",
+        ),
+        (
+            lambda: trainer(callbacks=[made(bp.Callback, on_epoch=lambda self, trainer: None)]),
+            TypeError,
+            r"Made\.on_epoch\(trainer\): too many .*; it is called with \(trainer, record\)",
+        ),
+        (
+            lambda: trainer(metrics=[made(bp.Metric, name="made", scores=lambda self, t: t)]),
+            TypeError,
+            r"Made\.scores\(t\): too many .*; it is called with \(t, y\)",
+        ),
+        (
+            lambda: trainer(metrics=[made(bp.Metric, name="made", terms=lambda self, t, y, w: t.sum())]).evaluate((X, Y)),
+            TypeError,
+            "metric made: terms must be a tuple of arrays",
+        ),
+        (
+            lambda: trainer().fit((X, Y), epochs=1, augment=lambda X: X),
+            TypeError,
+            r"augment\(X\): too many .*; it is called with \(X, generator\)",
+        ),
+        (
+            lambda: trainer().fit(made(object, __getitem__=lambda self, i: (X[i], Y[i])), epochs=1),
+            TypeError,
+            r"give it to a loader: torch\.utils\.data\.DataLoader\(dataset, batch_size=32\)",
+        ),
         (lambda: trainer(callbacks=[print]), TypeError, "callbacks must be bpcore Callbacks, got <built-in function print>"),
         (lambda: trainer(metrics=[bp.MSE]), ValueError, "a metric must be one of"),
         (lambda: trainer(bp.ReLU()), ValueError, r"ReLU\(\) has no trained parameter; there is nothing to train"),
@@ -232,6 +262,11 @@ def net() -> bp.Network:
 def test_bad_types_and_hyperparameters(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def made(base, **own):
+    """An object of a user's class."""
+    return type("Made", (base,), own)()
 
 
 def plateau(monitor: str = "test_loss") -> bp.schedules.Schedule:

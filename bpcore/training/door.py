@@ -18,7 +18,6 @@ from bpcore.training.metrics import chosen_metrics
 from bpcore.training.state import innermost, take
 from bpcore.training.step import Step
 
-
 CALLED = {"on_start": ["trainer"], "on_step": ["trainer", "J"], "on_epoch": ["trainer", "record"], "on_end": ["trainer"]}
 
 

@@ -59,7 +59,8 @@ def trial_of(examples: Arrays | Batches) -> Iterator[None]:
         if X.ndim == 1 and ("features" in str(error) or kind(X) == "real floating"):
             swapped = "; or are X and y swapped?" if examples.y.shape[1:] > (1,) else ""
             raise ValueError(
-                f"{examples.name}: X needs rows and features, got shape {tuple(X.shape)}; one feature is X.reshape(-1, 1){swapped}"
+                f"{examples.name}: X needs rows and features, got shape {tuple(X.shape)}; "
+                f"one feature is X.reshape(-1, 1){swapped}"
             ) from error
         raise type(error)(f"{error} (tried on the first {min(2, examples.n)} rows of {examples!r})") from error
 

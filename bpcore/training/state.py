@@ -133,8 +133,8 @@ def warn_outlived(part: Callback | Schedule) -> None:
     if changed:
         vars(part)["_plain"] = {}
         warnings.warn(
-            f"{own.__name__}.{changed[0]} has changed since an earlier run, and the new run goes on from there; give each trainer "
-            f"one of its own, or define state and restore in {own.__name__}",
+            f"{own.__name__}.{changed[0]} has changed since an earlier run, and the new run goes on from there; "
+            f"give each trainer one of its own, or define state and restore in {own.__name__}",
             RuntimeWarning,
             stacklevel=8 if base is Schedule else 7,
         )
