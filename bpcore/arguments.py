@@ -66,6 +66,17 @@ def misfit(name: str, signature: inspect.Signature, args: tuple[Any, ...], named
     return None
 
 
+def expect_call(what: str, function: Callable[..., Any], *names: str) -> None:
+    """Raise a TypeError unless `function` takes positional arguments, which are called `names`. what: for the error."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of C, which tells nothing
+        return
+    error = misfit(what, signature, names, {})
+    if error is not None:
+        raise TypeError(f"{error}; it is called with ({', '.join(names)})")
+
+
 def explained(function: Callable[P, R]) -> Callable[P, R]:
     """`function`, where a call that does not fit its signature is an error that shows the signature and the nearest name."""
 

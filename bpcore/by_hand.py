@@ -9,6 +9,7 @@ from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
+from bpcore.host import is_subclass
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
 from bpcore.mode import expect_mode
@@ -52,6 +53,8 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
         host_data(array, "z")  # raises for a masked array
         if not is_array(array):
             raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")
+        if is_subclass(array):
+            raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; pass np.asarray(z)")
         if not backend_of(arrays[0]).owns(array):
             raise TypeError(
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
@@ -126,6 +129,8 @@ def expect_like(u: Any, v: Any) -> Any:
         return namespace(u).full_like(u, float(v))
     if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
         got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
+        if is_subclass(v):
+            got = f"{show(v)}; pass np.asarray(v)"
         raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
     if tuple(v.shape) != tuple(u.shape):
         raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")

@@ -102,7 +102,8 @@ def repair_of_features(shape: tuple[int, ...], n: int, argument: str) -> str:
         return "put bp.Flatten() before it"
     if len(shape) == 1 and n == 1:
         return "one feature is a column: X.reshape(-1, 1)"
-    return f"pass {argument}={shape[-1]} or fix the data"
+    of_mlp = " (in bp.MLP, n_in is one of the sizes)" if argument == "n_in" else ""
+    return f"pass {argument}={shape[-1]} or fix the data{of_mlp}"
 
 
 def expect_module(module: Any, who: str = "") -> None:

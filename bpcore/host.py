@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Set
+from datetime import date, timedelta
 from numbers import Real
 from typing import Any
 
@@ -18,30 +20,46 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
     if has_mask(x):
         raise TypeError(
             f"{name} is a masked array with masked entries, and a mask would be ignored; drop these rows, or fill the entries: "
-            f"{short(name)}.filled(0)"
+            f"{short(name) if hasattr(x, 'filled') else f'np.ma.array({short(name)})'}.filled(0)"
         )
-    if isinstance(x, (Mapping, Set, Iterator, str, bytes)) or x is None:
-        columns = f", e.g. np.column_stack(list({short(name)}.values()))" if isinstance(x, Mapping) else ""
-        raise TypeError(f"{name} expected an array of numbers, got {type(x).__name__}; make an array of it{columns}")
     dense = next((method for method in ("toarray", "todense", "to_dense") if hasattr(x, method)), None)
     if dense is not None and not isinstance(x, np.ndarray):
         raise TypeError(sparse(x, name, dense))
+    if isinstance(x, (Mapping, Set, Iterator, str, bytes)) or x is None:
+        raise TypeError(f"{name} expected an array of numbers, got {type(x).__name__}; {repair_of_container(x, short(name))}")
+    if type(x).__name__ == "LazyFrame":
+        raise TypeError(f"{name} is a LazyFrame, which has no numbers yet; pass {short(name)}.collect()")
     try:
-        host = np.asarray(x)
+        named = column_names(x)
         # pandas makes objects of columns of different dtypes; other tables make numbers of dates
-        if host.ndim == 2 and column_names(x) and (host.dtype.kind not in NUMBERS or not hasattr(x, "iloc")):
-            host = from_columns(x, name)
+        host = None if named and not hasattr(x, "iloc") else np.asarray(x)
     except ValueError as error:
         several = isinstance(x, list) and any(getattr(part, "ndim", 0) > 0 for part in x)
         repair = "pad or cut the rows" + (f"; several inputs are a tuple, tuple({short(name)})" if several else "")
         raise ValueError(
             f"{name} expected rows of one length, got data that cannot become an array ({error}); {repair}"
         ) from error
-    except RuntimeError as error:  # of the library that x belongs to
+    except (RuntimeError, TypeError) as error:  # of the library that x belongs to
         raise TypeError(f"{name} is a {type(x).__name__}, which cannot become an array ({error}); pass NumPy arrays") from error
+    if host is None or (named and host.ndim == 2 and host.dtype.kind not in NUMBERS):
+        host = from_columns(x, name)
     if host.dtype.kind not in NUMBERS:
-        raise TypeError(f"{name} expected numbers, got an array of {trouble(host, short(name))}")
+        raise TypeError(f"{name} expected numbers, got an array of {trouble(host, as_array_of(x, short(name)))}")
     return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
+
+
+def repair_of_container(x: Any, name: str) -> str:
+    """What to do about data in a dictionary, a set, an iterator, a text or None."""
+    if name == "weights" and isinstance(x, Mapping):
+        return "give one weight an example, e.g. np.asarray([weights[c] for c in y])"
+    if name == "weights" and x == "balanced":
+        return "give one weight an example, e.g. by scikit-learn's compute_sample_weight('balanced', y)"
+    return "make an array of it" + f", e.g. np.column_stack(list({name}.values()))" * isinstance(x, Mapping)
+
+
+def as_array_of(x: Any, name: str) -> str:
+    """The source of x as an array that has `astype`, for a repair: a list and a column of Polars or Arrow have none."""
+    return name if hasattr(x, "astype") else f"np.asarray({name})"
 
 
 def sparse(x: Any, name: str, dense: str) -> str:
@@ -57,8 +75,15 @@ def short(name: str) -> str:
 def has_mask(x: Any) -> bool:
     """Whether x is a masked array with masked entries, or a list with such an array in it."""
     if isinstance(x, (list, tuple)):
-        return bool(x) and not isinstance(x[0], Real) and any(map(has_mask, x))
+        if x and isinstance(x[0], Real):
+            return type(np.ma.masked) in map(type, x)
+        return any(map(has_mask, x))
     return isinstance(x, np.ma.MaskedArray) and bool(np.ma.is_masked(x))
+
+
+def is_subclass(x: Any) -> bool:
+    """Whether x is an array of a subclass of NumPy's: a matrix, a masked array."""
+    return isinstance(x, np.ndarray) and type(x) is not np.ndarray
 
 
 def column_names(x: Any) -> list[Any]:
@@ -88,24 +113,40 @@ def from_columns(table: Any, name: str) -> np.ndarray:
         columns.append(np.asarray(given))
         if columns[-1].dtype.kind not in NUMBERS:
             dtype = getattr(given, "dtype", getattr(given, "type", columns[-1].dtype))
-            of = f"{short(name)}[{column!r}]"
+            of = as_array_of(given, f"{short(name)}[{column!r}]")
             raise TypeError(f"{name} expected numbers, got column {column!r} of {trouble(columns[-1], of, dtype)}")
     return np.stack(columns, axis=1)
 
 
 def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
     """An array that does not hold numbers, in words, and the repair. dtype: what its library calls its dtype."""
-    kind, at, repair = found.dtype.kind, "", f"convert it, e.g. {name}.astype({number_dtype(found, name)!r})"
+    kind, at, repair = found.dtype.kind, "", "pass numbers"
+    rows = f"list({name.removeprefix('np.asarray(').removesuffix(')')})"
+    if converts(found):
+        repair = f"convert it, e.g. {name}.astype({number_dtype(found, name)!r})"
     if kind == "O" and found.size:
         odd = next((i for i, value in enumerate(found.flat) if not isinstance(value, (Real, np.bool))), None)
         value = found.flat[odd or 0]
         if odd is not None:
             place = tuple(map(int, np.unravel_index(odd, found.shape)))
             at = f" with {type(value).__name__} {str(value)[:30]!r} at {place}" if place else f" ({type(value).__name__})"
-        if hasattr(value, "__array__") or isinstance(value, (list, tuple)):
-            repair = f"stack its rows: np.stack(list({name}))"
-        elif value is None or type(value).__name__.startswith("NA") or value != value:
+        if hasattr(value, "toarray"):
+            repair = f"make one array of sparse rows: scipy.sparse.vstack({rows}).toarray()"
+        elif isinstance(value, Mapping):
+            repair = f"make a table of its rows: pandas.DataFrame({rows})"
+        elif isinstance(value, os.PathLike):
+            repair = "read the file, e.g. with np.load"
+        elif hasattr(dtype, "categories") and not isinstance(value, str):
+            repair = f"encode it as numbers, e.g. {name}.cat.codes"
+        elif is_missing(value):
             repair = f"drop or fill what is missing, then {name}.astype('float32')"
+        elif isinstance(value, date):
+            kind = "M"
+            name = name if hasattr(value, "tzinfo") and dtype is not None else f"np.asarray({name}, 'M8[s]')"
+        elif isinstance(value, timedelta):
+            kind, name = "m", f"np.asarray({name}, 'm8[s]')"
+        elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+            repair = f"stack its rows: np.stack({rows})"
         elif isinstance(value, (str, bytes)):
             kind = "U"
     if kind in "UST":
@@ -121,9 +162,32 @@ def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
     return f"dtype {found.dtype if dtype is None else dtype}{at}; {repair}"
 
 
+def converts(found: np.ndarray) -> bool:
+    """Whether `astype('float32')` makes numbers of its first entries."""
+    if found.dtype.kind not in "OSTU":
+        return False
+    try:
+        return found.reshape(-1)[:1000].astype("float32") is not None
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def is_missing(value: Any) -> bool:
+    """Whether the value is None, pandas.NA, NaT or NaN. Of some objects `!=` gives no truth value."""
+    try:
+        return value is None or type(value).__name__.startswith("NA") or bool(value != value)
+    except (TypeError, ValueError):
+        return False
+
+
+def is_label(name: str) -> bool:
+    """Whether the data of this name in a repair are labels."""
+    return name.removeprefix("np.asarray(").startswith("y")
+
+
 def number_dtype(found: np.ndarray, name: str) -> str:
     """The dtype to convert to: "int64" if all entries are labels of classes, else "float32"."""
-    whole = name.startswith("y") and all(str(value).lstrip("-").isdigit() for value in found.flat[:1000])
+    whole = is_label(name) and all(str(value).lstrip("-").isdigit() for value in found.flat[:1000])
     return "int64" if whole else "float32"
 
 
@@ -137,7 +201,7 @@ def is_text_of_number(value: Any) -> bool:
 
 def encoding(name: str) -> str:
     """How to make numbers of texts: classes of labels, indicator columns of features."""
-    if name.startswith("y"):
+    if is_label(name):
         return f"number the classes: np.unique({name}, return_inverse=True)[1], or scikit-learn's LabelEncoder"
     return "encode it as numbers, e.g. with pandas.get_dummies or scikit-learn's OneHotEncoder"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bpcore.arguments import show, whole
+from bpcore.array import kind
 from bpcore.library import Backend, host_data
 from bpcore.module import Mode
 from bpcore.modules import Loss
@@ -17,6 +18,19 @@ def expect_loss(loss: Any, method: str) -> Loss:
         return loss
     repair = f"net.{method}(X, bp.CrossEntropy()), or trainer.{method}(X), which has its own"
     raise TypeError(f"{method} needs the loss, which knows what outputs mean, got {show(loss)}; pass it: {repair}")
+
+
+NO_ROWS = "X needs a row for each example, got shape ({},); one example is X[None]"
+
+
+def expect_rows(evaluate: Callable[[Any], Any], row: tuple[Any, ...], several: bool, n: int) -> None:
+    """Raise ValueError unless the first of n entries of X is a row, with an output of one row: X may be one example."""
+    try:
+        u = evaluate(row if several else row[0])
+    except ValueError as error:
+        raise ValueError(NO_ROWS.format(n)) from error
+    if any(output.ndim == 0 or output.shape[0] != 1 for output in (u if isinstance(u, tuple) else (u,))):
+        raise ValueError(NO_ROWS.format(n))
 
 
 def by_batches(evaluate: Callable[[Any], Any], X: Any, batch_size: Any, mode: Mode | None, backend: Backend) -> Any:
@@ -37,6 +51,8 @@ def by_batches(evaluate: Callable[[Any], Any], X: Any, batch_size: Any, mode: Mo
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"batch_size needs inputs with one row for each example, got shapes {shapes}; leave batch_size out")
     n = inputs[0].shape[0]
+    if n > 1 and all(x.ndim == 1 and kind(x) == "real floating" for x in inputs):
+        expect_rows(evaluate, tuple(x[:1, ...] for x in inputs), several, n)
     results: list[Any] = []
     for start in range(0, max(n, 1), size):
         rows = slice(start, min(start + size, n))  # the Array API does not allow a slice past the end
@@ -45,6 +61,8 @@ def by_batches(evaluate: Callable[[Any], Any], X: Any, batch_size: Any, mode: Mo
         outputs = u if isinstance(u, tuple) else (u,)
         if any(output.ndim == 0 or output.shape[0] != rows.stop - start for output in outputs):
             shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
+            if any(x.ndim == 1 for x in inputs):
+                raise ValueError(NO_ROWS.format(n))
             raise ValueError(
                 f"batch_size needs outputs with a row for each of a batch's {rows.stop - start} rows, got shapes {shapes}; leave "
                 "batch_size out"

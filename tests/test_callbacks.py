@@ -311,6 +311,41 @@ def test_each_trainer_starts_callbacks_afresh(tmp_path):
     assert_same(become(runs[1]), shared[1])
 
 
+class Collecting(bp.Callback):
+    """Stores losses, and has no `restore`."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_epoch(self, trainer, record):
+        self.losses.append(record["training_loss"])
+
+
+class Halving(bp.schedules.Schedule):
+    """Depends on what it observes, and has no `restore`."""
+
+    def __init__(self):
+        self.factor = 1.0
+
+    def __call__(self, step):
+        return self.factor
+
+    def observe(self, record):
+        self.factor /= 2
+
+
+@pytest.mark.parametrize(("option", "kept"), [("callbacks", Collecting), ("schedule", Halving)])
+def test_what_outlives_its_run_warns_once(option, kept, recwarn):
+    part = kept()
+    trainer(**{option: part})
+    trainer(**{option: part}).fit(examples(), epochs=1)
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=f"{kept.__name__}.* has changed since an earlier run, .* state and restore"):
+        trainer(**{option: part}).fit(examples(), epochs=1)
+    trainer(**{option: part})
+    assert not recwarn.list
+
+
 class Counting(bp.Callback):
     """Counts steps, and has a state only once it has seen one."""
 

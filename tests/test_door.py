@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import re
+import sys
+from decimal import Decimal
+
 import numpy as np
 import pytest
 from runs import CLASSES, FEATURES, examples, trainer
@@ -42,6 +47,9 @@ MASKED = np.ma.masked_array(X, X > 1)
 REFUSED = {  # name: (X, what is said after "X")
     "a mask": (MASKED, r" is a masked array with masked entries, .* X\.filled\(0\)"),
     "masks in a list": (list(MASKED), " is a masked array"),
+    "a mask among numbers": ([[1.0, 2.0, 3.0, 4.0, np.ma.masked]] * len(X), r" is a masked array .* np\.ma\.array\(X\)\.filled"),
+    "dictionaries": ([{"a": 1.0}] * len(X), r" .* dict .*; make a table of its rows: pandas\.DataFrame\(list\(X\)\)"),
+    "an object": (object(), r" .*\(object\); pass numbers"),
     "complex": (X + 1j, r" .* dtype complex128; give real and imaginary parts as features"),
     "dates": (np.full(X.shape, "2020", "M8[D]"), r" .* dtype datetime64\[D\]; count from a date"),
     "durations": (np.full(X.shape, 5, "m8[s]"), r" .* dtype timedelta64\[s\]; count in a unit"),
@@ -97,10 +105,55 @@ def test_tables():
         run.fit((table, pandas.Series(Y).iloc[::-1]), epochs=1)
 
 
+def repaired(run, given):
+    """The result of the repair that the error says: the source after its last "; " and ": " or "e.g. "."""
+    with pytest.raises(TypeError) as caught:
+        run.network(given)
+    source = re.split(r"(?:: |e\.g\. )", str(caught.value))[-1]
+    return np.asarray(eval(source, {"np": np, "X": given, "pandas": sys.modules.get("pandas")}), dtype="float32")
+
+
+DAYS = [datetime.datetime(2020, 1, 1 + i) for i in range(3)]
+COLUMNS = {  # name: (entries, what the repair makes of them)
+    "dates": ([day.date() for day in DAYS], [0, 1, 2]),
+    "times": (DAYS, [0, 1, 2]),
+    "times of a zone": ([day.replace(tzinfo=datetime.UTC) for day in DAYS], [0, 1, 2]),
+    "durations": ([day - DAYS[0] for day in DAYS], [0, 86400, 172800]),
+    "decimals": ([Decimal("0.5"), Decimal(1), Decimal(2)], [0.5, 1, 2]),
+    "texts": (["1", "2", "3"], [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize("library", ["numpy", "pandas", "polars", "pyarrow"])
+def test_repairs_run(library, name):
+    entries, expected = COLUMNS[name]
+    if library == "numpy" and "zone" in name:
+        pytest.skip("NumPy has no zones")
+    table = {"b": entries}
+    if library == "numpy":
+        given = np.asarray(entries, dtype=object)
+    else:
+        package = pytest.importorskip(library)
+        given = package.table(table) if library == "pyarrow" else package.DataFrame(table)
+    np.testing.assert_array_equal(repaired(trainer(), given), expected)
+
+
+def test_a_table_without_numbers_yet():
+    polars = pytest.importorskip("polars")
+    for given, message in ((polars.DataFrame(X).lazy(), r"X\.collect\(\)"), (polars.col("a"), r"\(Expr\); pass numbers")):
+        with pytest.raises(TypeError, match=message):
+            trainer().network(given)
+
+
 def test_sparse_matrices():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match=r"X is sparse \(csr_matrix\), .* pass X\.toarray\(\)"):
         trainer().fit((sparse.csr_matrix(X), Y), epochs=1)
+    with pytest.raises(TypeError, match=r"X is sparse \(dok_array\), .* pass X\.toarray\(\)"):
+        trainer().network(sparse.dok_array(X))
+    with pytest.raises(TypeError, match=r"scipy\.sparse\.vstack\(list\(X\)\)\.toarray\(\)"):
+        trainer().network([sparse.csr_array(row[None]) for row in X])
 
 
 def test_tensors_of_torch(torch):

@@ -207,6 +207,16 @@ CONSTRUCTED = [  # what is built, exception, text
         TypeError,
         r"Module must define backward\(self, theta, saved, v, gradient",
     ),
+    (
+        lambda: bp.evaluate(bp.Tanh(), EMPTY, np.ones((2, 3)).view(np.matrix)),
+        TypeError,
+        r"evaluate expected arrays, got matrix; pass np\.asarray\(z\)",
+    ),
+    (
+        lambda: bp.evaluate(bp.Tanh(), EMPTY, np.ones(3))[1](np.ma.array(np.ones(3))),
+        TypeError,
+        r"B expected v .* got MaskedArray of shape \(3,\), float64; pass np\.asarray\(v\)",
+    ),
     (lambda: bp.evaluate(bp.ReLU(), EMPTY, [1.0]), TypeError, r"evaluate expected arrays, got list; make one: .*asarray"),
     (lambda: bp.evaluate(bp.ReLU(), EMPTY, X4)[1](ONES), ValueError, r"B expected v of the shape of u, \(2, 4\), got \(2,\)"),
     (

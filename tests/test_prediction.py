@@ -84,6 +84,14 @@ def softmax(t: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.parametrize("outputs", [2, 3])
+def test_one_example_is_no_rows(outputs):
+    """With as many outputs as inputs its outputs would pass for rows."""
+    run = bp.Trainer(bp.Network(bp.MLP([3, 4, outputs])), bp.CrossEntropy(), bp.Adam())
+    with pytest.raises(ValueError, match=r"X needs a row for each example, got shape \(3,\); one example is X\[None\]"):
+        run.predict(np.ones(3))
+
+
 def test_labels_and_probabilities_are_the_loss_s(backend):
     net = trained(backend.backend)
     loss = bp.CrossEntropy(smoothing=0.3)

@@ -62,7 +62,10 @@ DATA = {
     "an empty batch": ([(X[:0], Y[:0])], ValueError, "train is empty: X has 0 rows"),
     "complex X": ((X * 1j, Y), TypeError, r"train: X expected numbers, got an array of dtype complex128; give real and"),
     "too few features": ((X[:, 1:], Y), ValueError, r"0: Linear expected features 5 in the last axis, got z of shape \(2, 4\); "),
-    "features without an axis": ((X[:, 0], Y), ValueError, r"0: Linear expected features 5 .* \(2,\)"),
+    "features without an axis": ((X[:, 0], Y), ValueError, r"X needs rows and features, got shape \(40,\); .*reshape"),
+    "labels by rows": ((X, np.stack([Y, Y], -1)), ValueError, r"tried on the first 2 rows of <train: .* y int64 \(40, 2\)"),
+    "weights of classes": ((X, Y, {0: 1, 1: 3}), TypeError, r"one weight an example, .*weights\[c\] for c in y"),
+    "balanced weights": ((X, Y, "balanced"), TypeError, "compute_sample_weight"),
     "lengths": ((X, Y[1:]), ValueError, r"expected X, y and weights of one length, got \[40, 39\] rows; drop"),
     "lengths of weights": ((X, Y, W[1:]), ValueError, r"of one length, got \[40, 40, 39\] rows"),
     "a scalar": ((X, 1), ValueError, "train expected arrays with an axis of examples, got a scalar"),
@@ -204,6 +207,36 @@ def net() -> bp.Network:
         (lambda: trainer(seed=-1), ValueError, "seed must be a whole number"),
         (lambda: trainer(seed=0.5), ValueError, "seed must be a whole number"),
         (lambda: trainer(schedule=0.1), TypeError, "schedule must be a function of the step"),
+        (
+            lambda: trainer(schedule=lambda step, epoch: 1.0),
+            TypeError,
+            r"schedule\(step, epoch\): missing .* 'epoch'; it is called with \(step\)",
+        ),
+        (
+            lambda: trainer(callbacks=[made(bp.Callback, on_epoch=lambda self, trainer: None)]),
+            TypeError,
+            r"Made\.on_epoch\(trainer\): too many .*; it is called with \(trainer, record\)",
+        ),
+        (
+            lambda: trainer(metrics=[made(bp.Metric, name="made", scores=lambda self, t: t)]),
+            TypeError,
+            r"Made\.scores\(t\): too many .*; it is called with \(t, y\)",
+        ),
+        (
+            lambda: trainer(metrics=[made(bp.Metric, name="made", terms=lambda self, t, y, w: t.sum())]).evaluate((X, Y)),
+            TypeError,
+            "metric made: terms must be a tuple of arrays",
+        ),
+        (
+            lambda: trainer().fit((X, Y), epochs=1, augment=lambda X: X),
+            TypeError,
+            r"augment\(X\): too many .*; it is called with \(X, generator\)",
+        ),
+        (
+            lambda: trainer().fit(made(object, __getitem__=lambda self, i: (X[i], Y[i])), epochs=1),
+            TypeError,
+            r"give it to a loader: torch\.utils\.data\.DataLoader\(dataset, batch_size=32\)",
+        ),
         (lambda: trainer(callbacks=[print]), TypeError, "callbacks must be bpcore Callbacks, got <built-in function print>"),
         (lambda: trainer(metrics=[bp.MSE]), ValueError, "a metric must be one of"),
         (lambda: trainer(bp.ReLU()), ValueError, r"ReLU\(\) has no trained parameter; there is nothing to train"),
@@ -229,6 +262,11 @@ def net() -> bp.Network:
 def test_bad_types_and_hyperparameters(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def made(base, **own):
+    """An object of a user's class."""
+    return type("Made", (base,), own)()
 
 
 def plateau(monitor: str = "test_loss") -> bp.schedules.Schedule:

@@ -98,7 +98,9 @@ def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array
         raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
     lengths = [x.shape[0] for x in arrays]
     if len(set(lengths)) > 1:
-        raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; drop incomplete rows")
+        others = len(set(lengths[:-1])) == 1 and weights is not None
+        repair = "give one weight an example, e.g. weights[y] for a weight of each class" if others else "drop incomplete rows"
+        raise ValueError(f"{name} expected X, y and weights of one length, got {lengths} rows; {repair}")
     return int(y.shape[0])
 
 
@@ -265,7 +267,10 @@ class Batches:
     def __init__(self, source: Any, name: str, once: bool = False):
         if not isinstance(source, Iterable) or isinstance(source, (Mapping, str, bytes)) or hasattr(source, "__array__"):
             wanted = "a tuple (X, y) or (X, y, weights), or an iterable of such batches"
-            raise TypeError(f"{name} expected {wanted}, got {show(source)}; pass labels in the same argument: (X, y)")
+            repair = "pass labels in the same argument: (X, y)"
+            if hasattr(source, "__getitem__") and not isinstance(source, Iterable):  # a data set of PyTorch
+                repair = "give it to a loader: torch.utils.data.DataLoader(dataset, batch_size=32)"
+            raise TypeError(f"{name} expected {wanted}, got {show(source)}; {repair}")
         if iter(source) is source and not once:
             raise TypeError(
                 f"{name} is an iterator, which can be read once, and epochs read it again; "

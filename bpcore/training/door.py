@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bpcore.arguments import flag, is_number, show, text, whole
+from bpcore.arguments import expect_call, flag, is_number, show, text, whole
 from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
@@ -17,6 +17,8 @@ from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
 from bpcore.training.state import innermost, take
 from bpcore.training.step import Step
+
+CALLED = {"on_start": ["trainer"], "on_step": ["trainer", "J"], "on_epoch": ["trainer", "record"], "on_end": ["trainer"]}
 
 
 def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
@@ -30,6 +32,9 @@ def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
             raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}")
         if any(callback is other for other in given[:i]):
             raise ValueError(f"callbacks has one object twice, {show(callback)}; leave one out")
+        for method, names in CALLED.items():
+            if getattr(type(callback), method) is not getattr(Callback, method) and vars(callback).get("_run") is None:
+                expect_call(f"{type(callback).__name__}.{method}", getattr(callback, method), *names)
     take(given, trainer)
     return sorted(given, key=lambda callback: callback.last)
 
@@ -38,6 +43,7 @@ def as_schedule(trainer: Any, schedule: Any) -> Any:
     """The schedule, or a function of the step. It begins afresh if it is new to the trainer."""
     if not callable(schedule) or isinstance(schedule, (type, Module)):
         raise TypeError(f"schedule must be a function of the step, got {show(schedule)}; e.g. one of bpcore.schedules")
+    expect_call("schedule", schedule, "step")
     take([schedule], trainer)
     trainer._ends = schedule.length if isinstance(schedule, Schedule) else None
     trainer._observed = innermost(schedule)
@@ -51,9 +57,18 @@ def as_seed(trainer: Any, seed: Any) -> Any:
     return seed
 
 
+def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
+    """The metrics, whose methods take what `evaluate` gives them."""
+    chosen = chosen_metrics(metrics)
+    for metric in chosen:
+        expect_call(f"{type(metric).__name__}.scores", metric.scores, "t", "y")
+        expect_call(f"{type(metric).__name__}.terms", metric.terms, "t", "y", "w")
+    return chosen
+
+
 SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
     "schedule": as_schedule,
-    "metrics": lambda trainer, metrics: chosen_metrics(metrics),
+    "metrics": as_metrics,
     "callbacks": as_callbacks,
     "seed": as_seed,
     "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),

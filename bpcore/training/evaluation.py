@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from bpcore.array import Array, is_floating, kind
@@ -13,7 +14,7 @@ from bpcore.module import EMPTY, Mode
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.training.data import Arrays, Batches
-from bpcore.training.metric import Metric, wide
+from bpcore.training.metric import Metric, expect_terms, wide
 
 LOOK_EVERY = 256  # batches: then the host takes the sums, so that even float32 sums on a device stay accurate
 
@@ -30,10 +31,11 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
     labels = examples.y if isinstance(examples, Arrays) else batch[1]
     host = backend_of(labels).to_host(labels)
     inputs, y, weights = network.inputs(batch[0]), network.place(batch[1], name="y"), network.place_weights(batch[2])
-    t = network(inputs)
-    if isinstance(t, tuple):
-        network.forward(loss, inputs, y, weights, Mode())  # raises: a loss takes one output
-    loss.expect(EMPTY, t, y, weights)
+    with trial_of(examples):
+        t = network(inputs)
+        if isinstance(t, tuple):
+            network.forward(loss, inputs, y, weights, Mode())  # raises: a loss takes one output
+        loss.expect(EMPTY, t, y, weights)
     loss.check_labels(host, t.shape[-1] if t.ndim else 1)
     if isinstance(examples, Arrays):
         for row in extremes(examples.inputs):
@@ -41,7 +43,26 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
     of_loss = [metric.for_loss(loss) for metric in metrics]
     for metric in of_loss:
         metric.check_labels(host, tuple(t.shape))
-    terms(network, loss, of_loss, t, batch[1], batch[2])
+    with trial_of(examples):
+        terms(network, loss, of_loss, t, batch[1], batch[2])
+
+
+@contextmanager
+def trial_of(examples: Arrays | Batches) -> Iterator[None]:
+    """An error in the first rows says that it comes from them, and what was given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not isinstance(examples, Arrays) or type(error) not in (TypeError, ValueError):
+            raise
+        X = examples.inputs[0]
+        if X.ndim == 1 and ("features" in str(error) or kind(X) == "real floating"):
+            swapped = "; or are X and y swapped?" if examples.y.shape[1:] > (1,) else ""
+            raise ValueError(
+                f"{examples.name}: X needs rows and features, got shape {tuple(X.shape)}; "
+                f"one feature is X.reshape(-1, 1){swapped}"
+            ) from error
+        raise type(error)(f"{error} (tried on the first {min(2, examples.n)} rows of {examples!r})") from error
 
 
 def extremes(inputs: tuple[Array, ...]) -> list[int]:
@@ -103,7 +124,7 @@ def terms(network: Network, loss: Loss, metrics: Sequence[Metric], t: Array, y: 
     result: list[Any] = [(wide(J) * weight, weight)]
     if metrics:
         full = backend.zeros(loss.examples(of_network), t.dtype) + 1 if full is None else full
-        result += [metric.terms(t, y, full) for metric in metrics]
+        result += [expect_terms(metric, metric.terms(t, y, full)) for metric in metrics]
     return result
 
 

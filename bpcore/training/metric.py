@@ -81,6 +81,13 @@ class Metric:
             raise ValueError(f"metric {self.name} does not fit {got}; choose another metric or reshape the labels")
 
 
+def expect_terms(metric: Metric, terms: Any) -> Any:
+    """terms, or a TypeError unless they are a tuple of arrays."""
+    if not isinstance(terms, (tuple, list)) or not all(is_array(x) or isinstance(x, (int, float)) for x in terms):
+        raise TypeError(f"metric {metric.name}: terms must be a tuple of arrays, e.g. (sum,), got {show(terms)}")
+    return terms
+
+
 def wide(x: Array) -> Array:
     """x in float64; as it is on a device without float64."""
     backend = backend_of(x)

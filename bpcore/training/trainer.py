@@ -197,6 +197,8 @@ class Trainer:
             training_sample = arguments.whole("training_sample", training_sample, least=0)
         if augment is not None and not callable(augment):
             raise TypeError(f"augment must be a function (X, generator) -> X, got {show(augment)}")
+        if augment is not None:
+            arguments.expect_call("augment", augment, "X", "generator")
         read_ahead = arguments.whole("read_ahead", read_ahead, least=0)
         drop_last = arguments.flag("drop_last", drop_last)
         examples = as_examples(train, "train")
