@@ -126,6 +126,7 @@ def expect_like(u: Any, v: Any) -> Any:
         host_data(v, "v")  # raises for a masked array
     if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
         got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
+        got = show(v) if got == f"an array of {u.dtype} on {backend_of(u).name}" else got  # a subclass of its arrays
         raise TypeError(f"B expected v as an array of {u.dtype} on {backend_of(u).name}, as u is; got {got}")
     if tuple(v.shape) != tuple(u.shape):
         raise ValueError(f"B expected v of the shape of u, {tuple(u.shape)}, got {tuple(v.shape)}")

@@ -17,7 +17,7 @@ from bpcore.costs import MOST_ROWS, Cost, cost
 from bpcore.expect import expect_module, expect_shapes
 from bpcore.host import cast, check_index
 from bpcore.layout import Layout
-from bpcore.library import Backend, host_data
+from bpcore.library import Backend, host_data, is_array
 from bpcore.mode import expect_mode, new_mode
 from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run, run_backward, walk
 from bpcore.modules import Loss
@@ -156,7 +156,8 @@ class Network:
         """Path to window of a vector in θ's order, as ∇J is: `net.named(gradient)["0.W"]`. Buffers only if it has θ's length."""
         lengths = (self.n_parameters, self.layout.size)
         if not self.backend.owns(vector) or vector.dtype != self._dtype or vector.shape not in [(n,) for n in lengths]:
-            host_data(vector, "vector")  # raises for a masked array
+            if is_array(vector):
+                host_data(vector, "vector")  # raises for a masked array
             wanted = f"of length {' or '.join(map(str, dict.fromkeys(lengths)))} and dtype {self.dtype} on {self.backend.name}"
             repair = (
                 "take its entry [1]: value_and_gradient returns (J, ∇J)" if isinstance(vector, tuple) else "move or convert it"

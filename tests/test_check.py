@@ -586,3 +586,9 @@ def test_the_report():
     nothing = bp.check_module(bp.Embedding(5, 2), np.arange(4), mode=bp.Mode(training=True))
     assert nothing.modes == ["training"]
     assert nothing.inputs == {}
+
+
+def test_a_notebook_shows_a_report_as_a_table():
+    html = bp.check_module(bp.Linear(3, 2), (5, 3))._repr_html_()
+    assert "keeps its contract in evaluation and training" in html
+    assert all(f">{cell}</td>" in html for cell in ("input", "(5, 3)", "parameter", "W", "(3, 2)"))
