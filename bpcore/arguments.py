@@ -13,6 +13,7 @@ import os
 import reprlib
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -30,15 +31,18 @@ class _Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, type):
             return f"<class {x.__name__!r}>"
-        if hasattr(x, "shape") and (hasattr(x, "dtype") or hasattr(x, "__array__")):
+        if isinstance(x, ModuleType):
+            return f"<module {x.__name__!r}>"
+        if isinstance(getattr(x, "shape", None), tuple) and (hasattr(x, "dtype") or hasattr(x, "__array__")):
             dtype = f", {x.dtype}" if hasattr(x, "dtype") else ""  # a table has none
             return f"{type(x).__name__} of shape {tuple(x.shape)}{dtype}"
         return super().repr1(x, level)
 
 
 def show(value: Any) -> str:
-    """A value in an error: never the numbers of an array. A class is followed by the repair."""
-    made = f", which is not made yet: {value.__name__}(...)" if isinstance(value, type) else ""
+    """A value in an error: never the numbers of an array. A class is followed by the repair, unless it is a type of numbers."""
+    library = value.__module__.partition(".")[0] if isinstance(value, type) else "builtins"
+    made = f", which is not made yet: {value.__name__}(...)" if library not in ("builtins", "numpy") else ""
     return _SHOWN.repr(value) + made
 
 
@@ -84,7 +88,7 @@ def explained(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **named: P.kwargs) -> R:
         try:
             return function(*args, **named)
-        except TypeError:
+        except (TypeError, AttributeError):  # of an attribute, where a method is called on its class
             misfit = explanation(function, args, named)
             if misfit is None:
                 raise
@@ -97,7 +101,16 @@ def explanation(function: Callable[..., Any], args: tuple[Any, ...], named: dict
     """The error of a call of a function or a method that does not fit; without `self`, and a constructor by its class."""
     signature = inspect.signature(function)
     name = function.__qualname__
-    if next(iter(signature.parameters), "") in ("self", "cls") and args:
+    first = next(iter(signature.parameters), "")
+    of = name.rpartition(".")[0]
+    if (
+        first == "self"
+        and of
+        and function.__name__ != "__init__"
+        and not any(of == c.__name__ for a in args[:1] for c in type(a).__mro__)
+    ):
+        return TypeError(f"{name} was called on the class; make an object first: {of}(...).{function.__name__}(...)")
+    if first in ("self", "cls") and args:
         owner = args[0] if isinstance(args[0], type) else type(args[0])
         name = owner.__name__ if function.__name__ == "__init__" else f"{owner.__name__}.{function.__name__}"
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 
 from bpcore import libraries
-from bpcore.arguments import show
+from bpcore.arguments import nearest, show
 from bpcore.library import LIBRARIES, Backend, library_of
 
 __all__ = ["backend_of", "get_backend", "use_backend"]
@@ -28,7 +29,8 @@ def get_backend(name: str | Backend | None = None) -> Backend:
     if isinstance(name, Backend):
         return name
     if name is not None and not isinstance(name, str):
-        raise ValueError(f"unknown backend {show(name)}: choose one of {', '.join(LIBRARIES)}, auto")
+        hint = nearest(name.__name__, LIBRARIES) if isinstance(name, ModuleType) else ""
+        raise ValueError(f"unknown backend {show(name)}: choose one of {', '.join(LIBRARIES)}, auto{hint}")
     name = str(name or _chosen.get() or os.environ.get("BPCORE_BACKEND") or "numpy")
     if name not in _made:
         library, _, suffix = name.partition(":")

@@ -39,7 +39,8 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
 
     theta: windows, see `initialize`. z: arrays on one backend. mode: evaluation by default; `Mode(training=True, ...)` for the
     behaviour in training. dz is an array, or a tuple for several inputs, with None for an input without gradient; dtheta has
-    the windows' names: `dtheta.W`. B returns fresh arrays, and may be called again.
+    the windows' names: `dtheta.W`. B returns fresh arrays, and may be called again, until theta or z is
+    written to: what is saved may be views of them.
 
     (B1), (B2)
     """
@@ -127,6 +128,8 @@ def expect_like(u: Any, v: Any) -> Any:
         return tuple(None if v_i is None else expect_like(u_i, v_i) for u_i, v_i in zip(u, v, strict=True))
     if isinstance(v, (int, float)) and u.ndim == 0:
         return namespace(u).full_like(u, float(v))
+    if is_array(v):
+        host_data(v, "v")  # raises for a masked array
     if not is_array(v) or not backend_of(u).owns(v) or v.dtype != u.dtype:
         got = f"an array of {v.dtype} on {backend_of(v).name}" if is_array(v) else type(v).__name__
         if is_subclass(v):

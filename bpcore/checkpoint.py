@@ -28,7 +28,7 @@ class CheckpointError(ValueError):
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> None:
     """Write tensors and header to `path`. A crash at any moment leaves the whole old file or the whole new file."""
-    files.write(path, pack(tensors, header), durable=True)
+    files.write(arguments.path("path", path), pack(tensors, header), durable=True)
 
 
 def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bpcore.arguments import is_number, show
 from bpcore.array import Array, kind, namespace
-from bpcore.library import is_array
+from bpcore.library import host_data, is_array
 from bpcore.module import Module, Parameter, Windows
 from bpcore.windows import RESERVED, join
 
@@ -118,13 +118,18 @@ def expect_module(module: Any, who: str = "") -> None:
 def expect_shapes(who: str, module: Module, shapes: Sequence[Any]) -> list[Any]:
     """A shape, as a tuple, or an array for each input of `module`, or an error. who: the function that takes them."""
     name = type(module).__name__
+    call = f"{who}(" if who.startswith("net.") else f"{who}({name}, "
+    inputs = [p for p in inspect.signature(module.forward).parameters.values() if p.name not in ("theta", "mode")]
+    if not shapes and any(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in inputs):
+        raise TypeError(f"{who} expected a shape for each input of {name}, got none; e.g. {call}(5, 3))")
     if not all(isinstance(x, (tuple, list)) or is_array(x) for x in shapes):
         if shapes and all(isinstance(n, int) for n in shapes):
-            repair = f"write it as one tuple: {who}({name}, {tuple(shapes)})"
+            repair = f"write it as one tuple: {call}{tuple(shapes)})"
             raise TypeError(f"{who} expected a shape for each input, got {tuple(shapes)}; {repair}")
         wrong = next(x for x in shapes if not isinstance(x, (tuple, list)) and not is_array(x))
         raise TypeError(f"{who} expected a shape for each input of {name}, a tuple, or an array; got {show(wrong)}; e.g. (5, 3)")
     for x in shapes:
+        host_data(x, "an example") if is_array(x) else None  # raises for a masked array
         if not is_array(x) and not all(is_number(n, Integral) and n >= 0 for n in x):
             raise TypeError(f"{who} expected a shape of whole numbers from 0 up, got {show(x)}; e.g. (5, 3), or pass an array")
     return [x if is_array(x) else tuple(map(int, x)) for x in shapes]

@@ -14,10 +14,10 @@ from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.costs import MOST_ROWS, Cost, cost
-from bpcore.expect import expect_module
+from bpcore.expect import expect_module, expect_shapes
 from bpcore.host import cast, check_index
 from bpcore.layout import Layout
-from bpcore.library import Backend, host_data
+from bpcore.library import Backend, host_data, is_array
 from bpcore.mode import expect_mode, new_mode
 from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run, run_backward, walk
 from bpcore.modules import Loss
@@ -34,6 +34,7 @@ FIXED = {
     "windows": "write into a window: net.windows[0].W[...] = x",
     "n_parameters": "it is the length of ∇J",
     "backend": "move the network: net.to(backend)",
+    "seed": "it tells how θ was drawn; make another network: bp.Network(module, seed=...)",
     **dict.fromkeys(("module", "layout", "dtype", "compute_dtype"), "make another network: bp.Network(module, ...)"),
 }
 
@@ -81,6 +82,8 @@ class Network:
         theta: Any = None,
     ):
         expect_module(module, "Network")
+        if isinstance(backend, Module):
+            raise TypeError(f"Network takes one module, got also {show(backend)}; join them: bp.Sequential(a, b)")
         self.module = module
         self._warned: Loss | None = None  # the loss for which a wrong last layer was looked for
         self.layout = Layout(module)
@@ -95,10 +98,17 @@ class Network:
         self._bind(cast(values, self.dtype, "theta"))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name not in FIXED and not name.startswith("_") and hasattr(type(self), name):
+            raise TypeError(f"{name} is a method of networks; call it, net.{name}(...), or choose another name for the attribute")
         if name not in FIXED or name not in self.__dict__.keys() | {"theta", "windows", "n_parameters"}:
             object.__setattr__(self, name, value)
         elif value is not getattr(self, name):  # it is itself after `net.theta += 1`
             raise TypeError(f"a network's {name} cannot be replaced, since θ and its windows depend on it; {FIXED[name]}")
+
+    def __delattr__(self, name: str) -> None:
+        if name in FIXED:
+            raise TypeError(f"a network's {name} cannot be deleted, since θ and its windows depend on it")
+        object.__delattr__(self, name)
 
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
@@ -146,9 +156,13 @@ class Network:
         """Path to window of a vector in θ's order, as ∇J is: `net.named(gradient)["0.W"]`. Buffers only if it has θ's length."""
         lengths = (self.n_parameters, self.layout.size)
         if not self.backend.owns(vector) or vector.dtype != self._dtype or vector.shape not in [(n,) for n in lengths]:
-            got = f"{type(vector).__name__} of shape {getattr(vector, 'shape', None)} and dtype {getattr(vector, 'dtype', None)}"
+            if is_array(vector):
+                host_data(vector, "vector")  # raises for a masked array
             wanted = f"of length {' or '.join(map(str, dict.fromkeys(lengths)))} and dtype {self.dtype} on {self.backend.name}"
-            raise ValueError(f"named expected a vector {wanted}, such as ∇J, got {got}; move or convert it")
+            repair = (
+                "take its entry [1]: value_and_gradient returns (J, ∇J)" if isinstance(vector, tuple) else "move or convert it"
+            )
+            raise ValueError(f"named expected a vector {wanted}, such as ∇J, got {show(vector)}; {repair}")
         return self.layout.named(self.layout.windows(vector))
 
     @property
@@ -381,6 +395,7 @@ class Network:
 
     def summary(self, *input_shapes: Any) -> Cost:
         """A table of the modules with output shapes, parameters and costs, for inputs of these shapes: see `cost`."""
+        expect_shapes("net.summary", self.module, input_shapes)
         return cost(self.module, *input_shapes, dtype=self.dtype)
 
     def __repr__(self) -> str:

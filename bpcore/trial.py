@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bpcore import causes
+from bpcore import causes, tables
 from bpcore.arguments import is_number, show
 from bpcore.array import Array
 from bpcore.causes import Host
@@ -55,6 +55,11 @@ class CheckReport:
         return f"{self.module} keeps its contract in {' and '.join(self.modes)}: {agreement}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        kinds = (("input", self.inputs), ("parameter", self.parameters))
+        rows = [(kind, name, str(shape)) for kind, compared in kinds for name, shape in compared.items()]
+        return tables.as_html(("gradient of", "name", "shape"), rows, left=3, caption=str(self).partition(" for ")[0])
 
 
 class Trial:

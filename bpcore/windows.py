@@ -59,19 +59,40 @@ class Windows:
             raise KeyError(self.unknown(key))
         return self._children[name][rest] if rest else self._children[name]
 
+    def __contains__(self, key: object) -> bool:
+        try:
+            self[key]  # type: ignore[call-overload]  # a wrong key is its TypeError
+        except (KeyError, IndexError):
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the parameters, absent ones too, and of the children, as `windows[name]` takes them."""
+        return iter([*self.names, *self._children])
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Nothing where `value` is the window itself, as after `theta.W += 1`; otherwise a TypeError with the repair."""
         if name not in self.__dict__:
             raise TypeError(self.unknown(name))
         if value is not self.__dict__[name]:
+            if name not in self.names:
+                raise TypeError(f"{name} is no window, but describes the windows; it cannot be replaced")
             refuse(join(self.path, name), name, value)
 
     def __setitem__(self, key: int | str, value: Any) -> None:
-        if value is not self[key]:
+        present = self[key]
+        if isinstance(present, Windows):
+            example = next((name for name in present.names if getattr(present, name) is not None), "W")
+            at = f"[{key!r}].{example}[...] = x"
+            raise TypeError(f"{join(self.path, str(key))} holds the windows of a child; write into each of them: {at}")
+        if value is not present:
             refuse(join(self.path, str(key)), key, value)
 
     def __delattr__(self, name: str) -> None:
         raise TypeError(f"{join(self.path, name)} is a window, a view of a part of θ or ∇J; it cannot be deleted")
+
+    def __delitem__(self, key: int | str) -> None:
+        self.__delattr__(str(key))
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """(path, window) of every parameter that is not absent, children's too, in the module's order."""

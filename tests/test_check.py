@@ -556,7 +556,7 @@ WRONG = [  # module, its inputs, error, text
         r"check_module expected a module, got <class 'Linear'>, which is not made yet: Linear\(",
     ),
     (lambda: bp.Linear(3, 2), [4, 3], TypeError, r"expected a shape for each input, got \(4, 3\); write it as one tuple"),
-    (lambda: bp.Linear(3, 2), [], TypeError, r"Linear takes inputs \(z\), got 0; "),
+    (lambda: bp.Linear(3, 2), [], TypeError, r"check_module expected a shape for each input of Linear, got none; e\.g\. "),
     (lambda: bp.Linear(3, 2), [(4, 3), (4, 3)], TypeError, r"Linear takes inputs \(z\), got 2; "),
     (lambda: bp.Linear(3, 2), [(4, 7)], ValueError, r"Linear expected features 3 in the last axis, got z of shape \(4, 7\)"),
     (lambda: bp.Linear(3, 2), [(4, -3)], TypeError, r"expected a shape of whole numbers from 0 up, got \(4, -3\)"),
@@ -660,3 +660,9 @@ def test_wrong_declarations_in_a_chain(declared, says):
 
     with pytest.raises(TypeError, match=says):
         bp.Network(bp.Sequential(Wrong(), bp.ReLU()))
+
+
+def test_a_notebook_shows_a_report_as_a_table():
+    html = bp.check_module(bp.Linear(3, 2), (5, 3))._repr_html_()
+    assert "keeps its contract in evaluation and training" in html
+    assert all(f">{cell}</td>" in html for cell in ("input", "(5, 3)", "parameter", "W", "(3, 2)"))

@@ -508,3 +508,32 @@ def test_evaluating_does_not_keep_what_a_backward_pass_would_need():
         peaks[name] = tracemalloc.get_traced_memory()[1] / X.nbytes
         tracemalloc.stop()
     assert peaks["evaluate"] < 4 < 10 < peaks["saving"]
+
+
+MISTAKES = {  # a call with net, a network: what its error says
+    "a module as a backend": (lambda net: net.to(np), r"unknown backend <module 'numpy'>.*did you mean 'numpy'"),
+    "two modules": (lambda net: bp.Network(bp.Linear(3, 8), bp.ReLU()), r"takes one module, .*bp\.Sequential\(a, b\)"),
+    "a type of numbers": (lambda net: bp.Network(bp.Linear(3, 8), dtype=int), r"got <class 'int'>$"),
+    "no shape": (lambda net: net.summary(), r"of Linear, got none; e\.g\. net\.summary\(\(5, 3\)\)"),
+    "a shape in parts": (lambda net: net.summary(5, 3), r"net\.summary expected .*: net\.summary\(\(5, 3\)\)"),
+    "a number for a vector": (lambda net: net.named(5), r"got 5; "),
+    "J too": (lambda net: net.named((1.0, net.theta)), r"take its entry \[1\]"),
+    "a masked vector": (lambda net: net.named(np.ma.masked_equal(np.ones(8, "float32"), 1)), "mask"),
+    "a masked v": (lambda net: net_B(net)(np.ma.masked_equal(np.ones((1, 2), "float32"), 1)), "mask"),
+    "a masked example": (lambda net: bp.cost(net, np.ma.masked_equal(np.ones((5, 3), "float32"), 1)), "mask"),
+    "a number for a path": (lambda net: net.save(3), "path must be a path"),
+    "a method of the class": (lambda net: bp.Network.save("x.st"), r"was called on the class; .*Network\(\.\.\.\)\.save"),
+    "a method of the class, with a shape": (lambda net: bp.Network.summary((5, 3)), "was called on the class"),
+    "a run of the class": (lambda net: bp.Trainer.resume("x.st"), "was called on the class"),
+}
+
+
+def net_B(net):
+    return bp.evaluate(net.module, net.windows, np.ones((1, 3), "float32"))[1]
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_at_a_prompt_are_sentences(case):
+    call, says = MISTAKES[case]
+    with pytest.raises((TypeError, ValueError), match=says):
+        call(bp.Network(bp.Linear(3, 2)))

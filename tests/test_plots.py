@@ -545,3 +545,44 @@ def test_network_refuses_in_a_sentence(arguments, message):
         plots.network(*arguments)
     with pytest.raises(ValueError, match="Linear expected features 8 in the last axis"):
         plots.network(bp.Linear(8, 3), (4, 7))
+
+
+LONG = type("AModuleWithAVeryLongNameThatSomebodyWroteOnTheirOwnForATest", (bp.Linear,), {})
+
+
+@pytest.mark.parametrize("dpi", [72, 100, 150])
+@pytest.mark.parametrize(
+    ("module", "shape"), [(bp.Sequential(bp.Flatten(), bp.Linear(12, 2)), (4, 3, 4)), (bp.Sequential(LONG(3, 4)), (5, 3))]
+)
+def test_text_stays_inside_its_box(module, shape, dpi):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = bp.plots.network(module, shape)
+    figure.set_dpi(dpi)
+    ends = []  # of the texts, as they are drawn
+    canvas = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    draw = renderer.draw_text
+    renderer.draw_text = lambda *a, mtext, **named: (
+        ends.append(mtext.get_window_extent(renderer)),
+        draw(*a, mtext=mtext, **named),
+    )
+    figure.draw(renderer)
+    boxes = [patch.get_window_extent(renderer) for patch in figure.axes[0].patches]
+    inside = [(text, box) for text in ends for box in boxes if box.x0 < text.x0 < box.x1 and box.y0 < text.y0 < box.y1]
+    assert len(inside) > 6
+    assert all(text.x1 < box.x1 - 0.05 * dpi for text, box in inside)
+
+
+def test_a_loss_is_drawn_once():
+    figure = bp.plots.network(bp.CrossEntropy(), (3, 2), np.asarray([0, 1, 1]))
+    assert not any("the loss" in text.get_text() for text in figure.axes[0].texts)
+
+
+def test_filters_of_one_weight_and_confusion_of_some_examples():
+    net = bp.Network(bp.Linear(4, 2))
+    for W in (net, net.module, net.windows, net.parameters()):
+        with pytest.raises(TypeError, match=r"(?s)expected the array of one weight, got .*; e\.g\. net\.windows\[0\]\.W"):
+            bp.plots.filters(W)
+    with pytest.raises(ValueError, match="got no example"):
+        bp.plots.confusion([], [])

@@ -71,11 +71,37 @@ def test_unknown_names():
         del net.parameters()["0.W"]
 
 
+def test_windows_are_read_by_name():
+    """Python would look for the child 0, 1, ... instead."""
+    windows = network().windows
+    assert list(windows) == ["0", "1"]
+    assert list(windows[0]) == ["W", "b"]
+    assert all(key in windows for key in ("0.W", "1.body.W", "1", 0))
+    assert not any(key in windows for key in ("W", "0.w", "1.body.w", 7))
+
+
+def test_what_is_no_window_cannot_be_replaced():
+    net = network()
+    with pytest.raises(TypeError, match=r"0 holds the windows of a child; .*: \[0\]\.W\[\.\.\.\] = x"):
+        net.windows[0] = np.ones(3)
+    with pytest.raises(TypeError, match="path is no window"):
+        net.windows.path = "x"
+    with pytest.raises(TypeError, match=r"0\.W is a window, .* cannot be deleted"):
+        del net.windows[0]["W"]
+    with pytest.raises(TypeError, match="theta cannot be deleted"):
+        del net.theta
+    with pytest.raises(TypeError, match="parameters is a method of networks"):
+        net.parameters = {}
+    net.label = "mine"
+    del net.label
+
+
 def test_what_a_network_consists_of_stays():
     net = network()
     for name, repair in (
         ("module", "make another network"),
         ("layout", "make another network"),
+        ("seed", "make another network"),
         ("dtype", "make another network"),
         ("compute_dtype", "make another network"),
         ("backend", r"net\.to\(backend\)"),

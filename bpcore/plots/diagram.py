@@ -10,6 +10,7 @@ from bpcore.arguments import is_number, show
 from bpcore.costs import Cost, counted
 from bpcore.library import is_array
 from bpcore.module import Module
+from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.plots.canvas import BLUE, ORANGE, FilePath, blank, expect_path, matplotlib_here, written
 from bpcore.plots.nodes import Fold, Node, graph_of, lanes
@@ -47,7 +48,10 @@ def network(net: Network | Module, *input_shapes: Any, path: FilePath | None = N
             )
     expect_path(path)
     passes = counted(module, input_shapes, net.dtype if isinstance(net, Network) else "float32")
-    return written(Drawing(*graph_of(module, passes)).draw(type(module).__name__, passes.cost), path)
+    rows, outputs, folds, ends = graph_of(module, passes)
+    if all(isinstance(output.module, Loss) for output in outputs):
+        outputs, ends = [], []  # the loss is a row already
+    return written(Drawing(rows, outputs, folds, ends).draw(type(module).__name__, passes.cost), path)
 
 
 def is_shape(shape: Any) -> bool:
@@ -72,7 +76,7 @@ class Drawing:
         self.ends = ends
         self.folds = folds
         self.place = {node: i for i, node in enumerate(rows)}
-        self.end = len(rows)  # the row of the loss
+        self.end = len(rows) if outputs else len(rows) - 1  # the row of the loss
         edges = [(self.place[source], i) for i, node in enumerate(rows) for source in node.sources]
         self.edges = list(dict.fromkeys([*edges, *((self.place[output], self.end) for output in outputs)]))
         self.lanes = lanes([(a, b) for a, b in self.edges if b > a + 1])
@@ -111,7 +115,8 @@ class Drawing:
             self.draw_reading(a, b)
         for i, node in enumerate(self.rows):
             self.draw_node(i, node)
-        self.draw_loss()
+        if self.outputs:
+            self.draw_loss()
         counts = f"{cost.forward:,} operations forward; {cost.backward:,} backward, ∂J/∂x included"
         if cost.forward:
             counts += f": {cost.ratio:.2f} times as many (Theorem 7.4.1)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
@@ -15,6 +16,11 @@ MOST = 300  # characters of a line
 
 class Picture(Figure):
     """matplotlib's Figure, without pyplot: a notebook shows it, `savefig` writes it, and no window opens."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw letters as wide as `width_of` says: hints would round each of them to whole pixels."""
+        with rc_context({"text.hinting": "none"}):
+            super().draw(renderer)
 
     def rendered(self, form: str, dpi: float) -> bytes:
         """The content of a file: form is "png", "svg", "pdf" or another that matplotlib writes."""

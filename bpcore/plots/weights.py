@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from bpcore.arguments import whole
+from bpcore.arguments import show, whole
+from bpcore.module import Module
+from bpcore.network import Network
 from bpcore.plots.canvas import FilePath, blank, expect_path, on_host, written
+from bpcore.windows import Windows
 
 __all__ = ["filters"]
 
@@ -23,6 +27,8 @@ def filters(W: Any, path: FilePath | None = None, most: int = 64, side: int | tu
     """
     expect_path(path)
     most = whole("most", most)
+    if isinstance(W, (Network, Module, Windows, Mapping)):
+        raise TypeError(f"filters expected the array of one weight, got {show(W)}; e.g. net.windows[0].W")
     W = as_images(on_host("filters' W", W), side)  # (h, w, channels, n)
     h, w, channels, n = W.shape
     norms = np.sqrt(np.sum(W * W, axis=(0, 1, 2)))
