@@ -71,7 +71,8 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
     check_index("confusion", (y, predicted))
     y, predicted = on_host("confusion's y", y), on_host("confusion's predicted", predicted)
     if not y.size and not predicted.size:
-        raise ValueError("confusion expected class indices, got no example; pass at least one")
+        repair = "pass scores.argmax(axis=1) of at least one"
+        raise ValueError(f"confusion expected two vectors of class indices, got no example; {repair}")
     got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
     k = 0
     if y.ndim == 2 and y.dtype.kind == "f" and y.size and np.all(y >= 0) and np.allclose(y.sum(axis=1), 1, atol=1e-3):
