@@ -379,6 +379,10 @@ class Network:
         `net.theta[...] = bp.Network.load(path).theta`. Raises CheckpointError if the file is damaged, has a newer format, or does
         not fit the module.
         """
+        if isinstance(module, str):
+            raise TypeError(
+                f"the second argument of Network.load is a module, got {module!r}; a backend goes by name: backend={module!r}"
+            )
         tensors, header = checkpoint.read(path)
         described = saved_network(path, header)
         given = module is not None

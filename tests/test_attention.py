@@ -108,3 +108,16 @@ def test_later_tokens_have_no_influence(bad, backend):
     changed[0, at, :size], changed_v[0, at] = bad, bad
     _, got_dqkv = passes(backend, True, None, changed, changed_v)
     np.testing.assert_allclose(got_dqkv[0, at + 1 :], dqkv[0, at + 1 :], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_huge_scores_have_finite_gradients(causal, backend):
+    """Of scores of 1e12, L is rounded by thousands. A token without a gradient, as padding has, then has no influence."""
+    generator, size, at = np.random.default_rng(0), 6, 5  # 1 / √3 is rounded
+    qkv, v = (generator.standard_normal((2, 7, width)).astype("float32") for width in (3 * size, size))
+    changed = qkv.copy()
+    changed[:, at, :size] *= 1e12
+    assert np.isfinite(passes(backend, causal, None, changed, v)[1]).all()
+    v[:, at] = 0
+    (_, dqkv), (_, got) = passes(backend, causal, None, qkv, v), passes(backend, causal, None, changed, v)
+    np.testing.assert_allclose(got, dqkv, rtol=1e-4, atol=1e-6)

@@ -361,9 +361,9 @@ def test_one_metric_and_one_callback_need_no_list():
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("network", None, AttributeError, "network cannot be replaced"),
-        ("moments", {}, AttributeError, "moments cannot be replaced"),
-        ("gradient", None, AttributeError, "gradient cannot be replaced"),
+        ("network", None, TypeError, "network cannot be replaced"),
+        ("moments", {}, TypeError, "moments cannot be replaced"),
+        ("gradient", None, TypeError, "gradient cannot be replaced"),
         (
             "optimizer",
             bp.SGD(0.1, 0.9),

@@ -103,7 +103,8 @@ def attention_backward(
     xp = namespace(qkv)
     q, k, values = unpack(qkv, heads)
     seen = visible(qkv.shape[1], causal, padding, qkv)
-    A = flush(xp.exp(attention_scores(q, k, seen) - xp.expand_dims(L, axis=-1)))
+    log_A = attention_scores(q, k, seen) - xp.expand_dims(L, axis=-1)
+    A = flush(xp.exp(xp.minimum(log_A, xp.zeros_like(log_A))))  # of huge scores L is rounded by more than 1
     A = A if seen is None else masked(A, seen)  # also where L is NaN
     mean = xp.sum(split_heads(u * v, heads), axis=-1, keepdims=True)
     v = split_heads(v, heads)

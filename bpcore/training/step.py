@@ -169,7 +169,7 @@ class Step:
         if name in SETTINGS:
             value = SETTINGS[name](self, value)
         elif name in self.__dict__:
-            raise AttributeError(f"{name} cannot be replaced, because the optimiser's vectors belong to it; {ANEW}")
+            raise TypeError(f"{name} cannot be replaced, because the optimiser's vectors belong to it; {ANEW}")
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

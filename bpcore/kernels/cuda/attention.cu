@@ -134,11 +134,14 @@ extern "C" __global__ void attention(SIZES, const T *qkv, const bool *padding, c
     if (there && threadIdx.x == 0) L[head * tokens + row] = sees_any ? largest + log(total) : A(0);
 }
 
+// x, 0 where it is larger: of huge scores L is rounded by more than 1.
+__device__ inline A at_most_0(A x) { return x > A(0) ? A(0) : x; }
+
 // What has weight 0 is skipped, because 0 times an infinity is NaN.
 //
 // A, dJ/dS (S: the scores) and the factor of dropout for one query and one key. product: q k; dA: v times the values of the key;
 // kept: the factor of dropout.
-#define WEIGHT(visible, product, L) ((visible) ? flush(exp((product) * scale - (L))) : A(0))
+#define WEIGHT(visible, product, L) ((visible) ? flush(exp(at_most_0((product) * scale - (L)))) : A(0))
 #define SLOPE(weight, dA, kept, mean) \
     ((weight) != 0 ? flush((weight) * (((kept) != 0 ? (dA) * (kept) : A(0)) - (mean)) * scale) : A(0))
 #define KEPT(visible, query, key) \

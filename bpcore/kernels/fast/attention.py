@@ -140,7 +140,8 @@ def _rows_of_dS(start, stop, A, d, L, u, v, heads, causal, padding, keep, scale,
             mean += mixed[j] * up[j]
         _drop(row, keep, r, factor)
         for j in range(width):
-            weight = flushed(exp(a[j] * scale - log), least)
+            a_j = a[j] * scale - log
+            weight = flushed(exp(a_j if not a_j > 0 else a.dtype.type(0)), least)  # of huge scores L is rounded by more than 1
             row[j] = flushed(weight * (row[j] - mean) * scale, least) if weight != 0 else weight
             a[j] = weight
         _drop(a, keep, r, factor)

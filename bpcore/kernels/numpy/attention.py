@@ -52,7 +52,8 @@ def _(qkv, padding, keep, u, L, v, heads, causal, p):
     q, k, values = unpack(qkv, heads)
     seen = visible(qkv.shape[1], causal, padding, qkv)
     A = attention_scores(q, k, seen)
-    flush_in_place(np.exp(np.subtract(A, L[..., None], out=A), out=A))
+    np.subtract(A, L[..., None], out=A)
+    flush_in_place(np.exp(np.minimum(A, 0, out=A), out=A))  # of huge scores L is rounded by more than 1
     mean = np.add.reduce(split_heads(u * v, heads), axis=-1, keepdims=True)
     joined, v = v, split_heads(v, heads)
     d = np.matmul(v, values.swapaxes(-1, -2))
