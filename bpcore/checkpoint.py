@@ -65,6 +65,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
 
     if not os.path.isfile(arguments.path("path", path)):
         raise FileNotFoundError(f"there is no checkpoint at {path}")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"cannot read {path}: you may not; change its mode, or run as its owner")
     try:
         with safe_open(os.fspath(path), framework="numpy") as opened:
             metadata = opened.metadata() or {}

@@ -51,6 +51,8 @@ def check_place(path: str | os.PathLike[str]) -> Path:
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         return Path(path)  # a device or a pipe; that of /dev/stdout has no path of its own
     target = Path(os.path.realpath(path))
+    if len(os.fsencode(target.name)) > 255:
+        raise OSError(errno.ENAMETOOLONG, f"cannot write {path}: its name is too long; choose one of at most 255 bytes")
     if os.path.islink(target):
         raise OSError(errno.ELOOP, f"cannot write {path}: its links lead in a circle; remove one of them")
     if os.path.isdir(target):

@@ -50,7 +50,8 @@ def agree(x: Any, y: Any, i: int, definition: Callable[..., Any], args: Sequence
     error = difference(x, y)
     if error == 0 or not is_floating(y):
         return error == 0
-    tolerance = max(TOLERANCE[dtype_name(array)] for array in (x, y))
+    floats = (array for array in (x, y, *args) if is_array(array) and is_floating(array))
+    tolerance = max(TOLERANCE[dtype_name(array)] for array in floats)
     if error <= tolerance:
         return True
     if math.isinf(error) and all(finite(z).all() for z in args if is_array(z) and is_floating(z)):

@@ -468,3 +468,53 @@ def test_every_callback_is_told_of_the_end():
 )
 def test_reprs(made, text):
     assert repr(made) == text
+
+
+def test_a_stopper_that_is_replaced_after_it_went_back():
+    """Training goes on from the best θ, which is said; the new one restores its own best, and the history tells the truth."""
+    run = trainer(callbacks=[bp.EarlyStopping("training_loss", patience=50, higher=True)])
+    with pytest.warns(RuntimeWarning, match="lower values of training_loss"):
+        run.fit(examples(), epochs=5)
+    assert run.history.theta_epoch is not None
+    run.callbacks = [bp.EarlyStopping("training_loss", patience=50)]
+    with pytest.warns(RuntimeWarning, match="training goes on from the θ of epoch 1, to which a callback had gone back"):
+        run.fit(examples(), epochs=12)
+    assert run.history.theta_epoch in (None, run.callbacks[0].best_epoch)
+    assert run.evaluate(examples())["loss"] == pytest.approx(run.callbacks[0].best)
+
+
+def test_on_end_is_for_callbacks_that_have_started(tmp_path):
+    def fail(run):
+        raise LookupError("at the start")
+
+    broken = Call(lambda run, J: None)
+    broken.on_start = fail
+    with pytest.raises(LookupError, match="at the start"):
+        trainer(callbacks=[broken, bp.HistoryLog(tmp_path / "a.csv")]).fit(examples(), epochs=1)
+
+
+def test_numbers_of_numpy_in_a_log(tmp_path):
+    class Adds(bp.Callback):
+        def on_epoch(self, trainer, record):
+            record["mine"] = np.float32(2)
+
+    trainer(callbacks=[Adds(), bp.HistoryLog(tmp_path / "a.jsonl")]).fit(examples(), epochs=1)
+    assert '"mine": 2.0' in (tmp_path / "a.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (None, r"must be \(numbers by name, arrays by name\), got None"),
+        ({}, r"must be \(numbers by name, arrays by name\), got \{\}"),
+        (({"seen": {0: 2}}, {}), "has a key that is no text"),
+    ],
+)
+def test_a_state_that_no_file_can_hold(state, says, tmp_path):
+    class Own(bp.Callback):
+        def state(self, trainer):
+            return state
+
+    with pytest.raises(TypeError, match=says):
+        trainer(callbacks=[Own()]).save(tmp_path / "run")
+    assert not list(tmp_path.iterdir())

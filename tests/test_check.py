@@ -666,3 +666,8 @@ def test_a_notebook_shows_a_report_as_a_table():
     html = bp.check_module(bp.Linear(3, 2), (5, 3))._repr_html_()
     assert "keeps its contract in evaluation and training" in html
     assert all(f">{cell}</td>" in html for cell in ("input", "(5, 3)", "parameter", "W", "(3, 2)"))
+
+
+def test_a_shape_without_rows_checks_nothing():
+    with pytest.raises(ValueError, match="expected inputs with entries, got a shape with 0"):
+        bp.check_module(bp.Linear(3, 2), (0, 3))

@@ -243,3 +243,27 @@ def test_verify_takes_rounding_of_terms_that_cancel():
         verified(lambda v: 1.01 * np.sum(v, axis=0), "kernels.numpy", definition)(v + 1)
     with pytest.raises(ArithmeticError):
         verified(lambda v: np.sum(v[1:], axis=0), "kernels.numpy", definition)(v)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("at", [1e4, 1e8, 1e20])
+def test_logits_far_from_zero(at, dtype, backend):
+    """log softmax(t) depends on differences of logits alone, however large they are."""
+    t = backend.asarray(np.full((2, 3), at), dtype)
+    v = backend.asarray([[1.0, 0.0, 0.0]] * 2, dtype)
+    u = f.log_softmax(t, -1)
+    J, _ = f.cross_entropy(t, backend.asarray([0, 1]), None, 0.0)
+    dt = f.log_softmax_backward(u, v, -1)
+    np.testing.assert_allclose(backend.to_host(u), np.full((2, 3), -np.log(3)), rtol=1e-6)
+    assert float(backend.to_host(J)) == pytest.approx(np.log(3), rel=1e-6)
+    np.testing.assert_allclose(backend.to_host(dt), [[2 / 3, -1 / 3, -1 / 3]] * 2, rtol=1e-6)
+
+
+def test_groups_of_huge_deviation(backend):
+    z, v = np.random.default_rng(0).standard_normal((2, 2, 4, 4, 8)).astype("float32")
+    arrays = [backend.asarray(x) for x in (np.float32(1e30) * z, v, np.ones(8, "float32"), np.zeros(8, "float32"))]
+    (_, mean, scale), out = f.group_norm(arrays[0], arrays[2], arrays[3], 1, 1e-5), (arrays[2] * 0, arrays[3] * 0)
+    dz = f.group_norm_backward(arrays[0], mean, scale, arrays[2], arrays[1], *out, True)
+    (_, mean, scale), out = f.group_norm(z.astype("f8"), np.ones(8), np.zeros(8), 1, 0.0), (np.zeros(8), np.zeros(8))
+    right = f.group_norm_backward(z.astype("f8"), mean, scale, np.ones(8), v.astype("f8"), *out, True) / 1e30
+    np.testing.assert_allclose(backend.to_host(dz), right, rtol=1e-3, atol=1e-4 * np.max(np.abs(right)))

@@ -313,3 +313,10 @@ def test_a_parameter_needs_a_usable_name(name):
     module.parameters = {name: Parameter((2,), Zeros())}
     with pytest.raises(ValueError, match=rf"a parameter cannot be called {name!r}; choose another name"):
         bp.initialize(module)
+
+
+def test_no_rows_through_flatten(backend):
+    """-1 follows from the entries of a row."""
+    module, z = bp.Sequential(bp.Flatten(), bp.Linear(72, 2)), backend.asarray(np.zeros((0, 6, 6, 2)), "float32")
+    u, _ = bp.evaluate(module, bp.initialize(module, backend=backend.backend), z)
+    assert tuple(u.shape) == (0, 2)

@@ -565,3 +565,17 @@ def test_callbacks_without_a_state_come_and_go(saved, tmp_path):
     assert (new.best_epoch, callbacks[3].best_epoch) == (0, same.callbacks[0].best_epoch)
     assert callbacks[3].best_epoch == 1
     assert run.steps == same.steps == 7
+
+
+def test_a_stored_best_of_the_other_direction(tmp_path):
+    for low, high in (
+        ({"schedule": schedules.ReduceOnPlateau()}, {"schedule": schedules.ReduceOnPlateau(higher=True)}),
+        ({"callbacks": [bp.EarlyStopping()]}, {"callbacks": [bp.EarlyStopping(higher=True)]}),
+        (
+            {"callbacks": [bp.Checkpoint("a", best="test_loss")]},
+            {"callbacks": [bp.Checkpoint("a", best="test_loss", higher=True)]},
+        ),
+    ):
+        trainer(**low).save(tmp_path / "run")
+        with pytest.raises(bp.CheckpointError, match=r"does not fit.*Nothing was loaded"):
+            trainer(**high).resume(tmp_path / "run")

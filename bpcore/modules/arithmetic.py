@@ -247,8 +247,12 @@ class Reshape(Module):
             raise ValueError(f"Reshape's shape must have at most one -1, got {show(shape)}")
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
+        shape = self.shape
+        if -1 in shape and 0 in z.shape[:1]:  # no rows tell nothing about -1
+            known = math.prod(n for n in shape if n != -1)
+            shape = tuple(math.prod(z.shape[1:]) // max(1, known) if n == -1 else n for n in shape)
         try:
-            return namespace(z).reshape(z, (z.shape[0], *self.shape)), z.shape
+            return namespace(z).reshape(z, (z.shape[0], *shape)), z.shape
         except (ValueError, RuntimeError, IndexError) as error:
             got = f"z of shape {tuple(z.shape)}"
             repair = "choose a shape of as many entries, or fix the data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batches, check_columns
 from bpcore.training.evaluation import check_data
+from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
 from bpcore.training.state import innermost, take
@@ -66,11 +68,19 @@ def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
     return chosen
 
 
+def as_history(trainer: Any, history: Any) -> History:
+    """history, or a TypeError unless it is a History."""
+    if not isinstance(history, History):
+        raise TypeError(f"history must be a bp.History, got {show(history)}; to forget the epochs: bp.History()")
+    return history
+
+
 SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
     "schedule": as_schedule,
     "metrics": as_metrics,
     "callbacks": as_callbacks,
     "seed": as_seed,
+    "history": as_history,
     "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),
 }
 
@@ -85,7 +95,10 @@ def as_batch_size(batch_size: Any, call: str) -> int:
 def as_factor(factor: Any, step: int) -> float:
     """The factor that a schedule gave at this step, as a float: of any number or array with one, but no text, None or bool."""
     if is_number(factor):
-        return float(factor)
+        try:
+            return float(factor)
+        except OverflowError:
+            return math.inf  # the learning rate is then refused
     if getattr(factor, "shape", None) != () or isinstance(factor, bool):
         raise TypeError(f"the schedule gave {show(factor)} at step {step}; it must return a number, e.g. 0.5")
     return float(factor)
@@ -171,6 +184,17 @@ def one_row(inputs: tuple[Any, ...]) -> Any:
     """The first row of the inputs, as a network takes it."""
     rows = tuple(x[:1, ...] for x in inputs)
     return rows if len(rows) > 1 else rows[0]
+
+
+def leave_best(trainer: Any) -> None:
+    """Training goes on from the θ that the network has. Warn if a callback, taken away since, had gone back to a best one."""
+    history = trainer.history
+    if history.theta_epoch is not None:
+        warn(
+            f"training goes on from the θ of epoch {history.theta_epoch}, to which a callback had gone back, and the optimiser's "
+            "vectors are those of the last step; keep that callback, or make a new Trainer"
+        )
+        history.theta_epoch = None
 
 
 def warn_early(trainer: Any, epochs: int, steps_per_epoch: int | None) -> None:

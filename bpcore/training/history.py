@@ -148,7 +148,8 @@ def is_finite(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """value, or None for NaN and infinities, which JSON cannot express."""
+    """value as Python's own number, or None for NaN and infinities, which JSON cannot express."""
+    value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

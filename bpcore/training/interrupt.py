@@ -16,7 +16,8 @@ def on_interrupt(call: Callable[[], None]) -> Iterator[None]:
     def handle(number: int, frame: Any) -> None:
         call()
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # somebody wants no Ctrl-C, e.g. nohup
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, handle)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from bpcore import arguments, checkpoint
-from bpcore.arguments import is_number
+from bpcore.arguments import is_number, show
 from bpcore.checkpoint import CheckpointError, Header, Tensors
 from bpcore.schedules import Schedule, WarmUp
 from bpcore.structure import class_name, expect_class, same_name
@@ -77,6 +77,13 @@ def parse(path: Any, header: Header) -> RunState:
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
+
+
+def watched(part: Any) -> str | None:
+    """The column that a callback or a schedule watches, and whether larger is better; None if it watches none."""
+    of = innermost(part)
+    monitor = getattr(of, "monitor", None)
+    return f"{monitor}, higher=True" if monitor is not None and getattr(of, "higher", False) else monitor
 
 
 # whose callbacks and schedules are
@@ -169,7 +176,7 @@ def of(trainer: Any) -> tuple[Tensors, Header]:
         "position_of": trainer.position_of,
         "finished": trainer.finished,
         "callbacks": callbacks,
-        "monitors": [getattr(part, "monitor", None) for part in (trainer.schedule, *trainer.callbacks)],
+        "monitors": [watched(part) for part in (trainer.schedule, *trainer.callbacks)],
         "history": list(trainer.history),
     }
     return {**tensors, **arrays}, header
@@ -217,7 +224,7 @@ def check_schedule(path: Any, schedule: Schedule | Callable[[int], float], saved
         if saved.schedule_class is not None:
             expect_class(path, "schedule", innermost(schedule), saved.schedule_class)
         if saved.monitors[0] is not None:
-            checkpoint.expect(path, "a schedule that monitors", getattr(schedule, "monitor", None), saved.monitors[0])
+            checkpoint.expect(path, "a schedule that monitors", watched(schedule), saved.monitors[0])
 
 
 def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensors, list[dict[str, Any]]]:
@@ -225,10 +232,22 @@ def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensor
     tensors: Tensors = {}
     entries = []
     for i, callback in enumerate(callbacks):
-        numbers, arrays = callback.state(trainer)
+        state = callback.state(trainer)
+        if not (isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict) for part in state)):
+            raise TypeError(f"the state of {callback!r} must be (numbers by name, arrays by name), got {show(state)}")
+        numbers, arrays = state
+        if not has_text_keys(numbers):
+            raise TypeError(f"the state of {callback!r} has a key that is no text, which a file would change: {show(numbers)}")
         entries.append({"class": class_name(callback), "numbers": numbers})
         tensors.update({f"callback.{i}.{name}": array for name, array in arrays.items()})
     return tensors, entries
+
+
+def has_text_keys(value: Any) -> bool:
+    """Whether all keys of dictionaries in `value` are texts."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(has_text_keys, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(has_text_keys, value))
 
 
 def paired(path: Any, trainer: Any, saved: RunState, tensors: Tensors) -> list[Restored]:
@@ -243,7 +262,7 @@ def paired(path: Any, trainer: Any, saved: RunState, tensors: Tensors) -> list[R
         arrays = {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
         if not numbers and not arrays:
             continue
-        fitting = (k for k, c in enumerate(free) if same_name(class_name(c), name) and monitor in (None, c.monitor))
+        fitting = (k for k, c in enumerate(free) if same_name(class_name(c), name) and monitor in (None, watched(c)))
         k = next(fitting, None)
         if k is None:
             watching = "" if monitor is None else f" that monitors {monitor!r}"

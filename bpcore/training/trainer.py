@@ -131,6 +131,8 @@ class Trainer:
         X, y, weights: host data, which moves to the device, or arrays there. Raises NonFiniteLoss, with θ at its last good
         values, if J or ∇J is not finite: see bpcore.training.guard.
         """
+        if self.history.theta_epoch is not None:
+            door.leave_best(self)
         return self._step(*self.training_step.place(X, y, weights))
 
     def _step(self, batch: Batch, labels: Array | None) -> Array:
@@ -156,6 +158,10 @@ class Trainer:
         if not 0.0 <= lr < math.inf:
             raise ValueError(f"the schedule gave a learning rate of {lr} at step {steps}; it must be finite and at least 0")
         return lr
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise TypeError("lr follows from optimiser and schedule; assign an optimiser: trainer.optimizer = bp.Adam(lr=...)")
 
     def _own(self) -> None:
         """Raise RuntimeError if another trainer has taken a callback or the schedule since this one used it."""
@@ -216,16 +222,23 @@ class Trainer:
             self.interrupted = False
             ending.enter_context(on_interrupt(self._interrupt))
             told = audience(self.progress, self.callbacks)
+            started: list[Callback] = []
             for callback in reversed(told):
-                ending.callback(callback.on_end, self)
+                ending.callback(self._end, callback, started)
             for callback in told:
                 callback.on_start(self)
+                started.append(callback)
+            door.leave_best(self)
             while self.epoch < epochs and not self.finished and not self.interrupted:
                 epoch = Epoch(batch_size, self.seed, self.epoch, self.position, drop_last)
                 side = self.network.backend.side if read_ahead else None
                 with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side)) as shuffled:
                     self._epoch(shuffled, told, measured, held_out, evaluation_batch_size)
         return self.history
+
+    def _end(self, callback: Callback, started: list[Callback]) -> None:
+        if any(callback is one for one in started):
+            callback.on_end(self)
 
     def _epoch(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpcore.functional.losses import cross_entropy, cross_entropy_backward, relative, total, weighted_mean
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, minus, writable
 from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import twin
@@ -51,7 +51,7 @@ def _softmax_rows(start, stop, t, y, phi, ell):
         inverse = t.dtype.type(1) / total
         for j in range(row.shape[0]):
             u[j] *= inverse
-        ell[i] = math.log(total) - (row[y[i]] - largest)
+        ell[i] = minus(largest, row[y[i]], -math.log(total))
 
 
 @compiled

@@ -17,7 +17,7 @@ from bpcore.functional.normalization import (
 from bpcore.functional.numerics import PART
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.batch_normalization import add_products, add_rows, add_squares, combined, scaled
-from bpcore.kernels.fast.engine.arrays import all_finite, exact, minus, rows
+from bpcore.kernels.fast.engine.arrays import all_finite, exact, flush_threshold, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import definition, twin
 
@@ -213,8 +213,13 @@ def _group_gradient(start, stop, z, mean, scale, gamma, v, scratch, sums, produc
 
 
 @compiled
-def _run_group_gradient(z, mean, scale, gamma, v, scratch, sums, products, dz):
+def _run_group_gradient(z, mean, scale, gamma, v, scratch, sums, products, least, dz):
     share(_group_gradient, z.shape[0], team(z, z.size), (z, mean, scale, gamma, v, scratch, sums, products, dz))
+    small = False  # whether the square of a scale is too small for its products
+    for n in range(scale.shape[0]):
+        for g in range(scale.shape[1]):
+            small = small or scale[n, g] < least
+    return small
 
 
 def large_groups(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
@@ -232,9 +237,10 @@ def _(*args):
     groups = mean.shape[0], mean.shape[2]
     sums, products = np.empty((2, len(z), z.shape[2]), z.dtype)
     scratch = np.empty((len(z), 4, z.shape[2]), z.dtype)  # threads allocate nothing: see `share`
-    _run_group_gradient(z, mean.reshape(groups), scale.reshape(groups), gamma, v, scratch, sums, products, out)
+    scales, least = scale.reshape(groups), z.dtype.type(1e4 * flush_threshold(z))
+    small = _run_group_gradient(z, mean.reshape(groups), scales, gamma, v, scratch, sums, products, least, out)
     np.add.reduce(sums, axis=0, out=dbeta)
     np.add.reduce(products, axis=0, out=dgamma)
-    if not math.isfinite(dgamma.dot(gamma)):  # an entry is not finite, or products overflowed
+    if small or not math.isfinite(dgamma.dot(gamma)):  # an entry is huge or not finite, or products overflowed
         return definition(group_norm_backward)(*args)
     return dz if need_dz else None

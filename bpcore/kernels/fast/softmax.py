@@ -10,7 +10,7 @@ from numba.extending import overload, register_jitable
 
 from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, rows
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, minus, rows
 from bpcore.kernels.fast.engine.exponential import bits, exp, number
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import twin
@@ -57,7 +57,7 @@ def _softmax(start, stop, z, least, logarithm, u):
         if logarithm:
             log = math.log(total)
             for j in range(row.shape[0]):
-                out[j] = (row[j] - largest) - log
+                out[j] = minus(row[j], largest, log)
         else:
             for j in range(row.shape[0]):
                 out[j] = flushed(out[j] / total, least)

@@ -42,7 +42,7 @@ exact: Any = numba.njit(error_model="numpy", fastmath={"contract"})  # unlike `c
 
 @exact
 def minus(z, first, mean):
-    """(z - first) - mean, for compiled code, in this order: the first difference is exact where z and first are close."""
+    """(z - first) - mean, for compiled code, in this order: z - first is exact where they are close, first + mean is rounded."""
     return z - first - mean
 
 
