@@ -108,6 +108,11 @@ class Module:
     children: Mapping[str, Module] = {}
     rows_independent: bool = False
     further: tuple[str, ...] = ()
+    _own = True  # whether forward and backward are bpcore's own; what others return is checked
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        cls._own = all(str(getattr(f, "__module__", "")).startswith("bpcore.") for f in (cls.forward, cls.backward))
 
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
         """forward(theta, *z, mode) -> (u, saved): evaluate at the inputs z. saved: what `backward` will need.
@@ -194,22 +199,34 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[A
     try:
         result = module.forward(theta, *z, mode=mode)
     except (TypeError, AttributeError) as error:
-        expect_known(module, theta, error)
         expect_inputs(module, theta, z)
+        expect_known(module, theta, error)
         raise
     if type(result) is not tuple or len(result) != 2:
         raise wrong_result(module, theta, result)
-    return result
+    if module._own:
+        return result
+    u, saved = result
+    if not all(is_array(part) for part in (u if isinstance(u, tuple) else (u,))):
+        raise TypeError(f"{module.name(theta)}'s forward must return an array as u, or a tuple of arrays, got {show(u)}")
+    return u, ([None if x is None else tuple(x.shape) for x in z], saved)  # run_backward compares dz with these shapes
 
 
 def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
-    """dz of a module's backward function; mistakes in its signature or in v are a TypeError."""
+    """dz of a module's backward function, for what `run` returned as saved.
+
+    Mistakes in its signature or in v are a TypeError, and so is a dz that is no array; one of another shape is a ValueError.
+    """
+    shapes, saved = (None, saved) if module._own else saved
     try:
-        return module.backward(theta, saved, v, gradient, need_dz)
+        dz = module.backward(theta, saved, v, gradient, need_dz)
     except (TypeError, AttributeError) as error:
-        expect_known(module, theta, error)
         expect_backward(module, theta, v, gradient)
+        expect_known(module, theta, error)
         raise
+    if shapes is not None and need_dz:
+        expect_gradients(module, theta, dz, shapes)
+    return dz
 
 
 def expect_known(module: Module, theta: Windows, error: Exception) -> None:
@@ -226,6 +243,19 @@ def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, 
         repair = "return one for each, None for an input without gradient"
         raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {n} inputs; {repair}")
     return each
+
+
+def expect_gradients(module: Module, theta: Windows, dz: Any, shapes: Sequence[Any]) -> None:
+    """Raise an error unless dz has an array of its shape, or None, for each input; an absent input, None, may lack one."""
+    present = [shape for shape in shapes if shape is not None]
+    n = len(dz) if isinstance(dz, tuple) and len(present) <= len(dz) <= len(shapes) else len(present)
+    for i, (d, shape) in enumerate(zip(gradients_of(module, theta, dz, n), shapes, strict=False)):
+        if d is not None and not is_array(d):
+            repair = "return an array of the input's shape, or None for an input without gradient"
+            raise TypeError(f"{module.name(theta)}'s backward returned {show(d)} as dz of input {i}; {repair}")
+        if d is not None and tuple(d.shape) != shape:
+            got = f"{tuple(d.shape)}, and input {i} has shape {shape}"
+            raise ValueError(f"{module.name(theta)}'s backward returned dz of shape {got}; return dz of the input's shape")
 
 
 def wrong_result(module: Module, theta: Windows, result: Any) -> TypeError:

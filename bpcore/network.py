@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments, checkpoint, tables
@@ -279,7 +280,10 @@ class Network:
             except Exception:  # a wrong shape or dtype is the better reason
                 loss.expect(EMPTY, u, y, weights)
                 raise
-        J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
+        if loss._own:
+            J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
+        else:
+            J, of_loss = run(loss, EMPTY, (u, y, weights), mode)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:
@@ -294,7 +298,8 @@ class Network:
             if out is not None:
                 self._gradient = (out, written, windows, spare)
         of_loss, evaluation.of_loss = evaluation.of_loss, None
-        dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
+        loss = evaluation.loss
+        dz = (loss.backward if loss._own else partial(run_backward, loss))(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:
             run_backward(self.module, self._windows, evaluation.saved, dz, windows, False)

@@ -303,3 +303,51 @@ def test_a_parameter_needs_a_usable_name(name):
     module.parameters = {name: Parameter((2,), Zeros())}
     with pytest.raises(ValueError, match=rf"a parameter cannot be called {name!r}; choose another name"):
         bp.initialize(module)
+
+
+class OwnLoss(bp.Loss):
+    """ℓ = (t - y)² / 2, with the results that it is told to return."""
+
+    def __init__(self, result=None, dz=None):
+        self.result, self.dz = result, dz
+
+    def forward(self, theta, t, y, weights=None, *, mode):
+        J = ((t - y) ** 2).sum() / 2
+        return (J, t - y) if self.result is None else self.result(J)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.dz(v * saved)
+
+
+class WithoutMode(OwnLoss):
+    def forward(self, theta, t, y):
+        return ((t - y) ** 2).sum(), t - y
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (OwnLoss(lambda J: J), r"OwnLoss's forward must return a tuple \(u, saved\), got"),
+        (OwnLoss(lambda J: (float(J), None)), r"OwnLoss's forward must return an array as u"),
+        (WithoutMode(), r"WithoutMode must define forward\(self, theta, \*z, mode\) .*, got forward\(theta, t, y\)"),
+        (OwnLoss(dz=lambda d: d), r"OwnLoss's backward returned 1 gradients for 2 inputs"),
+        (
+            OwnLoss(dz=lambda d: (d.sum(axis=0), None)),
+            r"OwnLoss's backward returned dz of shape \(3,\), and input 0 has .*\(4, 3\)",
+        ),
+        (OwnLoss(dz=lambda d: (1.0, None)), r"OwnLoss's backward returned 1\.0 as dz of input 0"),
+    ],
+)
+def test_a_loss_of_ones_own_that_returns_something_else(loss, says):
+    net = bp.Network(bp.Linear(3, 3), "numpy")
+    with pytest.raises((TypeError, ValueError), match=says):
+        net.value_and_gradient(loss, np.ones((4, 3)), np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("absent", [(None,), (None, None)])
+def test_a_loss_of_ones_own_may_return_none_for_absent_weights(absent):
+    net = bp.Network(bp.Linear(3, 3), "numpy")
+    own = OwnLoss(dz=lambda d: (d, *absent))
+    gradient = net.value_and_gradient(own, np.ones((4, 3)), np.zeros((4, 3)))[1]
+    expected = net.value_and_gradient(bp.SquaredError(), np.ones((4, 3)), np.zeros((4, 3)))[1]
+    np.testing.assert_allclose(gradient, 4 * expected, rtol=1e-6)

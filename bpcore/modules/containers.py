@@ -32,7 +32,7 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     """(index, module) of the steps that a Sequential of these modules runs.
 
     Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the first: one primitive, which
-    is defined as the composition of the two. A subclass is not fused. Nor is an observed module, so `cost` and
+    is defined as the composition of the two. A subclass is not fused. What a module of a user returns is checked. Nor is an observed module, so `cost` and
     `first_not_finite` see each module by itself: the operations and the saved arrays of the step, each in the row of its
     module.
     """
@@ -41,12 +41,29 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     for i, module in enumerate(modules):
         step = None if before is None else FUSED.get((type(before), type(module)))
         if step is None:
-            steps.append((i, module))
+            steps.append((i, module if module._own else Checked(module)))
             before = module
         else:
             steps[-1] = (i - 1, step(before))
             before = None
     return steps
+
+
+class Checked(Module):
+    """A step that is not bpcore's own module: what its functions return is checked, see `run` and `run_backward`."""
+
+    def __init__(self, module: Module):
+        self.module = module
+        self.further = module.further
+
+    def forward(self, theta: Windows, *z: Any, mode: Mode) -> tuple[Any, Any]:
+        return run(self.module, theta, z, mode)
+
+    def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+        return run_backward(self.module, theta, saved, v, gradient, need_dz)
+
+    def name(self, theta: Windows) -> str:
+        return self.module.name(theta)
 
 
 class Sequential(Module):
@@ -89,8 +106,8 @@ class Sequential(Module):
                 saved.append(for_backward if mode.saving else None)
                 result = for_backward = None  # release it before the next module needs memory
         except (TypeError, AttributeError) as error:
-            expect_known(module, theta.children[i], error)
             expect_inputs(module, theta.children[i], (z,))
+            expect_known(module, theta.children[i], error)
             raise
         return z, saved
 
@@ -105,8 +122,8 @@ class Sequential(Module):
                     break
                 v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
         except (TypeError, AttributeError) as error:
-            expect_known(module, theta.children[i], error)
             expect_backward(module, theta.children[i], v, gradient.children[i])
+            expect_known(module, theta.children[i], error)
             raise
         return v if need_dz else None
 
