@@ -9,6 +9,7 @@ from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
+from bpcore.expect import expect_labels
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
 from bpcore.mode import expect_mode
@@ -57,6 +58,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
+    expect_labels(module, z)
     u, saved = run(module, theta, z, Mode(look=True) if mode is None else expect_mode(mode))
     return u, Backward(layout, theta, saved, u, z)
 

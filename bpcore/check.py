@@ -44,8 +44,11 @@ def check_module(
     expect_module(module, "check_module")
     seed, on = arguments.seed(seed), get_backend(backend)
     shapes = expect_shapes("check_module", module, [given(x) for x in shapes_or_examples])
+    for x in shapes:
+        if 0 in (shape := tuple(getattr(x, "shape", x))):
+            raise ValueError(f"check_module expected inputs with at least one entry, got {shape}: nothing would be compared")
     report = CheckReport(show(module))
-    for each in (Mode(), Mode(training=True, seed=seed)) if mode is None else (expect_mode(mode),):
+    for each in (Mode(look=True), Mode(training=True, seed=seed, look=True)) if mode is None else (expect_mode(mode),):
         Check(module, shapes, seed, each, on, report).run()
         report.modes.append("training" if each.training else "evaluation")
     return report

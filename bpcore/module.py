@@ -155,8 +155,9 @@ class Module:
     @property
     def trained(self) -> bool:
         """Whether there is a parameter that is no buffer in this module or below it."""
-        own = any(p is not None and not p.buffer for p in self.parameters.values())
-        return own or any(child.trained for child in self.children.values())
+        parameters, children = (x.values() if isinstance(x, Mapping) else () for x in (self.parameters, self.children))
+        own = any(isinstance(p, Parameter) and not p.buffer for p in parameters)  # what else there is, the layout refuses
+        return own or any(isinstance(child, Module) and child.trained for child in children)
 
     def name(self, theta: Windows) -> str:
         """The path and the class of the use with these windows, with which its errors begin: "encoder.0: Linear"."""

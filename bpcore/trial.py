@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from numbers import Integral
 from traceback import extract_tb
 from typing import Any, NoReturn
 
 import numpy as np
 
 from bpcore import causes
-from bpcore.arguments import show
+from bpcore.arguments import is_number, show
 from bpcore.array import Array
 from bpcore.causes import Host
+from bpcore.expect import expect_labels, expect_saved
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
 from bpcore.module import Mode, Module, expect_backward, expect_inputs, fresh_lists
@@ -70,6 +72,7 @@ class Trial:
         self.vector = backend.asarray(host, "float64")
         self.theta = self.layout.windows(self.vector)
         self.z = [self.example(x, positive=isinstance(module, Loss) and i > 1) for i, x in enumerate(shapes)]  # weights are >= 0
+        expect_labels(module, self.z)
         # Labels may have no gradient: they are arrays, or the inputs of a loss after the first.
         shapes = shapes[:1] if isinstance(module, Loss) else shapes
         self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
@@ -120,6 +123,7 @@ class Trial:
         for u in result[0] if isinstance(result[0], tuple) else (result[0],):
             if not self.backend.owns(u):
                 self.fail(f"forward must return an array of {self.backend.name} as u, got {show(u)}; or a tuple of arrays")
+        expect_saved(self.module, theta, result[1])
         return result
 
     def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> tuple[Any, ...]:
@@ -249,11 +253,14 @@ class Trial:
 
 def is_shape(x: Any) -> bool:
     """Whether x is a shape, not an example."""
-    return isinstance(x, (tuple, list)) and all(isinstance(n, int) for n in x)
+    return isinstance(x, (tuple, list)) and all(is_number(n, Integral) for n in x)
 
 
 def given(x: Any) -> Any:
-    """An array for an example that is nested lists; anything else as it is."""
+    """An array for an example that is nested lists; anything else as it is. A TypeError for shapes within a tuple."""
+    if isinstance(x, tuple) and x and all(isinstance(part, tuple) and is_shape(part) for part in x):
+        shapes = ", ".join(map(str, x))
+        raise TypeError(f"check_module expected a shape for each input, got {show(x)}; pass each: check_module(module, {shapes})")
     return host_data(x) if isinstance(x, (tuple, list)) and not is_shape(x) else x
 
 

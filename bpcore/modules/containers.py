@@ -32,9 +32,9 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     """(index, module) of the steps that a Sequential of these modules runs.
 
     Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the first: one primitive, which
-    is defined as the composition of the two. A subclass is not fused. What a module of a user returns is checked. Nor is an observed module, so `cost` and
+    is defined as the composition of the two. A subclass is not fused. Nor is an observed module, so `cost` and
     `first_not_finite` see each module by itself: the operations and the saved arrays of the step, each in the row of its
-    module.
+    module. What a user's module returns is checked.
     """
     steps: list[tuple[int, Module]] = []
     before: Module | None = None
