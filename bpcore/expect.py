@@ -148,7 +148,7 @@ def expect_labels(module: Module, z: Sequence[Any]) -> None:
         try:
             module.check_labels(backend_of(z[1]).to_host(z[1]), z[0].shape[-1] if z[0].ndim else 1)
         except Exception:
-            module.expect(EMPTY, z[0], z[1], z[2] if len(z) > 2 else None)  # type: ignore[operator]
+            module.expect(EMPTY, z[0], z[1], z[2] if len(z) > 2 else None)  # type: ignore[attr-defined]
             raise
 
 

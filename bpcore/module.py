@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments
 from bpcore.arguments import show
@@ -72,6 +72,19 @@ class Parameter:
         return f"Parameter({self.shape}, {self.initializer!r}{kind})"
 
 
+class Fixed(dict[str, Any]):
+    """A dictionary that stays as it is."""
+
+    def _fixed(self, *args: Any, **named: Any) -> NoReturn:
+        repair = "make another module; in a module of your own, set self.parameters = {...} or self.children = {...} in __init__"
+        raise TypeError(f"these parameters or children stay as they are, since networks are made of them; {repair}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fixed, (dict(self),)
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _fixed
+
+
 def walk(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
     """(path, module) of a module and of all below it, in the module's order."""
     yield path, module
@@ -104,8 +117,8 @@ class Module:
     the first, e.g. ("mask",), which Sequential, Residual and Recompute pass on to the module.
     """
 
-    parameters: Mapping[str, Parameter | None] = {}
-    children: Mapping[str, Module] = {}
+    parameters: Mapping[str, Parameter | None] = Fixed()
+    children: Mapping[str, Module] = Fixed()
     rows_independent: bool = False
     further: tuple[str, ...] = ()
     _own = True  # whether forward and backward are bpcore's own; what others return is checked
@@ -149,7 +162,7 @@ class Module:
     def with_children(self, children: Mapping[str, Module]) -> Any:
         """A copy of this module with these children instead, under the same names."""
         other = copy.copy(self)
-        other.children = children
+        vars(other)["children"] = children  # a container refuses others
         return other
 
     @property

@@ -103,7 +103,7 @@ class Network:
 
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
-        self._changes = Parameter.changes
+        self._changes = -1  # the first evaluation looks at the layout
         theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
         self._theta = theta
@@ -237,7 +237,7 @@ class Network:
         """Raise a ValueError unless the module's parameters are declared as they were when θ was laid out."""
         path = self.layout.changed()
         if path is not None:
-            raise ValueError(f"{path}: the parameter was changed after this network was made; make another: bp.Network(module)")
+            raise ValueError(f"{path} was changed after this network was made; make another: bp.Network(module)")
         self._changes = Parameter.changes
 
     @quiet
@@ -341,6 +341,7 @@ class Network:
 
     def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
+        self._expect_layout()
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
         if self.layout.computed > self.layout.trained:
             header["frozen"] = self.layout.frozen()

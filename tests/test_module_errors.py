@@ -351,3 +351,31 @@ def test_a_loss_of_ones_own_may_return_none_for_absent_weights(absent):
     gradient = net.value_and_gradient(own, np.ones((4, 3)), np.zeros((4, 3)))[1]
     expected = net.value_and_gradient(bp.SquaredError(), np.ones((4, 3)), np.zeros((4, 3)))[1]
     np.testing.assert_allclose(gradient, 4 * expected, rtol=1e-6)
+
+
+def declares(parameters=None, children=None):
+    """A module that declares these."""
+    module = Module()
+    module.parameters, module.children = parameters or {}, children or {}
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (declares({"W": np.ones((3, 3))}), r"Module's parameters\['W'\] must be a Parameter, got ndarray"),
+        (declares({"W": (3, 3)}), r"Module's parameters\['W'\] must be a Parameter, got \(3, 3\)"),
+        (declares([1]), r"Module's parameters must be a dictionary, got \[1\]"),
+        (declares(children=[bp.ReLU()]), r"Module's children must be a dictionary, got \[ReLU\(\)\]"),
+        (declares(children={"a": "x"}), r"Module's children\['a'\] must be a Module, got 'x'"),
+    ],
+)
+def test_wrong_declarations_in_a_chain(module, says):
+    """The first module of a chain is asked whether it is trained."""
+    for chain in (
+        bp.Sequential(module, bp.ReLU()),
+        bp.Circuit("x", {"0": (module, "x")}, "0"),
+        bp.Residual(bp.Sequential(module)),
+    ):
+        with pytest.raises(TypeError, match=rf"0: {says}"):
+            bp.Network(chain)

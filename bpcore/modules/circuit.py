@@ -8,12 +8,12 @@ from typing import Any
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.module import Mode, Module, Windows, gradients_of, run, run_backward
-from bpcore.modules.containers import add_gradient
+from bpcore.modules.containers import Container, add_gradient
 
 __all__ = ["Circuit"]
 
 
-class Circuit(Module):
+class Circuit(Container):
     """A directed acyclic graph of modules with named inputs, nodes and outputs.
 
     inputs: a name, or several. nodes: name to (module, source, ...), each source an input of the circuit or an earlier node.

@@ -9,6 +9,7 @@ from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
 from bpcore.module import (
+    Fixed,
     Mode,
     Module,
     Windows,
@@ -49,6 +50,17 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     return steps
 
 
+class Container(Module):
+    """Base of the modules that are made of others: what they were made of stays. fixed: names of such attributes."""
+
+    fixed: tuple[str, ...] = ("modules", "nodes", "children")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and name in self.__dict__:
+            raise TypeError(f"{type(self).__name__}'s {name} cannot be replaced, it was made of them; make another one")
+        object.__setattr__(self, name, Fixed(value) if name in self.fixed and isinstance(value, dict) else value)
+
+
 class Checked(Module):
     """A step that is not bpcore's own module: what its functions return is checked, see `run` and `run_backward`."""
 
@@ -66,7 +78,7 @@ class Checked(Module):
         return self.module.name(theta)
 
 
-class Sequential(Module):
+class Sequential(Container):
     """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
 
     A Linear and a ReLU right after it run as one step, with the same values. Further inputs, such as a mask, go by name to the
@@ -155,11 +167,13 @@ class Sequential(Module):
         return (v, *(arriving.get(name) for name in self.further[:n_further])) if need_dz else None
 
 
-class Residual(Module):
+class Residual(Container):
     """u = z + M(z), for a module M whose output has z's shape. The child is "body"; it gets the further inputs too.
 
     He et al., 2016
     """
+
+    fixed = ("body",)
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
@@ -184,13 +198,15 @@ class Residual(Module):
         return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
 
 
-class Recompute(Module):
+class Recompute(Container):
     """u = M(z), but only z is saved: the backward pass evaluates M again. The child is "body"; it gets the further inputs too.
 
     Random numbers are a function of the mode, so the masks are the same. Only the first evaluation updates buffers.
 
     Chen et al., 2016
     """
+
+    fixed = ("body",)
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
