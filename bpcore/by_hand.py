@@ -9,6 +9,7 @@ from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
+from bpcore.expect import expect_labels
 from bpcore.host import is_subclass
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
@@ -61,6 +62,7 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
                 f"evaluate got arrays of {backend_of(arrays[0]).name} and of {backend_of(array).name}; move all to one "
                 "with its asarray()"
             )
+    expect_labels(module, z)
     u, saved = run(module, theta, z, Mode(look=True) if mode is None else expect_mode(mode))
     return u, Backward(layout, theta, saved, u, z)
 
@@ -86,7 +88,7 @@ class Backward:
         backend, layout = backend_of(like), self.layout
         gradient, spare = backend.zeros(layout.trained, like.dtype), backend.zeros(layout.spare, like.dtype)
         dz = run_backward(self.module, self.theta, fresh_lists(self._saved), v, layout.windows(gradient, spare))
-        gradients_of(self.module, self.theta, dz, [tuple(x.shape) for x in self._z])
+        gradients_of(self.module, self.theta, dz, len(self._z))
         layout.add_home(gradient, spare)
         return copies(dz), layout.windows(gradient)
 

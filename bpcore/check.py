@@ -15,7 +15,7 @@ from bpcore.backend import get_backend
 from bpcore.causes import Host
 from bpcore.context import quiet
 from bpcore.expect import expect_module, expect_shapes
-from bpcore.library import Backend, is_array
+from bpcore.library import Backend
 from bpcore.mode import expect_mode
 from bpcore.module import Mode, Module
 from bpcore.trial import CheckReport, Trial, arrays, given
@@ -44,8 +44,9 @@ def check_module(
     expect_module(module, "check_module")
     seed, on = arguments.seed(seed), get_backend(backend)
     shapes = expect_shapes("check_module", module, [given(x) for x in shapes_or_examples])
-    if any(0 in (x.shape if is_array(x) else x) for x in shapes):
-        raise ValueError("check_module expected inputs with entries, got a shape with 0: nothing would be compared")
+    for x in shapes:
+        if 0 in (shape := tuple(getattr(x, "shape", x))):
+            raise ValueError(f"check_module expected inputs with at least one entry, got {shape}: nothing would be compared")
     report = CheckReport(show(module))
     for each in (Mode(look=True), Mode(training=True, seed=seed, look=True)) if mode is None else (expect_mode(mode),):
         Check(module, shapes, seed, each, on, report).run()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bpcore import counting, tables
 from bpcore.arguments import nearest, show
 from bpcore.counting import CountingArray
-from bpcore.expect import expect_module, expect_shapes
+from bpcore.expect import expect_module, expect_saved, expect_shapes
 from bpcore.layout import Layout
 from bpcore.library import is_array
 from bpcore.module import Mode, Module, Observed, fresh_lists
@@ -134,6 +134,8 @@ class Calls:
         before = counting.operations
         call.result = run()
         call.operations = counting.operations - before
+        if what == "forward":
+            expect_saved(module, theta, call.result[1])
         self._running.pop()
         return call.result
 

@@ -6,15 +6,16 @@ module: the module that is checked, `self` in its `forward`. theta: the windows 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from math import prod
 from numbers import Integral
 from typing import Any
 
 from bpcore.arguments import is_number, show
 from bpcore.array import Array, kind, namespace
+from bpcore.backend import backend_of
 from bpcore.library import host_data, is_array
-from bpcore.module import Module, Parameter, Windows
+from bpcore.module import EMPTY, Module, Parameter, Windows
 from bpcore.windows import RESERVED, join
 
 
@@ -135,6 +136,28 @@ def expect_shapes(who: str, module: Module, shapes: Sequence[Any]) -> list[Any]:
     return [x if is_array(x) else tuple(map(int, x)) for x in shapes]
 
 
+def expect_saved(module: Module, theta: Windows, saved: Any) -> None:
+    """Raise a TypeError if `saved` hides arrays where `cost` and containers do not find them: in a dictionary or an object."""
+    if isinstance(saved, (tuple, list)):
+        for part in saved:
+            expect_saved(module, theta, part)
+    elif isinstance(saved, (Mapping, Set)) or (
+        not is_array(saved) and not isinstance(saved, Windows) and any(map(is_array, getattr(saved, "__dict__", {}).values()))
+    ):
+        repair = "return an array, or tuples and lists of arrays"
+        raise TypeError(f"{module.name(theta)}'s forward saved {show(saved)}, in which arrays are not found; {repair}")
+
+
+def expect_labels(module: Module, z: Sequence[Any]) -> None:
+    """Raise a ValueError if `module` is a loss, and z[1] are class indices that it does not take; or an error of their shape."""
+    if hasattr(module, "check_labels") and len(z) > 1 and kind(z[1]) == "integral":
+        try:
+            module.check_labels(backend_of(z[1]).to_host(z[1]), z[0].shape[-1] if z[0].ndim else 1)
+        except Exception:
+            module.expect(EMPTY, z[0], z[1], z[2] if len(z) > 2 else None)  # type: ignore[attr-defined]
+            raise
+
+
 def expect_declarations(module: Module, path: str) -> None:
     """Raise an error unless `parameters` and `children` are mappings of names to Parameters (or None) and to modules."""
     of = f"{path}: {type(module).__name__}" if path else type(module).__name__
@@ -142,6 +165,9 @@ def expect_declarations(module: Module, path: str) -> None:
     for what, of_class in (("parameters", Parameter), ("children", Module)):
         declared = getattr(module, what)
         example = {"parameters": "{'W': bp.Parameter((4, 3), HeNormal())}", "children": "{'body': body}"}[what]
+        if declared and declared is getattr(type(module), what, None):
+            repair = f"set them in its __init__: self.{what} = {example}"
+            raise TypeError(f"{of}'s {what} belong to the class, so that all its modules would share one value; {repair}")
         if not isinstance(declared, Mapping):
             raise TypeError(f"{of}'s {what} must be a dictionary, got {show(declared)}; e.g. {example}")
         for name, value in declared.items():

@@ -13,7 +13,7 @@ import numpy as np
 from bpcore.arguments import show
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_declarations, expect_module
-from bpcore.module import Module, Parameter
+from bpcore.module import Module, Parameter, walk
 from bpcore.windows import Named, Windows, join
 
 
@@ -77,7 +77,10 @@ class Layout:
         self.decayed, self.trained, self.computed, _ = ends
         for use in self.uses:
             use.start = homes[id(use.parameter)].start
-        self.declared = [(use.path, (use.parameter.shape, use.parameter.slice)) for use in self.uses]
+        self.declared: list[tuple[str, Any]] = [
+            *((f"{use.path}: the parameter", (use.parameter, use.parameter.shape, use.parameter.slice)) for use in self.uses),
+            *((f"{path or type(each).__name__}: the module", each) for path, each in walk(module)),
+        ]
 
     def __repr__(self) -> str:
         return f"<Layout of {self.module!r}: {self.decayed} decayed, {self.trained} trained, {self.size} in all>"
@@ -145,7 +148,7 @@ class Layout:
         return theta
 
     def changed(self) -> str | None:
-        """The path of a parameter that was added, removed or declared anew since; None if θ still has this layout."""
+        """The path of a parameter or a module that was added, removed or declared anew since; None if θ still has this layout."""
         now, before = Layout(self.module), dict(self.declared)
         for path, declared in now.declared:
             if before.pop(path, None) != declared:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments
 from bpcore.arguments import show
@@ -72,6 +72,19 @@ class Parameter:
         return f"Parameter({self.shape}, {self.initializer!r}{kind})"
 
 
+class Fixed(dict[str, Any]):
+    """A dictionary that stays as it is."""
+
+    def _fixed(self, *args: Any, **named: Any) -> NoReturn:
+        repair = "make another module; in a module of your own, set self.parameters = {...} or self.children = {...} in __init__"
+        raise TypeError(f"these parameters or children stay as they are, since networks are made of them; {repair}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Fixed, (dict(self),)
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _fixed
+
+
 def walk(module: Module, path: str = "") -> Iterator[tuple[str, Module]]:
     """(path, module) of a module and of all below it, in the module's order."""
     yield path, module
@@ -104,10 +117,15 @@ class Module:
     the first, e.g. ("mask",), which Sequential, Residual and Recompute pass on to the module.
     """
 
-    parameters: Mapping[str, Parameter | None] = {}
-    children: Mapping[str, Module] = {}
+    parameters: Mapping[str, Parameter | None] = Fixed()
+    children: Mapping[str, Module] = Fixed()
     rows_independent: bool = False
     further: tuple[str, ...] = ()
+    _own = True  # whether forward and backward are bpcore's own; what others return is checked
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        cls._own = all(str(getattr(f, "__module__", "")).startswith("bpcore.") for f in (cls.forward, cls.backward))
 
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
         """forward(theta, *z, mode) -> (u, saved): evaluate at the inputs z. saved: what `backward` will need.
@@ -144,15 +162,15 @@ class Module:
     def with_children(self, children: Mapping[str, Module]) -> Any:
         """A copy of this module with these children instead, under the same names."""
         other = copy.copy(self)
-        other.children = children
+        vars(other)["children"] = children  # a container refuses others
         return other
 
     @property
     def trained(self) -> bool:
         """Whether there is a parameter that is no buffer in this module or below it."""
-        declared: list[Any] = [getattr(x, "values", list)() for x in (self.parameters, self.children)]  # Layout refuses others
-        own = any(isinstance(p, Parameter) and not p.buffer for p in declared[0])
-        return own or any(isinstance(child, Module) and child.trained for child in declared[1])
+        parameters, children = (x.values() if isinstance(x, Mapping) else () for x in (self.parameters, self.children))
+        own = any(isinstance(p, Parameter) and not p.buffer for p in parameters)  # what else there is, the layout refuses
+        return own or any(isinstance(child, Module) and child.trained for child in children)
 
     def name(self, theta: Windows) -> str:
         """The path and the class of the use with these windows, with which its errors begin: "encoder.0: Linear"."""
@@ -195,22 +213,34 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[A
     try:
         result = module.forward(theta, *z, mode=mode)
     except (TypeError, AttributeError) as error:
-        expect_known(module, theta, error)
         expect_inputs(module, theta, z)
+        expect_known(module, theta, error)
         raise
     if type(result) is not tuple or len(result) != 2:
         raise wrong_result(module, theta, result)
-    return result
+    if module._own:
+        return result
+    u, saved = result
+    if not all(is_array(part) for part in (u if isinstance(u, tuple) else (u,))):
+        raise TypeError(f"{module.name(theta)}'s forward must return an array as u, or a tuple of arrays, got {show(u)}")
+    return u, ([None if x is None else tuple(x.shape) for x in z], saved)  # run_backward compares dz with these shapes
 
 
 def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
-    """dz of a module's backward function; mistakes in its signature or in v are a TypeError."""
+    """dz of a module's backward function, for what `run` returned as saved.
+
+    Mistakes in its signature or in v are a TypeError, and so is a dz that is no array; one of another shape is a ValueError.
+    """
+    shapes, saved = (None, saved) if module._own else saved
     try:
-        return module.backward(theta, saved, v, gradient, need_dz)
+        dz = module.backward(theta, saved, v, gradient, need_dz)
     except (TypeError, AttributeError) as error:
-        expect_known(module, theta, error)
         expect_backward(module, theta, v, gradient)
+        expect_known(module, theta, error)
         raise
+    if shapes is not None and need_dz:
+        expect_gradients(module, theta, dz, shapes)
+    return dz
 
 
 def expect_known(module: Module, theta: Windows, error: Exception) -> None:
@@ -220,19 +250,26 @@ def expect_known(module: Module, theta: Windows, error: Exception) -> None:
         raise TypeError(f"{module.name(theta)}: {windows.unknown(error.name)}; declare it in parameters") from None
 
 
-def gradients_of(module: Module, theta: Windows, dz: Any, shapes: Sequence[tuple[int, ...] | None]) -> tuple[Any, ...]:
-    """dz as a tuple: for each input, with these shapes, a gradient of its shape or None. Else an error."""
+def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, ...]:
+    """dz as a tuple of a gradient for each of n inputs, or a TypeError."""
     each = dz if isinstance(dz, tuple) else (dz,)
-    if len(each) != len(shapes):
+    if len(each) != n:
         repair = "return one for each, None for an input without gradient"
-        raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {len(shapes)} inputs; {repair}")
-    for i, (gradient, shape) in enumerate(zip(each, shapes, strict=True)):
-        got = tuple(gradient.shape) if is_array(gradient) else show(gradient)
-        if gradient is not None and got != shape:
-            raise ValueError(
-                f"{module.name(theta)}'s backward returned dz {got} for input {i} of shape {shape}; give it that shape"
-            )
+        raise TypeError(f"{module.name(theta)}'s backward returned {len(each)} gradients for {n} inputs; {repair}")
     return each
+
+
+def expect_gradients(module: Module, theta: Windows, dz: Any, shapes: Sequence[Any]) -> None:
+    """Raise an error unless dz has an array of its shape, or None, for each input; an absent input, None, may lack one."""
+    present = [shape for shape in shapes if shape is not None]
+    n = len(dz) if isinstance(dz, tuple) and len(present) <= len(dz) <= len(shapes) else len(present)
+    for i, (d, shape) in enumerate(zip(gradients_of(module, theta, dz, n), shapes, strict=False)):
+        if d is not None and not is_array(d):
+            repair = "return an array of the input's shape, or None for an input without gradient"
+            raise TypeError(f"{module.name(theta)}'s backward returned {show(d)} as dz of input {i}; {repair}")
+        if d is not None and tuple(d.shape) != shape:
+            got = f"{tuple(d.shape)}, and input {i} has shape {shape}"
+            raise ValueError(f"{module.name(theta)}'s backward returned dz of shape {got}; return dz of the input's shape")
 
 
 def wrong_result(module: Module, theta: Windows, result: Any) -> TypeError:

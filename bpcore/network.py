@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments, checkpoint, tables
@@ -112,7 +113,7 @@ class Network:
 
     def _bind(self, host: Any) -> None:
         """Put θ, with these values, and its windows on the backend."""
-        self._changes = Parameter.changes
+        self._changes = -1  # the first evaluation looks at the layout
         theta: Array = self.backend.zeros(self.layout.size, self.dtype)
         theta[...] = self.backend.asarray(host, self.dtype)
         self._theta = theta
@@ -250,7 +251,7 @@ class Network:
         """Raise a ValueError unless the module's parameters are declared as they were when θ was laid out."""
         path = self.layout.changed()
         if path is not None:
-            raise ValueError(f"{path}: the parameter was changed after this network was made; make another: bp.Network(module)")
+            raise ValueError(f"{path} was changed after this network was made; make another: bp.Network(module)")
         self._changes = Parameter.changes
 
     @quiet
@@ -293,7 +294,10 @@ class Network:
             except Exception:  # a wrong shape or dtype is the better reason
                 loss.expect(EMPTY, u, y, weights)
                 raise
-        J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
+        if loss._own:
+            J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
+        else:
+            J, of_loss = run(loss, EMPTY, (u, y, weights), mode)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:
@@ -308,7 +312,8 @@ class Network:
             if out is not None:
                 self._gradient = (out, written, windows, spare)
         of_loss, evaluation.of_loss = evaluation.of_loss, None
-        dz = evaluation.loss.backward(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
+        loss = evaluation.loss
+        dz = (loss.backward if loss._own else partial(run_backward, loss))(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:
             run_backward(self.module, self._windows, evaluation.saved, dz, windows, False)
@@ -350,6 +355,7 @@ class Network:
 
     def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
+        self._expect_layout()
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
         if self.layout.computed > self.layout.trained:
             header["frozen"] = self.layout.frozen()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -17,6 +17,7 @@ from bpcore import causes, tables
 from bpcore.arguments import is_number, show
 from bpcore.array import Array
 from bpcore.causes import Host
+from bpcore.expect import expect_labels, expect_saved
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
 from bpcore.module import Mode, Module, expect_backward, expect_inputs, fresh_lists
@@ -77,6 +78,7 @@ class Trial:
         self.vector = backend.asarray(host, "float64")
         self.theta = self.layout.windows(self.vector)
         self.z = [self.example(x, positive=isinstance(module, Loss) and i > 1) for i, x in enumerate(shapes)]  # weights are >= 0
+        expect_labels(module, self.z)
         # Labels may have no gradient: they are arrays, or the inputs of a loss after the first.
         shapes = shapes[:1] if isinstance(module, Loss) else shapes
         self.drawn = {i for i, x in enumerate(shapes) if is_shape(x)}
@@ -127,11 +129,10 @@ class Trial:
         if type(result) is not tuple or len(result) != 2:
             repair = "return what backward needs as the second, None for nothing"
             self.fail(f"forward must return a tuple (u, saved), got {show(result)}; {repair}")
-        if has_mapping(result[1]):
-            self.fail("forward must return saved as an array, or tuples and lists of arrays, got a dictionary")
         for u in result[0] if isinstance(result[0], tuple) else (result[0],):
             if not self.backend.owns(u):
                 self.fail(f"forward must return an array of {self.backend.name} as u, got {show(u)}; or a tuple of arrays")
+        expect_saved(self.module, theta, result[1])
         return result
 
     def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> tuple[Any, ...]:
@@ -265,18 +266,16 @@ def is_shape(x: Any) -> bool:
 
 
 def given(x: Any) -> Any:
-    """An array for an example that is nested lists; anything else as it is."""
+    """An array for an example that is nested lists; anything else as it is. A TypeError for shapes within a tuple."""
+    if isinstance(x, tuple) and x and all(isinstance(part, tuple) and is_shape(part) for part in x):
+        shapes = ", ".join(map(str, x))
+        raise TypeError(f"check_module expected a shape for each input, got {show(x)}; pass each: check_module(module, {shapes})")
     return host_data(x) if isinstance(x, (tuple, list)) and not is_shape(x) else x
 
 
 def shape_of(v: Any) -> Any:
     """The shape of an array, or of each array of a tuple."""
     return [shape_of(part) for part in v] if isinstance(v, tuple) else tuple(v.shape)
-
-
-def has_mapping(saved: Any) -> bool:
-    """Whether there is a dictionary in `saved`, at any depth."""
-    return isinstance(saved, Mapping) or (isinstance(saved, (list, tuple)) and any(map(has_mapping, saved)))
 
 
 def arrays(saved: Any) -> list[Array]:

@@ -11,8 +11,8 @@ from compositions import SideBySide, masked_stack, side_by_side
 
 import bpcore as bp
 from bpcore.array import namespace
-from bpcore.module import Observed, fresh_lists
-from bpcore.modules.containers import Held, fused
+from bpcore.module import EMPTY, Observed, fresh_lists
+from bpcore.modules.containers import Checked, fused
 from bpcore.modules.linear import LinearReLU
 
 IDS, MASK, Z = labels(7, 3, 5), keys(5, 3, 1), np.random.default_rng(0).standard_normal((3, 5, 4))
@@ -232,7 +232,7 @@ class OwnReLU(bp.ReLU):
 def test_a_linear_and_the_relu_after_it_are_one_step():
     linear, relu = bp.Linear(4, 4), bp.ReLU()
     kinds = [(i, type(module)) for i, module in fused([linear, relu, relu, bp.Tanh(), linear, OwnReLU(), linear])]
-    expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, Held), (6, bp.Linear)]
+    expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, Checked), (6, bp.Linear)]
     assert kinds == expected
     assert [i for i, _ in bp.Sequential(linear, relu, linear).steps] == [0, 2]
 
@@ -275,46 +275,64 @@ def test_methods_of_before_say_where_they_are():
         bp.Linear(2, 3).whole  # noqa: B018
 
 
-# What a user's module returns in a chain.
+# What a module of a user returns.
 
 
-class Square(bp.Module):
-    """u = z², with a backward function that returns `wrong(2 z v)`."""
+class Own(bp.Module):
+    """u = z², with the dz or the u that it is told to return."""
 
-    def __init__(self, wrong):
-        self.wrong = wrong
+    def __init__(self, dz=None, u=None):
+        self.dz, self.u = dz, u
 
     def forward(self, theta, z, mode):
-        return z * z, z
+        return z * z if self.u is None else self.u(z), z
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        return self.wrong(2 * saved * v)
+        return self.dz(2 * saved * v)
 
 
+CHAINS = {
+    "last": lambda m: bp.Sequential(bp.Linear(4, 4), m),
+    "before ReLU": lambda m: bp.Sequential(bp.Linear(4, 4), bp.Tanh(), m, bp.ReLU()),
+    "Residual": lambda m: bp.Sequential(bp.Linear(4, 4), bp.Residual(m)),
+    "Recompute": lambda m: bp.Sequential(bp.Linear(4, 4), bp.Recompute(m)),
+    "Circuit": lambda m: bp.Circuit("x", {"a": (bp.Linear(4, 4), "x"), "b": (m, "a")}, "b"),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=list(CHAINS))
 @pytest.mark.parametrize(
-    "chain", [lambda m: (m, bp.Linear(3, 3)), lambda m: (bp.Residual(m), bp.Tanh())], ids=["step", "residual"]
-)
-@pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("dz", "says"),
     [
-        (lambda dz: dz.sum(axis=0), r"Square's backward returned dz \(3,\) for input 0 of shape \(40, 3\)"),
-        (lambda dz: dz[:1], r"returned dz \(1, 3\) for input 0 of shape \(40, 3\)"),
-        (lambda dz: 1.0, r"returned dz 1\.0 for input 0"),
+        (lambda d: d.sum(axis=0), r"Own's backward returned dz of shape \(4,\), and input 0 has shape \(5, 4\)"),
+        (lambda d: d.sum(axis=0, keepdims=True), r"dz of shape \(1, 4\)"),
+        (lambda d: d.T, r"dz of shape \(4, 5\)"),
+        (lambda d: d.sum(), r"dz of shape \(\)"),
+        (lambda d: 1.0, r"returned 1\.0 as dz of input 0; return an array"),
+        (lambda d: d.tolist(), r"as dz of input 0; return an array"),
+        (lambda d: (d, None), r"returned 2 gradients for 1 inputs"),
     ],
 )
-def test_a_gradient_that_would_be_broadcast(chain, wrong, says):
-    net = bp.Network(bp.Sequential(bp.Linear(3, 3), *chain(Square(wrong))), "numpy")
-    X, y = np.ones((40, 3)), np.zeros(40, int)
-    with pytest.raises(ValueError, match=says):
-        net.value_and_gradient(bp.CrossEntropy(), X, y)
-    right = bp.Network(bp.Sequential(bp.Linear(3, 3), *chain(Square(lambda dz: dz))), "numpy")
-    assert right.value_and_gradient(bp.CrossEntropy(), X, y)[1].shape == (right.n_parameters,)
+def test_a_wrong_dz_is_refused_in_every_chain(chain, dz, says):
+    """NumPy would broadcast most of them, and ∇J would be wrong without a word."""
+    net = bp.Network(chain(Own(dz)), "numpy")
+    with pytest.raises((TypeError, ValueError), match=says):
+        net.value_and_gradient(bp.SquaredError(), np.ones((5, 4)), np.ones((5, 4)))
 
 
-def test_a_users_module_that_returns_no_array():
-    class Number(Square):
-        def forward(self, theta, z, mode):
-            return 1.0, z
+def test_a_right_dz_is_taken_in_every_chain():
+    for chain in CHAINS.values():
+        bp.check_module(chain(Own(lambda d: d)), (5, 4))
 
-    with pytest.raises(TypeError, match=r"1: Number's forward must return an array as u, got 1\.0"):
-        bp.Network(bp.Sequential(bp.Linear(3, 3), Number(None)), "numpy")(np.ones((2, 3)))
+
+def test_a_wrong_dz_is_refused_by_hand():
+    _, B = bp.evaluate(Own(lambda d: d[:1]), EMPTY, np.ones((5, 4)))
+    with pytest.raises(ValueError, match=r"Own's backward returned dz of shape \(1, 4\)"):
+        B(np.ones((5, 4)))
+
+
+@pytest.mark.parametrize("chain", [*CHAINS.values(), lambda m: m], ids=[*CHAINS, "alone"])
+@pytest.mark.parametrize("u", [lambda z: 1.0, lambda z: z.tolist(), lambda z: (z, 1.0)])
+def test_a_u_that_is_no_array_is_refused_in_every_chain(chain, u):
+    with pytest.raises(TypeError, match=r"Own's forward must return an array as u"):
+        bp.Network(chain(Own(u=u)), "numpy")(np.ones((5, 4)))

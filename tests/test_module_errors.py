@@ -320,3 +320,79 @@ def test_no_rows_through_flatten(backend):
     module, z = bp.Sequential(bp.Flatten(), bp.Linear(72, 2)), backend.asarray(np.zeros((0, 6, 6, 2)), "float32")
     u, _ = bp.evaluate(module, bp.initialize(module, backend=backend.backend), z)
     assert tuple(u.shape) == (0, 2)
+
+
+class OwnLoss(bp.Loss):
+    """ℓ = (t - y)² / 2, with the results that it is told to return."""
+
+    def __init__(self, result=None, dz=None):
+        self.result, self.dz = result, dz
+
+    def forward(self, theta, t, y, weights=None, *, mode):
+        J = ((t - y) ** 2).sum() / 2
+        return (J, t - y) if self.result is None else self.result(J)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.dz(v * saved)
+
+
+class WithoutMode(OwnLoss):
+    def forward(self, theta, t, y):
+        return ((t - y) ** 2).sum(), t - y
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (OwnLoss(lambda J: J), r"OwnLoss's forward must return a tuple \(u, saved\), got"),
+        (OwnLoss(lambda J: (float(J), None)), r"OwnLoss's forward must return an array as u"),
+        (WithoutMode(), r"WithoutMode must define forward\(self, theta, \*z, mode\) .*, got forward\(theta, t, y\)"),
+        (OwnLoss(dz=lambda d: d), r"OwnLoss's backward returned 1 gradients for 2 inputs"),
+        (
+            OwnLoss(dz=lambda d: (d.sum(axis=0), None)),
+            r"OwnLoss's backward returned dz of shape \(3,\), and input 0 has .*\(4, 3\)",
+        ),
+        (OwnLoss(dz=lambda d: (1.0, None)), r"OwnLoss's backward returned 1\.0 as dz of input 0"),
+    ],
+)
+def test_a_loss_of_ones_own_that_returns_something_else(loss, says):
+    net = bp.Network(bp.Linear(3, 3), "numpy")
+    with pytest.raises((TypeError, ValueError), match=says):
+        net.value_and_gradient(loss, np.ones((4, 3)), np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("absent", [(None,), (None, None)])
+def test_a_loss_of_ones_own_may_return_none_for_absent_weights(absent):
+    net = bp.Network(bp.Linear(3, 3), "numpy")
+    own = OwnLoss(dz=lambda d: (d, *absent))
+    gradient = net.value_and_gradient(own, np.ones((4, 3)), np.zeros((4, 3)))[1]
+    expected = net.value_and_gradient(bp.SquaredError(), np.ones((4, 3)), np.zeros((4, 3)))[1]
+    np.testing.assert_allclose(gradient, 4 * expected, rtol=1e-6)
+
+
+def declares(parameters=None, children=None):
+    """A module that declares these."""
+    module = Module()
+    module.parameters, module.children = parameters or {}, children or {}
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (declares({"W": np.ones((3, 3))}), r"Module's parameters\['W'\] must be a Parameter, got ndarray"),
+        (declares({"W": (3, 3)}), r"Module's parameters\['W'\] must be a Parameter, got \(3, 3\)"),
+        (declares([1]), r"Module's parameters must be a dictionary, got \[1\]"),
+        (declares(children=[bp.ReLU()]), r"Module's children must be a dictionary, got \[ReLU\(\)\]"),
+        (declares(children={"a": "x"}), r"Module's children\['a'\] must be a Module, got 'x'"),
+    ],
+)
+def test_wrong_declarations_in_a_chain(module, says):
+    """The first module of a chain is asked whether it is trained."""
+    for chain in (
+        bp.Sequential(module, bp.ReLU()),
+        bp.Circuit("x", {"0": (module, "x")}, "0"),
+        bp.Residual(bp.Sequential(module)),
+    ):
+        with pytest.raises(TypeError, match=rf"0: {says}"):
+            bp.Network(chain)

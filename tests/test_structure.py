@@ -163,7 +163,7 @@ def changed(change) -> bp.Module:
 
 CHANGES = {
     "a child's number": lambda mlp, *_: setattr(mlp.children["2"], "p", 0.5),
-    "a child": lambda mlp, *_: mlp.children.update({"1": bp.Tanh()}),
+    "a child": lambda mlp, *_: vars(mlp).update(children={**mlp.children, "1": bp.Tanh()}),
     "a forward of its own": lambda mlp, reshape, conv, norm, flatten, gelu: setattr(gelu, "forward", bp.ReLU().forward),
     "a container's forward": lambda mlp, *_: setattr(mlp, "forward", mlp.forward),
     "what a constructor computed from it": lambda mlp, reshape, conv, *_: setattr(conv, "stride", (2, 2)),

@@ -177,3 +177,39 @@ def test_other_modules_made_later_are_no_change():
     net(np.ones((4, 3)))
     net.module.parameters["W"].decay = True  # as it was
     net(np.ones((4, 3)))
+
+
+def with_another_window(net):
+    net.module.modules[0].parameters["W"] = bp.Parameter((3, 4), bp.initializers.Zeros())
+
+
+def with_another_parameter(net):
+    net.module.modules[1].parameters = {"c": bp.Parameter((4,), bp.initializers.Zeros())}
+
+
+def with_other_children(net):
+    vars(net.module)["children"] = {"0": bp.Linear(3, 4), "1": bp.ReLU(), "2": bp.Linear(4, 2)}
+
+
+@pytest.mark.parametrize("change", [with_another_window, with_another_parameter, with_other_children])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_module_that_was_changed_is_noticed(change, copied, tmp_path):
+    net = bp.Network(bp.MLP([3, 4, 2]), "numpy")
+    net(np.ones((5, 3)))
+    change(net)
+    net = net.copy() if copied else net
+    for use in (lambda: net(np.ones((5, 3))), lambda: net.save(tmp_path / "x")):
+        with pytest.raises(ValueError, match=r"was changed after this network was made; make another: bp\.Network"):
+            use()
+
+
+def test_what_a_container_was_made_of_stays():
+    net = bp.Network(bp.Sequential(bp.Linear(3, 3), bp.Residual(bp.ReLU())), "numpy")
+    with pytest.raises(TypeError, match=r"stay as they are"):
+        net.module.children["1"] = bp.Tanh()
+    with pytest.raises(TypeError, match=r"Sequential's modules cannot be replaced"):
+        net.module.modules = (bp.Linear(3, 3),)
+    with pytest.raises(TypeError, match=r"Sequential's children cannot be replaced"):
+        net.module.children = {}
+    with pytest.raises(TypeError, match=r"Residual's body cannot be replaced"):
+        net.module.modules[1].body = bp.Tanh()

@@ -8,12 +8,12 @@ from typing import Any
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.module import Mode, Module, Windows, gradients_of, run, run_backward
-from bpcore.modules.containers import add_gradient
+from bpcore.modules.containers import Container, add_gradient
 
 __all__ = ["Circuit"]
 
 
-class Circuit(Module):
+class Circuit(Container):
     """A directed acyclic graph of modules with named inputs, nodes and outputs.
 
     inputs: a name, or several. nodes: name to (module, source, ...), each source an input of the circuit or an earlier node.
@@ -102,10 +102,7 @@ class Circuit(Module):
                 need = need_dz or any(source in self._behind for source in sources)
                 dz = run_backward(self.children[name], windows, for_backward, v, gradients, need)
                 if need:
-                    each = dz if isinstance(dz, tuple) else (dz,)
-                    if len(each) != len(sources):
-                        gradients_of(module, windows, dz, [None] * len(sources))
-                    for source, of_source in zip(sources, each, strict=True):
+                    for source, of_source in zip(sources, gradients_of(module, windows, dz, len(sources)), strict=True):
                         add_gradient(arriving, source, of_source)
         if not need_dz:
             return None

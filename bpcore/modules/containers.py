@@ -8,15 +8,14 @@ from typing import Any
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
-from bpcore.library import is_array
 from bpcore.module import (
+    Fixed,
     Mode,
     Module,
     Windows,
     expect_backward,
     expect_inputs,
     expect_known,
-    gradients_of,
     run,
     run_backward,
     wrong_inputs,
@@ -36,14 +35,14 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the first: one primitive, which
     is defined as the composition of the two. A subclass is not fused. Nor is an observed module, so `cost` and
     `first_not_finite` see each module by itself: the operations and the saved arrays of the step, each in the row of its
-    module.
+    module. What a user's module returns is checked.
     """
     steps: list[tuple[int, Module]] = []
     before: Module | None = None
     for i, module in enumerate(modules):
         step = None if before is None else FUSED.get((type(before), type(module)))
         if step is None:
-            steps.append((i, module if type(module).__module__.startswith("bpcore.") else Held(module)))
+            steps.append((i, module if module._own else Checked(module)))
             before = module
         else:
             steps[-1] = (i - 1, step(before))
@@ -51,29 +50,35 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     return steps
 
 
-class Held(Module):
-    """A module that is not bpcore's own, as a step of a Sequential: what it returns is checked, so that nothing is broadcast."""
+class Container(Module):
+    """Base of the modules that are made of others: what they were made of stays. fixed: names of such attributes."""
+
+    fixed: tuple[str, ...] = ("modules", "nodes", "children")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and name in self.__dict__:
+            raise TypeError(f"{type(self).__name__}'s {name} cannot be replaced, it was made of them; make another one")
+        object.__setattr__(self, name, Fixed(value) if name in self.fixed and isinstance(value, dict) else value)
+
+
+class Checked(Module):
+    """A step that is not bpcore's own module: what its functions return is checked, see `run` and `run_backward`."""
 
     def __init__(self, module: Module):
         self.module = module
         self.further = module.further
 
     def forward(self, theta: Windows, *z: Any, mode: Mode) -> tuple[Any, Any]:
-        u, saved = run(self.module, theta, z, mode)
-        for output in u if isinstance(u, tuple) else (u,):
-            if not is_array(output):
-                raise TypeError(f"{self.module.name(theta)}'s forward must return an array as u, got {show(output)}")
-        return u, ([None if x is None else tuple(x.shape) for x in z], saved)
+        return run(self.module, theta, z, mode)
 
     def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
-        shapes, of_module = saved
-        dz = run_backward(self.module, theta, of_module, v, gradient, need_dz)
-        if need_dz:
-            gradients_of(self.module, theta, dz, shapes)
-        return dz
+        return run_backward(self.module, theta, saved, v, gradient, need_dz)
+
+    def name(self, theta: Windows) -> str:
+        return self.module.name(theta)
 
 
-class Sequential(Module):
+class Sequential(Container):
     """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
 
     A Linear and a ReLU right after it run as one step, with the same values. Further inputs, such as a mask, go by name to the
@@ -113,8 +118,8 @@ class Sequential(Module):
                 saved.append(for_backward if mode.saving else None)
                 result = for_backward = None  # release it before the next module needs memory
         except (TypeError, AttributeError) as error:
-            expect_known(module, theta.children[i], error)
             expect_inputs(module, theta.children[i], (z,))
+            expect_known(module, theta.children[i], error)
             raise
         return z, saved
 
@@ -129,8 +134,8 @@ class Sequential(Module):
                     break
                 v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
         except (TypeError, AttributeError) as error:
-            expect_known(module, theta.children[i], error)
             expect_backward(module, theta.children[i], v, gradient.children[i])
+            expect_known(module, theta.children[i], error)
             raise
         return v if need_dz else None
 
@@ -162,11 +167,13 @@ class Sequential(Module):
         return (v, *(arriving.get(name) for name in self.further[:n_further])) if need_dz else None
 
 
-class Residual(Module):
+class Residual(Container):
     """u = z + M(z), for a module M whose output has z's shape. The child is "body"; it gets the further inputs too.
 
     He et al., 2016
     """
+
+    fixed = ("body",)
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):
@@ -188,19 +195,18 @@ class Residual(Module):
         dz = run_backward(self.children["body"], theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
         if not need_dz:
             return None
-        first, *others = dz if isinstance(dz, tuple) else (dz,)
-        if getattr(first, "shape", None) != v.shape:
-            gradients_of(self.children["body"], theta.children[0], first, [tuple(v.shape)])
-        return (v + first, *others) if others else v + first
+        return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
 
 
-class Recompute(Module):
+class Recompute(Container):
     """u = M(z), but only z is saved: the backward pass evaluates M again. The child is "body"; it gets the further inputs too.
 
     Random numbers are a function of the mode, so the masks are the same. Only the first evaluation updates buffers.
 
     Chen et al., 2016
     """
+
+    fixed = ("body",)
 
     def __init__(self, body: Module):
         if not isinstance(body, Module):

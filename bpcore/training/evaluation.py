@@ -10,7 +10,7 @@ from bpcore.array import Array, is_floating, kind
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
 from bpcore.library import Backend, host_data
-from bpcore.module import EMPTY, Mode
+from bpcore.module import EMPTY, Mode, run
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.training.data import Arrays, Batches
@@ -118,7 +118,7 @@ def terms(network: Network, loss: Loss, metrics: Sequence[Metric], t: Array, y: 
         scale = xp.where(largest > 0, largest, xp.ones_like(largest))
         w = xp.astype(full / scale, t.dtype)
         scale = wide(scale)
-    J, _ = loss.forward(EMPTY, t, of_network, w, mode=Mode())
+    J, _ = run(loss, EMPTY, (t, of_network, w), Mode())
     weight = loss.total_weight(of_network, w)
     weight = (weight if isinstance(weight, (int, float)) else wide(weight)) * scale
     result: list[Any] = [(wide(J) * weight, weight)]
