@@ -73,6 +73,27 @@ def test_a_child_process_computes():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize(
+    ("module", "shape"), [("bp.Conv2d(1, 8, 3)", (64, 12, 12, 1)), ("bp.MultiHeadAttention(32, 4)", (8, 64, 32))]
+)
+def test_a_child_makes_its_own_plans(module, shape):
+    """Those of the parent are for all threads, also where the shapes are the same."""
+    code = f"""
+import os, numpy as np, bpcore as bp
+z = np.ones({shape}, "float32")
+net = bp.Network({module}, seed=0, backend="numpy")
+y = np.zeros_like(net(z))
+before = net.value_and_gradient(bp.SquaredError(), z, y)[1].copy()
+child = os.fork()
+after = net.value_and_gradient(bp.SquaredError(), z, y)[1]
+child == 0 and os._exit(not np.allclose(after, before, rtol=1e-4, atol=1e-4))
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = run(code, OMP_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+
+
 def test_traced_memory_does_not_hang():
     """An allocation in a thread would wait for the interpreter, which waits for the thread."""
     code = """

@@ -271,7 +271,7 @@ class Batches:
             if hasattr(source, "__getitem__") and not isinstance(source, Iterable):  # a data set of PyTorch
                 repair = "give it to a loader: torch.utils.data.DataLoader(dataset, batch_size=32)"
             raise TypeError(f"{name} expected {wanted}, got {show(source)}; {repair}")
-        if iter(source) is source and not once:
+        if hasattr(source, "__next__") and not once:
             raise TypeError(
                 f"{name} is an iterator, which can be read once, and epochs read it again; "
                 "pass a list, or an object whose __iter__ starts again"

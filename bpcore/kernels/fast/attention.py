@@ -6,7 +6,6 @@ again by the definition.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, writable
 from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.onednn import Plan, batched_plan, execute
-from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
+from bpcore.kernels.fast.engine.threads import COST, compiled, remembered, share, team
 from bpcore.kernels.fast.softmax import maximum
 from bpcore.primitive import definition, twin
 
@@ -36,7 +35,7 @@ class Plans(NamedTuple):
     dk: Plan
 
 
-@functools.lru_cache(maxsize=256)
+@remembered(256)
 def plans(n: int, heads: int, tokens: int, d: int) -> Plans:
     """The plans for one shape of attention."""
     features = (n, heads, tokens, d)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import onednn
 from bpcore.kernels.fast.engine.arrays import aligned, rows
 from bpcore.kernels.fast.engine.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, create, dims, engine
+from bpcore.kernels.fast.engine.threads import remembered
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
 
@@ -36,7 +36,7 @@ def chosen_layout(primitive: Handle, query: int) -> tuple[ctypes.c_void_p, int]:
     return descriptor, library.dnnl_memory_desc_get_size(descriptor) // 4
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1024)
 def plans(kind: str, z: Shape, W: Shape, u: Shape, placement: Placement, groups: int, with_bias: bool) -> tuple[Plan, Plan, int]:
     """Plans for the convolution of z with W to u and for a copy of W to the layout that oneDNN chooses, and the size of the copy.
 

@@ -22,7 +22,7 @@ import numpy as np
 from numba.core import types
 
 from bpcore.kernels.fast.engine import threads
-from bpcore.kernels.fast.engine.threads import compiled
+from bpcore.kernels.fast.engine.threads import compiled, remembered
 from bpcore.packages import EXTRAS, ONEDNN, pip
 
 SMALL = 1 << 18  # up to this many multiplications, NumPy computes the product: its BLAS stays in one thread then
@@ -162,7 +162,7 @@ def batched_plan(a: Layout, b: Layout, out: Layout) -> Plan:
     return Plan(primitive, {SOURCE: source, WEIGHTS: weights, RESULT: result})
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered(1024)
 def matmul_plan(n: int, k: int, m: int, a_transposed: bool, b_transposed: bool, with_bias: bool) -> Plan:
     """(n, k) @ (k, m), plus a row of m numbers if with_bias. A transposed operand lies in memory as (k, n) or (m, k)."""
     a = descriptor((n, k), (1, n) if a_transposed else (k, 1))

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import llvmlite.binding
 import numba
@@ -26,6 +26,8 @@ from numba.extending import intrinsic
 REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reordered; NaN and infinities are respected
 WITHOUT_WRAPPER: dict[str, Any] = {"no_cfunc_wrapper": True}  # never called from C; compiles 5 % faster
 LEAST = 1 << 15  # numbers; a shorter pass stays in one thread, because starting the others takes 1 to 2 µs
+P = ParamSpec("P")
+R = TypeVar("R")
 COST = 4  # a number of a pass with exponentials or several steps costs as much as 4 of a plain pass
 
 
@@ -46,6 +48,20 @@ LIBRARY, WHY_NOT = libgomp()
 if LIBRARY is not None and hasattr(os, "register_at_fork"):
     # A forked process does not inherit the workers of the pool, and would wait for them.
     os.register_at_fork(after_in_child=functools.partial(LIBRARY.omp_set_num_threads, 1))
+
+
+def remembered(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """lru_cache for plans of oneDNN. They are made for a number of threads, so a forked process makes its own."""
+
+    def remember(function: Callable[P, R]) -> Callable[P, R]:
+        cached = functools.lru_cache(maxsize)(function)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=cached.cache_clear)
+        return cast(Callable[P, R], cached)
+
+    return remember
+
+
 PACKAGE = Path(__file__).parents[3]
 FILES = sorted(
     file for folder in ("kernels", "functional") for file in (PACKAGE / folder).rglob("*.py")
