@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import reprlib
+import sys
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from types import ModuleType
@@ -116,6 +117,14 @@ def explanation(function: Callable[..., Any], args: tuple[Any, ...], named: dict
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])
         args = args[1:]
     return misfit(name.removesuffix(".__call__"), signature, args, named)
+
+
+def users_level() -> int:
+    """The stacklevel of a warning for which the line of the caller of bpcore is shown."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("bpcore", "numpy", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def named(name: str, of: Any) -> str:

@@ -725,3 +725,20 @@ def test_a_long_epoch_is_taken_up_where_it_was_good(at, on):
 
 def test_the_working_folder_is_left_alone():
     assert not os.path.exists("never-written")
+
+
+def test_two_that_would_write_to_one_file(tmp_path):
+    callbacks = [bp.Checkpoint(tmp_path / "a", best="test_loss"), bp.Checkpoint(tmp_path / "a")]
+    run = trainer(callbacks=callbacks)
+    with unchanged(run), pytest.raises(ValueError, match="would write to one file; give each a path of its own"):
+        run.fit((X, Y), (X, Y), epochs=1)
+
+
+def test_warnings_name_the_line_of_the_user():
+    run = trainer()
+    run.fit((X, Y), epochs=1)
+    net = bp.Network(bp.Sequential(bp.Linear(X.shape[1], 3), bp.Softmax()))
+    for call in (lambda: run.fit((X, Y), epochs=1), lambda: bp.Trainer(net, bp.CrossEntropy(), bp.SGD(0.1))):
+        with pytest.warns(Warning, match="epochs are done|takes logits") as seen:
+            call()
+        assert {os.path.basename(warning.filename) for warning in seen} == {"test_trainer_errors.py"}

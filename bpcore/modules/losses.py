@@ -10,7 +10,7 @@ import warnings
 from math import prod
 from typing import Any
 
-from bpcore.arguments import number
+from bpcore.arguments import number, users_level
 from bpcore.array import Array, is_floating, kind, namespace
 from bpcore.backend import backend_of
 from bpcore.context import quiet
@@ -313,7 +313,7 @@ def warn_of_probabilities(module: Module, loss: Loss) -> None:
         warnings.warn(
             f"the network ends in {last!r}, and {loss!r} takes logits: it applies such a function itself, and a second one makes "
             f"learning slow; leave {type(last).__name__} out, and apply it to the outputs of the trained network",
-            stacklevel=4,
+            stacklevel=users_level(),
         )
 
 

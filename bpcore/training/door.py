@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bpcore.arguments import expect_call, flag, is_number, show, text, whole
+from bpcore.arguments import expect_call, flag, is_number, show, text, users_level, whole
 from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
@@ -143,6 +144,7 @@ def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: b
     names = ["loss", *(m.name for m in metrics)]
     columns = [f"training_{name}" for name in names if measured] + [f"test_{name}" for name in names if held_out]
     columns += ["gap"] * (measured and held_out)
+    written: dict[str, Any] = {}  # by path, what of bpcore's own writes there
     for observer in observers:
         monitor = getattr(observer, "monitor", None)
         path = getattr(observer, "path", None)
@@ -153,7 +155,11 @@ def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: b
                 which = "higher" if better else "lower"
                 warn(f"{observer!r}: {which} values of {monitor} are better; pass higher={better}")
         if path is not None:
-            check_place(path)
+            target = str(check_place(path))
+            if type(observer).__module__.startswith("bpcore.") and target != os.devnull:
+                if target in written:
+                    raise ValueError(f"{observer!r} and {written[target]!r} would write to one file; give each a path of its own")
+                written[target] = observer
 
 
 def check_smallest(step: Step, examples: Arrays | Batches, batch_size: int, drop_last: bool) -> None:
@@ -221,5 +227,5 @@ def warn_end(trainer: Any, last: int) -> None:
 
 
 def warn(message: str) -> None:
-    """Warn the caller of the trainer's method."""
-    warnings.warn(message, RuntimeWarning, stacklevel=5)
+    """Warn the user, at the user's line."""
+    warnings.warn(message, RuntimeWarning, stacklevel=users_level())
