@@ -6,7 +6,7 @@ from typing import Any
 
 from bpcore.arguments import plain, show, whole
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_floats, expect_images
+from bpcore.expect import expect_entries, expect_floats, expect_images
 from bpcore.functional.arithmetic import mean, mean_backward
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.module import Mode, Module, Windows
@@ -67,9 +67,10 @@ class GlobalAvgPool(Module):
     rows_independent = True
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
-        if z.ndim < 3 or 0 in z.shape[1:-1]:
+        if z.ndim < 3:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels) with an axis between, got {got}; reshape the data")
+        expect_entries(self, theta, z, range(1, z.ndim - 1))
         return mean(expect_floats(self, theta, z), tuple(range(1, z.ndim - 1)), False), z.shape
 
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:

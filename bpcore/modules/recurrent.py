@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpcore.arguments import whole
 from bpcore.array import Array
-from bpcore.expect import expect_features
+from bpcore.expect import expect_entries, expect_features
 from bpcore.functional.recurrent import gru, gru_backward, lstm, lstm_backward
 from bpcore.initializers import GlorotUniform, Orthogonal, Zeros
 from bpcore.module import Mode, Module, Parameter, Windows
@@ -23,9 +23,10 @@ class Recurrent(Module):
 
     def expect_sequences(self, theta: Windows, z: Array) -> Array:
         """z as floats, or an error unless it is (n, tokens, n_in), with at least one token."""
-        if z.ndim != 3 or z.shape[1] == 0:
+        if z.ndim != 3:
             got = f"z of shape {tuple(z.shape)}"
             raise ValueError(f"{self.name(theta)} expected (n, tokens, {self.n_in}), got {got}; reshape the data")
+        expect_entries(self, theta, z, (1,))
         return expect_features(self, theta, z, self.n_in, theta.W, "n_in")
 
 
