@@ -267,3 +267,22 @@ def test_groups_of_huge_deviation(backend):
     (_, mean, scale), out = f.group_norm(z.astype("f8"), np.ones(8), np.zeros(8), 1, 0.0), (np.zeros(8), np.zeros(8))
     right = f.group_norm_backward(z.astype("f8"), mean, scale, np.ones(8), v.astype("f8"), *out, True) / 1e30
     np.testing.assert_allclose(backend.to_host(dz), right, rtol=1e-3, atol=1e-4 * np.max(np.abs(right)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_large_group_whose_first_entry_is_far_from_the_others(groups, backend):
+    """A black corner: the mean is measured from it, and rounding of a sum of many equal numbers must not be left in it."""
+    generator = np.random.default_rng(0)
+    z = (0.9 + 0.001 * generator.standard_normal((1, 300, 300, 2))).astype("float32")
+    z[0, 0, 0] = 0
+    v = generator.standard_normal(z.shape).astype("float32")
+    results = []
+    for take in (lambda x: backend.asarray(x, "float32"), lambda x: np.asarray(x, "float64")):
+        u, mean, scale = f.group_norm(take(z), take(np.ones(2)), take(np.zeros(2)), groups, 1e-5)
+        dgamma, dbeta = backend.writable(np.zeros(2), "float32"), backend.writable(np.zeros(2), "float32")
+        if len(results):
+            dgamma, dbeta = np.zeros(2), np.zeros(2)
+        dz = f.group_norm_backward(take(z), mean, scale, take(np.ones(2)), take(v), dgamma, dbeta, True)
+        results.append([x if len(results) else backend.to_host(x) for x in (u, dz, dgamma)])
+    for got, right in zip(*results, strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-3, atol=2e-4 * np.max(np.abs(right)))

@@ -6,7 +6,7 @@ from math import prod
 
 from bpcore.array import Array, namespace
 from bpcore.functional.linear import rows
-from bpcore.functional.numerics import inverse_deviation, sum_over
+from bpcore.functional.numerics import inverse_deviation, mean_over, sum_over
 from bpcore.primitive import primitive
 
 __all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward"]
@@ -92,7 +92,8 @@ def group_norm(z: Array, gamma: Array, beta: Array, groups: int, eps: float) -> 
     xp = namespace(z)
     grouped = xp.reshape(z, grouped_shape(z, groups))
     grouped = grouped - grouped[:, :1, :, :1]
-    mean = xp.mean(grouped, axis=(1, 3), keepdims=True)
+    mean = mean_over(grouped, (1, 3))
+    mean = mean + mean_over(grouped - mean, (1, 3))  # rounding error of a mean far from the first entry
     centred = grouped - mean
     scale = inverse_deviation(centred, (1, 3), eps)
     return xp.reshape(centred * scale, z.shape) * gamma + beta, mean, scale
@@ -112,6 +113,5 @@ def group_norm_backward(
     if not need_dz:
         return None
     w = xp.reshape(v * gamma, shape)
-    mean_w = xp.mean(w, axis=(1, 3), keepdims=True)
-    mean_wx = xp.mean(w * x, axis=(1, 3), keepdims=True)
+    mean_w, mean_wx = mean_over(w, (1, 3)), mean_over(w * x, (1, 3))
     return xp.reshape(scale * (w - mean_w - x * mean_wx), z.shape)

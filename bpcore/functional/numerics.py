@@ -67,6 +67,12 @@ def sum_long(x: Array, axis: int) -> Array:
     return total if whole == n else total + sum_at_once(x[(*before, slice(whole, None), ...)], axis)
 
 
+def mean_over(x: Array, axes: tuple[int, ...]) -> Array:
+    """The mean over these axes, which keep length 1, by `sum_over`."""
+    shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    return namespace(x).reshape(sum_over(x, axes), shape) / math.prod(x.shape[i] for i in axes)
+
+
 def sum_at_once(x: Array, axis: Axes) -> Array:
     """`sum_over` by the array's library."""
     xp = namespace(x)

@@ -68,6 +68,18 @@ def add_squares(z, first, mean, square):
 
 
 @compiled
+def add_moments(z, first, mean, rest, square):
+    """Writes the sums of z - first - mean and of its square over the rows of z to rest and square."""
+    rest[:] = 0
+    square[:] = 0
+    for i in range(z.shape[0]):
+        for j in range(square.shape[0]):
+            d = minus(z[i, j], first[j], mean[j])
+            rest[j] += d
+            square[j] += d * d
+
+
+@compiled
 def add_products(z, mean, v, total, product):
     """Writes the sums over rows of v to total, and of v (z - mean) to product."""
     total[:] = 0

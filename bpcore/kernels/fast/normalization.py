@@ -16,7 +16,7 @@ from bpcore.functional.normalization import (
 )
 from bpcore.functional.numerics import PART
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.batch_normalization import add_products, add_rows, add_squares, combined, scaled
+from bpcore.kernels.fast.batch_normalization import add_moments, add_products, add_rows, combined, scaled
 from bpcore.kernels.fast.engine.arrays import all_finite, exact, flush_threshold, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import definition, twin
@@ -156,13 +156,19 @@ def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
             mean[n, g] = total * inverse_n
             for j in range(g * c, (g + 1) * c):
                 means[j] = mean[n, g]
-        add_squares(z[n], firsts, means, scales)
+        rests = u[n, 0]  # scratch, until u is written
+        add_moments(z[n], firsts, means, rests, scales)
         for g in range(mean.shape[1]):
-            total = z.dtype.type(0)
+            total = rest = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):
                 total += scales[j]
+                rest += rests[j]
             if total < np.inf:
-                factor = one / np.sqrt(total * inverse_n + eps)
+                rest *= inverse_n  # rounding error of a mean far from the first entry
+                mean[n, g] += rest
+                for j in range(g * c, (g + 1) * c):
+                    means[j] = mean[n, g]
+                factor = one / np.sqrt(max(total * inverse_n - rest * rest, z.dtype.type(0)) + eps)
             else:
                 factor = inverse_deviation(z[n, :, g * c : (g + 1) * c], firsts[g * c], mean[n, g], eps)
             scale[n, g] = factor
@@ -195,20 +201,22 @@ def _group_gradient(start, stop, z, mean, scale, gamma, v, scratch, sums, produc
     c = z.shape[2] // mean.shape[1]
     inverse_n = z.dtype.type(1) / z.dtype.type(z.shape[1] * c)
     for n in range(start, stop):
-        firsts, factor_v, factor_z, constant = scratch[n, 0], scratch[n, 1], scratch[n, 2], scratch[n, 3]
+        firsts, factor_v, factor_z, constant, apart = scratch[n, 0], scratch[n, 1], scratch[n, 2], scratch[n, 3], scratch[n, 4]
         for j in range(z.shape[2]):
-            firsts[j] = z[n, 0, j // c * c]
+            first = z[n, 0, j // c * c]
+            firsts[j] = first + mean[n, j // c]  # the mean, rounded by `apart`
+            apart[j] = minus(firsts[j], first, mean[n, j // c])
             factor_v[j] = gamma[j] * scale[n, j // c]
         add_products(z[n], firsts, v[n], sums[n], products[n])
         for g in range(mean.shape[1]):
             mean_w = mean_wx = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):
-                products[n, j] = (products[n, j] - mean[n, g] * sums[n, j]) * scale[n, g]
+                products[n, j] = (products[n, j] + apart[j] * sums[n, j]) * scale[n, g]
                 mean_w += factor_v[j] * sums[n, j] * inverse_n
                 mean_wx += factor_v[j] * products[n, j] * inverse_n
             for j in range(g * c, (g + 1) * c):
                 factor_z[j] = -mean_wx * scale[n, g]
-                constant[j] = -mean_w - mean[n, g] * factor_z[j]
+                constant[j] = apart[j] * factor_z[j] - mean_w
         combined(0, dz.shape[1], z[n], firsts, v[n], factor_v, factor_z, constant, dz[n])
 
 
@@ -236,7 +244,7 @@ def _(*args):
     out = dz.reshape(len(z), z.shape[1] if need_dz else 0, z.shape[2])
     groups = mean.shape[0], mean.shape[2]
     sums, products = np.empty((2, len(z), z.shape[2]), z.dtype)
-    scratch = np.empty((len(z), 4, z.shape[2]), z.dtype)  # threads allocate nothing: see `share`
+    scratch = np.empty((len(z), 5, z.shape[2]), z.dtype)  # threads allocate nothing: see `share`
     scales, least = scale.reshape(groups), z.dtype.type(1e4 * flush_threshold(z))
     small = _run_group_gradient(z, mean.reshape(groups), scales, gamma, v, scratch, sums, products, least, out)
     np.add.reduce(sums, axis=0, out=dbeta)
