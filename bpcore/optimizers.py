@@ -56,7 +56,10 @@ class Optimizer:
     moments: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        if "__init__" in vars(cls):  # of the class's own; that of a dataclass comes later
+        own = vars(cls).get("__init__")  # that of a dataclass comes later
+        if own is not None and not {"super", "__setattr__"} & set(
+            getattr(own, "__code__", compile("super", "", "eval")).co_names
+        ):
             raise TypeError(
                 f"{cls.__name__} has an __init__ of its own, and an optimiser is a frozen dataclass: declare hyperparameters as "
                 "fields, such as lr: float = 0.1, under @dataclass(frozen=True)"

@@ -321,3 +321,11 @@ def test_a_constructor_of_its_own():
         class Plain(bp.Optimizer):
             def __init__(self, lr):
                 self.lr = lr
+
+
+def test_a_constructor_that_calls_the_inherited_one():
+    class Slow(bp.Optimizer):
+        def __init__(self):
+            super().__init__(0.1)
+
+    assert Slow().lr == 0.1

@@ -65,7 +65,7 @@ SEQUENCES = {
     ),
     "features of a block": (bp.TransformerBlock(4, 2), (12, 3, 6), "0.norm: LayerNorm expected features 4 in the last axis"),
     "rows through time": (bp.LSTM(3, 2), (12, 3), r"0: LSTM expected \(n, tokens, 3\), got z of shape \(12, 3\); reshape"),
-    "no token": (bp.GRU(3, 2), (12, 0, 3), r"0: GRU expected \(n, tokens, 3\), got z of shape \(12, 0, 3\); reshape the data"),
+    "no token": (bp.GRU(3, 2), (12, 0, 3), r"0: GRU expected at least one entry along axis 1, got z of shape \(12, 0, 3\)"),
     "features through time": (bp.GRU(3, 2), (12, 5, 4), "0: GRU expected features 3 in the last axis, .* pass n_in=4"),
     "features to ids": (
         bp.Unembed(bp.Embedding(5, 3)),
