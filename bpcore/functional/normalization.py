@@ -6,7 +6,7 @@ from math import prod
 
 from bpcore.array import Array, namespace
 from bpcore.functional.linear import rows
-from bpcore.functional.numerics import inverse_deviation, mean_over, sum_over
+from bpcore.functional.numerics import inverse_deviation, masked, mean_over, sum_over
 from bpcore.primitive import primitive
 
 __all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward", "rms_norm", "rms_norm_backward"]
@@ -93,7 +93,8 @@ def group_norm(z: Array, gamma: Array, beta: Array, groups: int, eps: float) -> 
     grouped = xp.reshape(z, grouped_shape(z, groups))
     grouped = grouped - grouped[:, :1, :, :1]
     mean = mean_over(grouped, (1, 3))
-    mean = mean + mean_over(grouped - mean, (1, 3))  # rounding error of a mean far from the first entry
+    rest = mean_over(grouped - mean, (1, 3))  # rounding error of a mean far from the first entry
+    mean = mean + masked(rest, xp.isfinite(rest))
     centred = grouped - mean
     scale = inverse_deviation(centred, (1, 3), eps)
     return xp.reshape(centred * scale, z.shape) * gamma + beta, mean, scale
