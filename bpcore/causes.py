@@ -21,7 +21,7 @@ def cause(B: Host, G: Host, counts: Mapping[str, int], others: Iterable[tuple[st
     if not np.any(B):
         return "B is zero: it was never computed, or it was written to another array"
     c = float(np.sum(B * G) / np.sum(G * G))
-    if c and near(B, c * G) and (B.size > 1 or abs(max(abs(c), 1 / abs(c)) % 1 - 0.5) > 0.4999):  # one number: a whole factor
+    if c and near(B, c * G) and (B.size > 1 or telling(c)):
         return factor(c, counts)
     if B.ndim == 2 and B.shape[0] == B.shape[1] and near(B, G.T):
         return "B is the transpose of what it should be"
@@ -35,6 +35,12 @@ def cause(B: Host, G: Host, counts: Mapping[str, int], others: Iterable[tuple[st
 def near(a: Host, b: Host) -> bool:
     """Whether a and b agree up to the error of differences."""
     return bool(np.max(np.abs(a - b)) <= 1e-5 * np.max(np.abs(b)))
+
+
+def telling(c: float) -> bool:
+    """Whether c is a factor that a mistake makes, as a wrong sign or a count does: one entry is c times another for any c."""
+    size = max(abs(c), 1 / abs(c))
+    return abs(size - round(size)) < 1e-4 * size and (round(size) > 1 or c < 0)
 
 
 def factor(c: float, counts: Mapping[str, int]) -> str:

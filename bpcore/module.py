@@ -135,7 +135,7 @@ class Module:
         are a tuple. mode: a Mode. `mode.training` says whether this is training, `mode.keep(theta, z, p)` draws a mask, and
         `mode.track` updates a buffer. saved: an array, or tuples and lists of arrays. It changes no array and no attribute.
         """
-        raise TypeError(f"{type(self).__name__} must define forward(self, theta, *z, mode) -> (u, saved)")
+        raise TypeError(f"{type(self).__name__} {CONTRACT['forward']}")
 
     def backward(self, theta: Any, saved: Any, v: Any, gradient: Any, need_dz: bool = True) -> Any:
         """Return dz = B[M, z](v), and write B[M, θ](v) to the windows of `gradient`.
@@ -146,7 +146,7 @@ class Module:
         returned. A container passes need_dz on to its first child, and True to the others. The lists in `saved` are emptied by
         containers; copy them with bpcore.module.fresh_lists before a second call.
         """
-        raise TypeError(f"{type(self).__name__} must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz")
+        raise TypeError(f"{type(self).__name__} {CONTRACT['backward']}")
 
     if not TYPE_CHECKING:  # type checkers report the call themselves
 
@@ -208,6 +208,13 @@ class Observed(Module):
         return self.around(self.module, theta, "backward", call)
 
 
+CONTRACT = {
+    "forward": "must define forward(self, theta, *z, mode) -> (u, saved)",
+    "backward": "must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz",
+}
+BACKWARD = ("theta", "saved", "v", "gradient", "need_dz")
+
+
 def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[Any, Any]:
     """(u, saved) of a module's forward function; mistakes in its signature, its inputs or its result are a TypeError."""
     try:
@@ -215,6 +222,9 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[A
     except (TypeError, AttributeError) as error:
         expect_inputs(module, theta, z)
         expect_known(module, theta, error)
+        raise
+    except ValueError:
+        expect_order(module, theta, "forward", ("theta",))
         raise
     if type(result) is not tuple or len(result) != 2:
         raise wrong_result(module, theta, result)
@@ -231,12 +241,17 @@ def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: W
 
     Mistakes in its signature or in v are a TypeError, and so is a dz that is no array; one of another shape is a ValueError.
     """
-    shapes, saved = (None, saved) if module._own else saved
+    shapes = None
+    if not module._own:
+        shapes, saved = saved
     try:
         dz = module.backward(theta, saved, v, gradient, need_dz)
     except (TypeError, AttributeError) as error:
         expect_backward(module, theta, v, gradient)
         expect_known(module, theta, error)
+        raise
+    except ValueError:
+        expect_order(module, theta, "backward", BACKWARD)
         raise
     if shapes is not None and need_dz:
         expect_gradients(module, theta, dz, shapes)
@@ -283,14 +298,13 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
 
     Call it after a call of forward raised a TypeError or an AttributeError, so that a correct call costs nothing: see `run`.
     """
-    signature = inspect.signature(module.forward)
+    signature = expect_order(module, theta, "forward", ("theta",))
     try:
         signature.bind(theta, *z, mode=None)
     except TypeError:
         parameters = list(signature.parameters.values())
         if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters) or parameters[0].name == "mode":
-            wanted = "must define forward(self, theta, *z, mode) -> (u, saved)"
-            raise TypeError(f"{module.name(theta)} {wanted}, got forward{bare(signature)}") from None
+            raise TypeError(f"{module.name(theta)} {CONTRACT['forward']}, got forward{bare(signature)}") from None
         names: list[str] = []
         for p in parameters[1:]:
             if p.kind is p.VAR_POSITIONAL and module.further:
@@ -306,12 +320,11 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
 
 def expect_backward(module: Module, theta: Windows, v: Any, gradient: Windows) -> None:
     """Raise a TypeError if module.backward has not the contract's arguments, v is no array, or a buffer has no gradient."""
-    signature = inspect.signature(module.backward)
+    signature = expect_order(module, theta, "backward", BACKWARD)
     try:
         signature.bind(theta, None, v, None, True)
     except TypeError:
-        wanted = "must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz"
-        raise TypeError(f"{module.name(theta)} {wanted}, got backward{bare(signature)}") from None
+        raise TypeError(f"{module.name(theta)} {CONTRACT['backward']}, got backward{bare(signature)}") from None
     if not is_array(v) and not isinstance(v, (tuple, int, float)):
         repair = "the module after it must return dz, an array like its input"
         raise TypeError(f"{module.name(theta)}'s backward expected an array v = dJ/du, got {show(v)}; {repair}")
@@ -319,6 +332,15 @@ def expect_backward(module: Module, theta: Windows, v: Any, gradient: Windows) -
     if buffers:
         repair = "do not write to its window, or declare it trained"
         raise TypeError(f"{module.name(theta)}'s backward failed, and {buffers} are buffers, which have no gradient; {repair}")
+
+
+def expect_order(module: Module, theta: Windows, function: str, order: Sequence[str]) -> inspect.Signature:
+    """The signature of forward or backward, or a TypeError if one of the names in `order` is at another place."""
+    signature = inspect.signature(getattr(module, function))
+    names = list(signature.parameters)
+    if any(name in names and names.index(name) != i for i, name in enumerate(order)):
+        raise TypeError(f"{module.name(theta)} {CONTRACT[function]}, got {function}{bare(signature)}; order them so")
+    return signature
 
 
 def bare(signature: inspect.Signature) -> inspect.Signature:

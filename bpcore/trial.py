@@ -27,6 +27,7 @@ from bpcore.windows import Windows
 STEP = 1e-5  # of the central differences; their error is about STEP² for smooth modules of size 1
 TOLERANCE = 1e-6  # relative to the sizes of the numbers compared
 DIRECTIONS = 3
+LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (causes, np))  # a user's lines lie elsewhere
 ENTRIES = 1000  # of a gradient that is wrong, compared one by one
 
 Forward = Callable[[], tuple[Any, Any]]  # module.forward with its arguments
@@ -107,9 +108,10 @@ class Trial:
         if type(self.module).__module__.startswith("bpcore."):
             raise error
         frames = extract_tb(error.__traceback__)
-        package = os.path.dirname(causes.__file__)
-        last = next((frame for frame in reversed(frames) if not frame.filename.startswith(package)), frames[-1])
-        text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        last = next((frame for frame in reversed(frames) if not frame.filename.startswith(LIBRARIES)), frames[-1])
+        windows = getattr(error, "obj", None)
+        said = windows.unknown(error.name) if isinstance(windows, Windows) else str(error)  # type: ignore[attr-defined]
+        text = f"{type(error).__name__}: {said.splitlines()[0] if said else ''}"
         message = f"{what} raised {text}, in line {last.lineno} of {last.filename}: {last.line}; {situation}"
         raise AssertionError(self.sentence(message)) from error
 

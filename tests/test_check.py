@@ -705,3 +705,89 @@ def test_parameters_of_a_class_would_be_shared():
         bp.Network(bp.Sequential(shared(), shared()))
     with pytest.raises(TypeError, match=r"self\.parameters = \{\.\.\.\}"):
         bp.ReLU().parameters["W"] = Layer().parameters["W"]
+
+
+class OneEntry(Module):
+    """u = z w, with one entry of w."""
+
+    def __init__(self, c):
+        self.c = c
+        self.parameters = {"w": Parameter((), bp.initializers.Constant(1.0))}
+
+    def forward(self, theta, z, mode):
+        return z * theta.w, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.w[...] = self.c * namespace(v).sum(saved * v)
+        return v * theta.w
+
+
+@pytest.mark.parametrize(
+    ("c", "says"),
+    [
+        (-1, r"B has the wrong sign"),
+        (2, r"B is 2 times what it should be"),
+        (0.2, r"B is 5 times too small, and 5 is the number of rows"),
+        (15, r"B is 15 times too large, and 15 is the number of entries of input 0"),
+        (1.37, r"differences give \S+$"),
+    ],
+)
+def test_the_cause_is_told_with_one_entry(c, says):
+    with pytest.raises(AssertionError, match=says):
+        bp.check_module(OneEntry(c), (5, 3))
+
+
+class Replaces(Layer):
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.W = v  # the line
+        return v
+
+
+class Singular(Layer):
+    def forward(self, theta, z, mode):
+        return z @ np.linalg.inv(0 * theta.W), z  # the line
+
+
+class Misspelt(Layer):
+    def forward(self, theta, z, mode):
+        return z @ theta.w, z  # the line
+
+
+@pytest.mark.parametrize("module", [Replaces(), Singular(), Misspelt()])
+def test_the_line_is_the_users(module):
+    with pytest.raises(AssertionError, match=rf"in line \d+ of {re.escape(__file__)}: .*  # the line"):
+        bp.check_module(module, (5, 3))
+    if isinstance(module, Misspelt):
+        with pytest.raises(AssertionError, match=r"did you mean 'W'\?"):
+            bp.check_module(module, (5, 3))
+
+
+class SwappedForward(Layer):
+    def forward(self, z, theta, mode):
+        return z @ theta.W, z
+
+
+class SwappedBackward(Layer):
+    def backward(self, theta, saved, gradient, v, need_dz=True):
+        gradient.W[...] = saved[0].T @ v
+        return v
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (SwappedForward(), r"must define forward\(self, theta, \*z, mode\) -> .*, got forward\(z, theta, mode\); order them so"),
+        (
+            SwappedBackward(),
+            r"must define backward\(self, theta, saved, v, .*, got backward\(theta, saved, gradient, v",
+        ),
+    ],
+)
+def test_swapped_arguments_are_told(module, says):
+    net = bp.Network(bp.Sequential(module, bp.ReLU()), "numpy")
+    for use in (
+        lambda: bp.check_module(module, (5, 3)),
+        lambda: net.value_and_gradient(bp.SquaredError(), np.ones((5, 3)), np.ones((5, 3))),
+    ):
+        with pytest.raises(TypeError, match=says):
+            use()
