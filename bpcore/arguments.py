@@ -190,6 +190,8 @@ def path(name: str, value: Any, of: Any = None) -> str | os.PathLike[str]:
     """value, or a ValueError unless it is a path: a text that is not empty, or a pathlib.Path."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str) or value == "":
         raise ValueError(f"{named(name, of)} must be a path, a text or a pathlib.Path, got {show(value)}")
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{named(name, of)} has a null character, which no path may have, got {show(value)}; leave it out")
     return value
 
 

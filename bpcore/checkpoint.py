@@ -63,7 +63,9 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(arguments.path("path", path)):
+    if os.path.isdir(arguments.path("path", path)):
+        raise IsADirectoryError(f"cannot read {path}: it is a folder; name the checkpoint in it")
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"cannot read {path}: you may not; change its mode, or run as its owner")

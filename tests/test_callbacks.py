@@ -150,7 +150,7 @@ def test_history_logs(tmp_path):
     for row, record in zip(rows, run.history, strict=True):
         assert {name: float(cell) for name, cell in row.items() if cell} == record
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["log.csv", "log.jsonl"]
-    with pytest.raises(ValueError, match=r"must end in .csv or .jsonl, got log.txt"):
+    with pytest.raises(ValueError, match=r"must be a name that ends in .csv or .jsonl, e.g. log.csv, got log.txt"):
         bp.HistoryLog("log.txt")
 
 

@@ -313,8 +313,11 @@ def test_a_network_takes_no_state_that_does_not_fit(path):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at .*nowhere"):
         bp.Network.load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="there is no checkpoint at"):
+    with pytest.raises(IsADirectoryError, match="it is a folder; name the checkpoint in it"):
         bp.Network.load(tmp_path)
+    for use in (NET.save, bp.Network.load):
+        with pytest.raises(ValueError, match="path has a null character"):
+            use("a\0b")
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing; make it first"):
         NET.save(tmp_path / "missing" / "net")
     with pytest.raises(IsADirectoryError, match="it is a folder; name a file in it"):

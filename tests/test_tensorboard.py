@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import sys
 from pathlib import Path
@@ -76,6 +77,19 @@ def test_what_is_wrong_is_found_when_fit_starts(tmp_path, monkeypatch):
     monkeypatch.undo()
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed: the extra tensorboard")
     run = trainer(callbacks=[bp.TensorBoard(tmp_path / "file" / "curves")])
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"cannot write to .*curves: .*; .* choose another folder"):
         run.fit(examples(), epochs=1)
     assert run.steps == 0
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    writer = pytest.importorskip("tensorboardX", reason="tensorboardX is not installed: the extra tensorboard").SummaryWriter
+
+    def full(*args, **named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "add_scalar", full)
+    run = trainer(callbacks=[bp.TensorBoard(tmp_path / "curves", every=1)])
+    with pytest.raises(OSError, match=r"cannot write to .*curves: No space left on device; free space there"):
+        run.fit(examples(), epochs=1)
+    assert run.callbacks[0].writer is None

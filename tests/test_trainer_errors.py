@@ -734,6 +734,16 @@ def test_two_that_would_write_to_one_file(tmp_path):
         run.fit((X, Y), (X, Y), epochs=1)
 
 
+def test_what_was_changed_since_is_checked():
+    run = trainer(metrics="accuracy")
+    run.metrics.append("f1")
+    with pytest.raises(ValueError, match=r"a metric must be one of accuracy, .* got 'f1'"):
+        run.fit((X, Y), epochs=1)
+    for name in ("steps", "epoch", "position"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number from 0 up, got -3"):
+            setattr(run, name, -3)
+
+
 def test_warnings_name_the_line_of_the_user():
     run = trainer()
     run.fit((X, Y), epochs=1)

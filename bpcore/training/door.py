@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from bpcore.arguments import expect_call, flag, is_number, show, text, users_level, whole
@@ -76,12 +77,18 @@ def as_history(trainer: Any, history: Any) -> History:
     return history
 
 
+def as_count(name: str, trainer: Any, value: Any) -> int:
+    """A count of what is done."""
+    return whole(name, value, least=0)
+
+
 SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks a value that is assigned, and returns it
     "schedule": as_schedule,
     "metrics": as_metrics,
     "callbacks": as_callbacks,
     "seed": as_seed,
     "history": as_history,
+    **{name: partial(as_count, name) for name in ("steps", "epoch", "position")},
     "progress": lambda trainer, progress: None if progress is None else flag("progress", progress),
 }
 
@@ -119,6 +126,7 @@ def check(
     measured: whether the training set is measured.
     """
     trainer._own()
+    trainer.metrics = trainer.metrics  # checked, also if somebody has changed the list
     check_data(trainer.network, trainer.loss, examples, trainer.metrics)
     check_columns(examples, held_out)
     if held_out is not None:

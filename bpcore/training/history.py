@@ -139,7 +139,7 @@ class History:
 def check_suffix(path: str | os.PathLike[str]) -> None:
     """Raise ValueError unless path ends in .csv or .jsonl."""
     if Path(arguments.path("path", path)).suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"a log's path must end in .csv or .jsonl, got {path}")
+        raise ValueError(f"a log's path must be a name that ends in .csv or .jsonl, e.g. log.csv, got {path}")
 
 
 def is_finite(value: Any) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from bpcore import arguments, checkpoint
-from bpcore.arguments import is_number, show
+from bpcore.arguments import is_number, show, users_level
 from bpcore.checkpoint import CheckpointError, Header, Tensors
 from bpcore.schedules import Schedule, WarmUp
 from bpcore.structure import class_name, expect_class, same_name
@@ -200,6 +200,10 @@ def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
         trainer.history = saved.history
         trainer.guard = Guard(step, trainer.counters)
         restore_parts(trainer, saved.schedule, pairs)
+        if saved.schedule and not schedule_state(trainer.schedule):
+            state = f"the state of a schedule {saved.schedule_class or ''}".rstrip()
+            text = f"{path} has {state}, which {trainer.schedule!r} does not take: it is left out"
+            warnings.warn(text, RuntimeWarning, stacklevel=users_level())
     except BaseException as error:
         undo()
         if not isinstance(error, Exception):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from bpcore import arguments
@@ -36,29 +39,45 @@ class TensorBoard(Callback):
 
     def on_start(self, trainer: Run) -> None:
         tensorboardx = imported("tensorboardX", "TensorBoard needs tensorboardX", pip("tensorboard"))
-        os.makedirs(self.folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.folder):  # raises now if no file can be written, and not in a thread of the writer
-            pass
         self.close()
+        with self._writing():
+            os.makedirs(self.folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):  # raises now, and not in a thread of the writer
+                pass
         own = f".{time.time_ns()}.{os.getpid()}"  # a name of seconds alone could replace a file just closed
         # purge_step hides points of this step and later ones: an epoch's point lies at its last step, which is done
-        self.writer = tensorboardx.SummaryWriter(self.folder, purge_step=trainer.steps + 1, flush_secs=5, filename_suffix=own)
+        with self._writing():
+            self.writer = tensorboardx.SummaryWriter(self.folder, purge_step=trainer.steps + 1, flush_secs=5, filename_suffix=own)
 
     def on_step(self, trainer: Run, J: Array) -> None:
         if trainer.steps % self.every == 0:
-            self.writer.add_scalar("step/J", float(trainer.network.backend.to_host(J)), trainer.steps)
-            self.writer.add_scalar("step/lr", trainer.lr, trainer.steps)
+            self._add(trainer, "step/J", float(trainer.network.backend.to_host(J)))
+            self._add(trainer, "step/lr", trainer.lr)
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         for name, value in record.items():
             if name != "steps" and isinstance(value, (int, float)):
-                self.writer.add_scalar(f"epoch/{name}", value, trainer.steps)
+                self._add(trainer, f"epoch/{name}", value)
 
     def on_end(self, trainer: Run) -> None:
         self.close()
 
     def close(self) -> None:
         """Write what is left, and close the file."""
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with self._writing():
+                writer.close()
+
+    def _add(self, trainer: Run, curve: str, value: float) -> None:
+        with self._writing():
+            self.writer.add_scalar(curve, value, trainer.steps)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The system's errors say which folder, and the repair."""
+        try:
+            yield
+        except OSError as error:
+            why = f"cannot write to {self.folder}: {error.strerror or error}; free space there, or choose another folder"
+            raise OSError(error.errno or errno.EIO, why) from error

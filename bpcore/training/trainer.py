@@ -187,6 +187,7 @@ class Trainer:
         batches of batch_size, in a new random order in each epoch; memmaps are shuffled in runs of neighbouring rows, which a
         disk reads quickly. drop_last: leave out an epoch's last batch if it has fewer rows. At the end of each epoch the training
         loss, the test loss and the metrics are measured in evaluation mode, at the same θ, evaluation_batch_size rows at a time.
+        Column `lr` of the history is the learning rate of the next step.
         training_sample: measure the training loss and metrics on so many rows only, the same in each epoch; with 0 they are not
         measured, the history has no such columns, and an iterable is read once an epoch. Ctrl-C stops after the current step and
         loses nothing; call `fit` again to continue.
