@@ -131,6 +131,8 @@ def check(
     check_columns(examples, held_out)
     if held_out is not None:
         check_data(trainer.network, trainer.loss, held_out, trainer.metrics)
+        if isinstance(held_out, Batches):
+            held_out.rows()  # raises for an empty batch
     check_observers((trainer.schedule, *trainer.callbacks), trainer.metrics, measured, held_out is not None)
     now = (examples.n, batch_size)
     if trainer.position and now != trainer.position_of:
