@@ -176,11 +176,13 @@ class Trial:
             if use.parameter.trained:
                 yield use.path, slice(use.start, use.start + use.size), use.parameter.shape
 
-    def numeric(self, v: Any, d: Host, moved: Callable[[Host], Forward], fine: bool = True) -> tuple[float, float]:
+    def numeric(
+        self, v: Any, d: Host, moved: Callable[[Host], Forward], fine: bool = True, step: float = STEP
+    ) -> tuple[float, float]:
         """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h, and the scale of its rounding. fine: uses 2h too; the error is about h⁴."""
 
         def value(steps: float) -> tuple[float, float]:
-            u, _ = moved(steps * STEP * d)()
+            u, _ = moved(steps * step * d)()
             pairs = zip(*((x if isinstance(x, tuple) else (x,)) for x in (u, v)), strict=True)
             terms = [np.sum(a * b) for a, b in ((self.host(a), self.host(b)) for a, b in pairs)]
             sizes = [np.sum(np.abs(self.host(a))) for a in (u if isinstance(u, tuple) else (u,))]
@@ -188,18 +190,21 @@ class Trial:
 
         plus, size = value(1.0)
         minus, _ = value(-1.0)
-        near = (plus - minus) / (2 * STEP)
+        near = (plus - minus) / (2 * step)
         if not fine:
-            return near, 1e-4 * size
-        return (4 * near - (value(2.0)[0] - value(-2.0)[0]) / (4 * STEP)) / 3, 1e-4 * size
+            return near, 1e-4 * size * STEP / step
+        return (4 * near - (value(2.0)[0] - value(-2.0)[0]) / (4 * step)) / 3, 1e-4 * size * STEP / step
 
     def along(self, name: str, v: Any, B: Host, moved: Callable[[Host], Forward], note: str = "") -> None:
-        """Compare ⟨B(v), d⟩ with differences of ⟨v, M⟩ along random directions d; if they disagree, with finer differences."""
+        """Compare ⟨B(v), d⟩ with differences of ⟨v, M⟩ along random directions d; if they disagree, with finer differences.
+
+        Then in smaller steps: a kink, as of ReLU, may lie within the step, and not within a smaller one.
+        """
         for _ in range(DIRECTIONS if B.size else 0):
             d = self.generator.standard_normal(B.shape)
             bound = TOLERANCE * np.sqrt(np.sum((B * d) ** 2))
-            for fine in (False, True):
-                numeric, rounding = self.numeric(v, d, moved, fine)
+            for fine, step in ((False, STEP), (True, STEP), (False, STEP / 10), (False, STEP / 100)):
+                numeric, rounding = self.numeric(v, d, moved, fine, step)
                 apart = abs(float(np.sum(B * d)) - numeric)
                 if apart <= bound + TOLERANCE * rounding:
                     break

@@ -791,3 +791,8 @@ def test_swapped_arguments_are_told(module, says):
     ):
         with pytest.raises(TypeError, match=says):
             use()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kink_within_the_step_is_no_fault(seed):
+    bp.check_module(bp.MLP([64, 128, 10]), (32, 64), seed=seed)
