@@ -14,10 +14,11 @@ from bpcore.array import Array
 from bpcore.backend import get_backend
 from bpcore.causes import Host
 from bpcore.context import quiet
-from bpcore.expect import expect_module, expect_shapes
+from bpcore.expect import expect_module, expect_scalar, expect_shapes
 from bpcore.library import Backend
 from bpcore.mode import expect_mode
 from bpcore.module import Mode, Module
+from bpcore.modules import Loss
 from bpcore.trial import CheckReport, Trial, arrays, given
 
 __all__ = ["CheckReport", "check_module"]
@@ -62,6 +63,11 @@ class Check(Trial):
         before = [array.copy() for array in self.host([self.vector, *self.z])]
         u, saved = self.forward()
         outputs = u if isinstance(u, tuple) else (u,)
+        if isinstance(self.module, Loss):
+            try:
+                expect_scalar(self.module, u)
+            except ValueError as error:
+                self.fail(str(error))
         first = [array.copy() for array in self.host(outputs)]
         if not all(np.isfinite(array).all() for array in first):
             self.fail("the output is not finite at the inputs drawn; pass example arrays within its domain")

@@ -188,3 +188,10 @@ def expect_constructed(module: Module, of: str) -> None:
                 call = f"super().__init__({', '.join(inspect.signature(base).parameters)})"
                 raise TypeError(f"{of} has no attribute {missing[0]!r} of {base.__name__}; call {call} in its __init__")
             return
+
+
+def expect_scalar(loss: Any, J: Any) -> None:
+    """Raise a ValueError unless J, what the forward function of a user's loss returned, is a scalar."""
+    if getattr(J, "shape", None) != ():
+        got = f"an array of shape {tuple(J.shape)}" if hasattr(J, "shape") else show(J)
+        raise ValueError(f"{type(loss).__name__}'s forward must return a scalar J, got {got}; take the mean over examples")

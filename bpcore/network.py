@@ -15,7 +15,7 @@ from bpcore.backend import get_backend
 from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.costs import MOST_ROWS, Cost, cost
-from bpcore.expect import expect_module, expect_shapes
+from bpcore.expect import expect_module, expect_scalar, expect_shapes
 from bpcore.host import cast, check_index
 from bpcore.layout import Layout
 from bpcore.library import Backend, host_data, is_array
@@ -298,6 +298,7 @@ class Network:
             J, of_loss = loss.forward(EMPTY, u, y, weights, mode=mode)
         else:
             J, of_loss = run(loss, EMPTY, (u, y, weights), mode)
+            expect_scalar(loss, J)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
     def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:

@@ -796,3 +796,26 @@ def test_swapped_arguments_are_told(module, says):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_kink_within_the_step_is_no_fault(seed):
     bp.check_module(bp.MLP([64, 128, 10]), (32, 64), seed=seed)
+
+
+class NoMean(bp.Loss):
+    """A loss that forgets the mean: J is an array."""
+
+    def forward(self, theta, z, y, weights=None, *, mode):
+        return (z - y) ** 2, z - y
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return 2 * saved * v, None
+
+
+def test_a_loss_returns_a_scalar():
+    says = r"NoMean's forward must return a scalar J, got an array of shape \(\d, 1\); take the mean"
+    X, y, network = np.ones((6, 3)), np.zeros((6, 1)), bp.Network(bp.Linear(3, 1), seed=0)
+    with pytest.raises(AssertionError, match=says):
+        bp.check_module(NoMean(), (6, 1), (6, 1))
+    with pytest.raises(ValueError, match=says):
+        network.value_and_gradient(NoMean(), X, y)
+    trainer = bp.Trainer(network, NoMean(), bp.SGD())
+    for call in (lambda: trainer.evaluate((X, y)), lambda: trainer.fit((X, y), epochs=1)):
+        with pytest.raises(ValueError, match=says):
+            call()

@@ -9,6 +9,7 @@ from typing import Any
 from bpcore.array import Array, is_floating, kind
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
+from bpcore.expect import expect_scalar
 from bpcore.library import Backend, host_data
 from bpcore.module import EMPTY, Mode, run
 from bpcore.modules import Loss
@@ -119,6 +120,7 @@ def terms(network: Network, loss: Loss, metrics: Sequence[Metric], t: Array, y: 
         w = xp.astype(full / scale, t.dtype)
         scale = wide(scale)
     J, _ = run(loss, EMPTY, (t, of_network, w), Mode())
+    expect_scalar(loss, J)
     weight = loss.total_weight(of_network, w)
     weight = (weight if isinstance(weight, (int, float)) else wide(weight)) * scale
     result: list[Any] = [(wide(J) * weight, weight)]
