@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bpcore import arguments
 from bpcore.arguments import show
+from bpcore.array import is_floating
 from bpcore.face import Moved
 from bpcore.library import is_array
 from bpcore.mode import Mode
@@ -233,17 +234,20 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[A
     u, saved = result
     if not all(is_array(part) for part in (u if isinstance(u, tuple) else (u,))):
         raise TypeError(f"{module.name(theta)}'s forward must return an array as u, or a tuple of arrays, got {show(u)}")
-    return u, ([None if x is None else tuple(x.shape) for x in z], saved)  # run_backward compares dz with these shapes
+    expect_precision(module, theta, z, u)
+    inputs = [None if x is None else (tuple(x.shape), x.dtype if is_floating(x) else None) for x in z]
+    return u, (inputs, saved)  # run_backward compares dz with these
 
 
 def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
     """dz of a module's backward function, for what `run` returned as saved.
 
-    Mistakes in its signature or in v are a TypeError, and so is a dz that is no array; one of another shape is a ValueError.
+    Mistakes in its signature or in v are a TypeError, and so is a dz that is no array or of another dtype; one of another shape
+    is a ValueError.
     """
-    shapes = None
+    inputs = None
     if not module._own:
-        shapes, saved = saved
+        inputs, saved = saved
     try:
         dz = module.backward(theta, saved, v, gradient, need_dz)
     except (TypeError, AttributeError) as error:
@@ -253,8 +257,8 @@ def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: W
     except ValueError:
         expect_order(module, theta, "backward", BACKWARD)
         raise
-    if shapes is not None and need_dz:
-        expect_gradients(module, theta, dz, shapes)
+    if inputs is not None and need_dz:
+        expect_gradients(module, theta, dz, inputs)
     return dz
 
 
@@ -274,17 +278,45 @@ def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, 
     return each
 
 
-def expect_gradients(module: Module, theta: Windows, dz: Any, shapes: Sequence[Any]) -> None:
-    """Raise an error unless dz has an array of its shape, or None, for each input; an absent input, None, may lack one."""
-    present = [shape for shape in shapes if shape is not None]
-    n = len(dz) if isinstance(dz, tuple) and len(present) <= len(dz) <= len(shapes) else len(present)
-    for i, (d, shape) in enumerate(zip(gradients_of(module, theta, dz, n), shapes, strict=False)):
-        if d is not None and not is_array(d):
+def expect_gradients(module: Module, theta: Windows, dz: Any, inputs: Sequence[Any]) -> None:
+    """Raise an error unless dz has an array, or None, for each of `inputs`; an absent input, None, may lack one.
+
+    inputs: (shape, dtype) of each, with None as the dtype of integers and booleans.
+    """
+    name = f"{module.name(theta)}'s backward returned"
+    if isinstance(dz, tuple) and len(dz) == len(inputs) == 1:
+        raise TypeError(f"{name} a tuple for one input; return dz itself, an array of the input's shape")
+    present = [x for x in inputs if x is not None]
+    n = len(dz) if isinstance(dz, tuple) and len(present) <= len(dz) <= len(inputs) else len(present)
+    each = gradients_of(module, theta, dz, n)
+    if all(d is None for d in each) and any(dtype is not None for _, dtype in present):
+        raise TypeError(f"{name} None for floating-point inputs; return dz, an array of the input's shape")
+    for i, (d, x) in enumerate(zip(each, inputs, strict=False)):
+        if d is None:
+            continue
+        if not is_array(d):
             repair = "return an array of the input's shape, or None for an input without gradient"
-            raise TypeError(f"{module.name(theta)}'s backward returned {show(d)} as dz of input {i}; {repair}")
-        if d is not None and tuple(d.shape) != shape:
-            got = f"{tuple(d.shape)}, and input {i} has shape {shape}"
-            raise ValueError(f"{module.name(theta)}'s backward returned dz of shape {got}; return dz of the input's shape")
+            raise TypeError(f"{name} {show(d)} as dz of input {i}; {repair}")
+        if x is not None and tuple(d.shape) != x[0]:
+            got = f"{tuple(d.shape)}, and input {i} has shape {x[0]}"
+            raise ValueError(f"{name} dz of shape {got}; return dz of the input's shape")
+        if x is not None and x[1] is not None and d.dtype != x[1]:
+            got = f"{short(d.dtype)} for input {i} of {short(x[1])}"
+            raise TypeError(f"{name} dz of {got}; multiply v by arrays of its own dtype")
+
+
+def expect_precision(module: Module, theta: Windows, z: Sequence[Any], u: Any) -> None:
+    """Raise a TypeError if u is float64 and the floating-point inputs are not: a constant array has promoted it."""
+    floats = [x.dtype for x in z if x is not None and is_floating(x)]
+    for part in u if isinstance(u, tuple) else (u,):
+        if floats and part.shape != () and short(part.dtype) == "float64" and part.dtype not in floats:
+            repair = "use Python scalars as constants, or arrays of the input's dtype"
+            raise TypeError(f"{module.name(theta)}'s forward returned u of float64, its input is {short(floats[0])}; {repair}")
+
+
+def short(dtype: Any) -> str:
+    """A dtype's name in any library: "float32"."""
+    return str(dtype).rpartition(".")[2]
 
 
 def wrong_result(module: Module, theta: Windows, result: Any) -> TypeError:

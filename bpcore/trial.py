@@ -144,6 +144,8 @@ class Trial:
         except Exception as error:
             expect_backward(self.module, theta, v, gradient)
             self.raised("backward", error, f"v has shape {shape_of(v)}, and the gradient {gradient!r}")
+        if need_dz and isinstance(dz, tuple) and len(dz) == len(self.z) == 1:
+            self.fail("backward returned a tuple for one input; return dz itself, an array of the input's shape")
         dz = dz if isinstance(dz, tuple) else (dz,)
         if not need_dz:
             return dz

@@ -819,3 +819,46 @@ def test_a_loss_returns_a_scalar():
     for call in (lambda: trainer.evaluate((X, y)), lambda: trainer.fit((X, y), epochs=1)):
         with pytest.raises(ValueError, match=says):
             call()
+
+
+class Gives(bp.Module):
+    """u = z f, and dz is what a function of (z, v) returns."""
+
+    def __init__(self, dz, f=1):
+        self.dz, self.f = dz, f
+
+    def forward(self, theta, z, mode):
+        return z * self.f, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return self.dz(saved, v)
+
+
+@pytest.mark.parametrize(
+    ("dz", "says"),
+    [
+        (lambda z, v: None, "returned None for floating-point inputs"),
+        (lambda z, v: (v,), "returned a tuple for one input"),
+        (lambda z, v: z > 0, "dz of bool for input 0 of float32"),
+        (lambda z, v: (z > 0).astype(int), "dz of int64 for input 0 of float32"),
+        (lambda z, v: v * np.ones(3), "dz of float64 for input 0 of float32"),
+    ],
+)
+@pytest.mark.parametrize(
+    "around", [lambda m: m, bp.Residual, bp.Recompute, lambda m: bp.Circuit("x", {"m": (m, "x"), "s": (bp.Add(), "m", "x")}, "s")]
+)
+def test_a_wrong_dz_is_told_in_each_container(dz, says, around):
+    network = bp.Network(bp.Sequential(bp.Linear(3, 3), around(Gives(dz)), bp.Linear(3, 1)), seed=0)
+    with pytest.raises(TypeError, match=f"Gives's backward returned.*{says}|Gives's backward returned {says[9:]}"):
+        network.value_and_gradient(bp.SquaredError(), np.ones((8, 3)), np.ones((8, 1)))
+
+
+def test_a_promoted_output_is_told():
+    for module in (Gives(lambda z, v: v, np.ones(3)), bp.Sequential(bp.Linear(3, 3), Gives(lambda z, v: v, np.ones(3)))):
+        with pytest.raises(TypeError, match="Gives's forward returned u of float64, its input is float32"):
+            bp.Network(module)(np.ones((8, 3)))
+
+
+def test_a_tuple_for_one_input_is_refused():
+    with pytest.raises(AssertionError, match="returned a tuple for one input"):
+        bp.check_module(Gives(lambda z, v: (v,)), (5, 3))
