@@ -183,45 +183,58 @@ class Trial:
     ) -> tuple[float, float]:
         """(⟨v, M(x + h d)⟩ - ⟨v, M(x - h d)⟩) / 2h, and the scale of its rounding. fine: uses 2h too; the error is about h⁴."""
 
-        def value(steps: float) -> tuple[float, float]:
-            u, _ = moved(steps * step * d)()
-            pairs = zip(*((x if isinstance(x, tuple) else (x,)) for x in (u, v)), strict=True)
-            terms = [np.sum(a * b) for a, b in ((self.host(a), self.host(b)) for a, b in pairs)]
-            sizes = [np.sum(np.abs(self.host(a))) for a in (u if isinstance(u, tuple) else (u,))]
-            return float(sum(terms)), float(sum(sizes))
-
-        plus, size = value(1.0)
-        minus, _ = value(-1.0)
-        near = (plus - minus) / (2 * step)
+        plus, size = self.value(v, step * d, moved)
+        minus, _ = self.value(v, -step * d, moved)
+        near, rounding = (plus - minus) / (2 * step), 1e-4 * size * STEP / step
         if not fine:
-            return near, 1e-4 * size * STEP / step
-        return (4 * near - (value(2.0)[0] - value(-2.0)[0]) / (4 * step)) / 3, 1e-4 * size * STEP / step
+            return near, rounding
+        wide = (self.value(v, 2 * step * d, moved)[0] - self.value(v, -2 * step * d, moved)[0]) / (4 * step)
+        return (4 * near - wide) / 3, rounding
+
+    def value(self, v: Any, d: Host, moved: Callable[[Host], Forward]) -> tuple[float, float]:
+        """(⟨v, M(x + d)⟩, Σ |M(x + d)|)."""
+        u, _ = moved(d)()
+        pairs = zip(*((x if isinstance(x, tuple) else (x,)) for x in (u, v)), strict=True)
+        terms = [np.sum(a * b) for a, b in ((self.host(a), self.host(b)) for a, b in pairs)]
+        sizes = [np.sum(np.abs(self.host(a))) for a in (u if isinstance(u, tuple) else (u,))]
+        return float(sum(terms)), float(sum(sizes))
 
     def along(self, name: str, v: Any, B: Host, moved: Callable[[Host], Forward], note: str = "") -> None:
         """Compare ⟨B(v), d⟩ with differences of ⟨v, M⟩ along random directions d; if they disagree, with finer differences.
 
-        Then in smaller steps: a kink, as of ReLU, may lie within the step, and not within a smaller one.
+        If these disagree with each other, a kink, as of ReLU, lies within the step: it may not lie within a smaller one.
         """
         for _ in range(DIRECTIONS if B.size else 0):
             d = self.generator.standard_normal(B.shape)
             bound = TOLERANCE * np.sqrt(np.sum((B * d) ** 2))
+            exact, found = float(np.sum(B * d)), []
             for fine, step in ((False, STEP), (True, STEP), (False, STEP / 10), (False, STEP / 100)):
+                if step < STEP and abs(found[1] - found[0]) < 0.01 * abs(found[1] - exact):
+                    continue  # no kink within the step
                 numeric, rounding = self.numeric(v, d, moved, fine, step)
-                apart = abs(float(np.sum(B * d)) - numeric)
+                found.append(numeric)
+                apart = abs(exact - numeric)
                 if apart <= bound + TOLERANCE * rounding:
                     break
             else:
-                self.fail(f"B with respect to {name}{note} is wrong. {self.worst(name, v, B, moved)}")
+                self.fail(f"B with respect to {name}{note} {self.worst(name, v, B, moved)}")
             self.report.comparisons += 1
             self.report.error = max(self.report.error, apart / (bound / TOLERANCE + rounding or 1.0))
 
     def worst(self, name: str, v: Any, B: Host, moved: Callable[[Host], Forward]) -> str:
-        """The entry where B and differences are furthest apart, among the first ENTRIES, and the probable cause."""
+        """The entry where B and differences are furthest apart, among the first ENTRIES, and the probable cause: for `fail`."""
         G = self.by_differences(B.shape, v, moved).reshape(-1)
         apart = np.abs(B.reshape(-1)[: G.size] - G)
         k = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
         index = tuple(int(i) for i in np.unravel_index(k, B.shape))
-        numbers = f"Worst at index {index}: B gives {B.reshape(-1)[k]:.10g}, differences give {G[k]:.10g}"
+        unit = np.eye(1, B.size, k).reshape(B.shape)
+        left, here, right = (self.value(v, h * unit, moved)[0] for h in (-STEP, 0.0, STEP))
+        left, right = (here - left) / STEP, (right - here) / STEP
+        if abs(right - left) > 1e-3 * max(abs(left), abs(right)):
+            sides = f"the slope is {left:.4g} on one side and {right:.4g} on the other"
+            repair = "pass an example that lies on no kink, e.g. z + 0.01 * noise"
+            return f"cannot be compared with differences: at index {index}, {sides}, so there is no derivative; {repair}"
+        numbers = f"is wrong. Worst at index {index}: B gives {B.reshape(-1)[k]:.10g}, differences give {G[k]:.10g}"
         if G.size < B.size:
             return numbers
         counts = {"the number of rows": self.z[0].shape[0] if self.z and self.z[0].ndim else 1}
