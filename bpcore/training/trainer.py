@@ -20,7 +20,7 @@ from bpcore.optimizers import Optimizer
 from bpcore.schedules import Constant, Schedule
 from bpcore.training import door, state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batch, Batches, Epoch, as_examples
+from bpcore.training.data import Arrays, Batch, Batches, Columns, Epoch, as_examples, columns_of
 from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
@@ -99,6 +99,7 @@ class Trainer:
         self._replay: Replay | None = replay_for(self.training_step) if arguments.flag("replay", replay) else None
         self._take: Step | Replay = self._replay or self.training_step
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
+        self._columns: Columns = {}  # of the tables it was trained on; a checkpoint does not store them
         self._observed: Any = None  # the schedule within warm-ups
         self.progress = progress
         self.metrics: list[Metric] = chosen_metrics(metrics)
@@ -133,6 +134,9 @@ class Trainer:
         """
         if self.history.theta_epoch is not None:
             door.leave_best(self)
+        if self._columns or hasattr(X, "columns"):  # a table
+            door.check_batch(self, X, y)
+            self._columns |= columns_of(X, y)
         return self._step(*self.training_step.place(X, y, weights))
 
     def _step(self, batch: Batch, labels: Array | None) -> Array:
@@ -291,16 +295,19 @@ class Trainer:
         examples = as_examples(data, "data", once=True)
         with closing(examples) if examples is not data else nullcontext():
             if examples is not data:  # else `fit` has checked them
+                door.expect_columns(examples, self._columns)
                 check_data(self.network, self.loss, examples, self.metrics)
             return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The labels at X, an array on the device, batch_size rows at a time: see Network.predict."""
-        return self.network.predict(X, self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
+        return self.network.predict(door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
 
     def probabilities(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The probabilities of labels at X, an array on the device, batch_size rows at a time: see Network.probabilities."""
-        return self.network.probabilities(X, self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)"))
+        return self.network.probabilities(
+            door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)")
+        )
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.
