@@ -18,7 +18,7 @@ from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
 from bpcore.schedules import Constant, Schedule
-from bpcore.training import door, state
+from bpcore.training import door, outlived, state
 from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batch, Batches, Columns, Epoch, as_examples, columns_of
 from bpcore.training.evaluation import check_data, measure
@@ -234,7 +234,7 @@ class Trainer:
             for callback in reversed(told):
                 ending.callback(self._end, callback, started)
             for callback in told:
-                callback.on_start(self)
+                outlived.start(callback, self)
                 started.append(callback)
             door.leave_best(self)
             while self.epoch < epochs and not self.finished and not self.interrupted:
