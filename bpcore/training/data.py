@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,7 @@ class Batches:
         self.source = source
         self.name = name
         self.opened: tuple[Batch, Reading] | None = None  # the first batch, and the reading of the others
+        self.reader: Any = None  # the thread that opens and reads them, a Reader; None: the caller's
         self.computing = self.dtype = "float64"
         self.columns: Columns = {}  # of the tables before
 
@@ -304,14 +306,14 @@ class Batches:
         """The first batch. The next reading goes on behind it, so that the source is not opened twice."""
         if self.opened is None:
             reading = self.read()
-            self.opened = next(reading), reading
+            self.opened = (next(reading) if self.reader is None else self.reader.call(partial(next, reading))), reading
         return self.opened[0]
 
     def close(self) -> None:
         """Close what `first` has opened, if it has not been read."""
         opened, self.opened = self.opened, None
         if opened is not None:
-            opened[1].close()
+            opened[1].close() if self.reader is None else self.reader.call(opened[1].close)
 
     def rows(self) -> list[int]:
         """The rows of each batch; of the first one if the batches are not stored in a list or a tuple."""

@@ -29,7 +29,7 @@ from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
 from bpcore.training.part import Part
 from bpcore.training.progress import audience
-from bpcore.training.reading import Augment, Placing, batches
+from bpcore.training.reading import Augment, Placing, Reader, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
 from bpcore.training.step import Step
@@ -218,13 +218,15 @@ class Trainer:
         examples = as_examples(train, "train")
         held_out = None if validation is None else as_examples(validation, "validation")
         with ExitStack() as ending:
+            reader = None
+            if read_ahead and isinstance(examples, Batches):  # an iterator may not leave its thread
+                reader = examples.reader = Reader()
+                ending.callback(reader.close)
             for given in (examples, held_out or examples):
                 ending.callback(given.close)
             drawn = examples.sample(training_sample, self.seed) if training_sample else examples
             measured = None if training_sample == 0 else drawn
             steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, measured is not None, drop_last)
-            if read_ahead:
-                examples.close()  # the thread opens what it reads: an iterator may not leave its thread
             self.position_of = (examples.n, batch_size)
             self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
             self.interrupted = False
@@ -240,7 +242,7 @@ class Trainer:
             while self.epoch < epochs and not self.finished and not self.interrupted:
                 epoch = Epoch(batch_size, self.seed, self.epoch, self.position, drop_last)
                 side = self.network.backend.side if read_ahead else None
-                with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side)) as shuffled:
+                with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side, reader)) as shuffled:
                     self._epoch(shuffled, told, measured, held_out, evaluation_batch_size)
         return self.history
 
