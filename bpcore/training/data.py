@@ -107,8 +107,10 @@ def check_columns(name: str, columns: Columns, first: str, expected: Columns) ->
 def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
     """The number of rows, or a ValueError if it is not the same for all arrays."""
     arrays = (*inputs, y, *(() if weights is None else (weights,)))
-    if any(x.ndim == 0 for x in arrays):
-        raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
+    for label, x in zip((*labels_of(inputs), "y", "weights"), arrays, strict=False):
+        if x.ndim == 0:
+            repair = "give one weight an example, or leave them out" if label == "weights" else "reshape it to (1, ...)"
+            raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar as {label}; {repair}")
     lengths = [x.shape[0] for x in arrays]
     if len(set(lengths)) > 1:
         others = len(set(lengths[:-1])) == 1 and weights is not None
