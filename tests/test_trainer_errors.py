@@ -348,6 +348,21 @@ def test_tables_whose_order_differs():
             call()
 
 
+def test_a_step_on_swapped_arguments():
+    for labels in (Y, Y.astype("float64")):
+        with pytest.raises(ValueError, match=r"expected features .* or are X and y swapped\? step\(X, y\)"):
+            trainer().step(labels, X)
+    with pytest.raises(ValueError, match=r"expected features (?!.*swapped)"):
+        trainer().step(X[:, 1:], Y)
+
+
+def test_tensors_for_a_network_of_numpy():
+    torch = pytest.importorskip("torch")
+    for call in (trainer().network, lambda X: trainer().fit([(X, torch.asarray(Y))], epochs=1)):
+        with pytest.raises(TypeError, match=r"or make the network there: Network\(\.\.\., backend='torch'\)"):
+            call(torch.asarray(X))
+
+
 def test_the_columns_of_the_training_tables_are_remembered():
     """At each door of the trainer, of X and of y, in batches, and when it is trained again."""
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")

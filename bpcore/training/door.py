@@ -164,6 +164,13 @@ def check_batch(trainer: Any, X: Any, y: Any = None) -> Any:
     return X
 
 
+def expect_order(X: Any, y: Any, error: ValueError) -> None:
+    """Raise a ValueError that says so if X and y, of which a step made `error`, look like each other's."""
+    X_axes, y_axes = (len(getattr(x, "shape", ())) for x in (X, y))
+    if X_axes == 1 and y_axes > 1 and type(error) is ValueError:
+        raise ValueError(f"{error}; or are X and y swapped? step(X, y)") from error
+
+
 def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: bool, held_out: bool) -> None:
     """Raise unless everything that is monitored is measured, and every `path` can be written to.
 

@@ -137,7 +137,11 @@ class Trainer:
         if self._columns or hasattr(X, "columns"):  # a table
             door.check_batch(self, X, y)
             self._columns |= columns_of(X, y)
-        return self._step(*self.training_step.place(X, y, weights))
+        try:
+            return self._step(*self.training_step.place(X, y, weights))
+        except ValueError as error:
+            door.expect_order(X, y, error)
+            raise
 
     def _step(self, batch: Batch, labels: Array | None) -> Array:
         """One step on a batch on the device. labels: y on the host, or None."""
