@@ -182,7 +182,7 @@ def test_repairs_of_labels_and_weights(given, message):
 
 def test_predict_names_its_argument():
     for call in (trainer().predict, trainer().probabilities):
-        with pytest.raises(TypeError, match="^X expected numbers"):
+        with pytest.raises(TypeError, match=r"^X expected numbers"):
             call([["a", "b"]])
         with pytest.raises(TypeError, match=r"^X\[1\] expected numbers"):
             call((X, [["a", "b"]]))
