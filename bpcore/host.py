@@ -100,7 +100,7 @@ def check_index(name: str, parts: tuple[Any, ...]) -> None:
         if len(first) == len(index) and not first.equals(index) and first.isin(index).all() and index.isin(first).all():
             raise ValueError(
                 f"{name}: X and y or weights have the same index in different orders, and rows go together by position; "
-                "put them in one order, e.g. y.loc[X.index]"
+                "put them in one order, e.g. y.loc[X.index], or, if the rows go together already, drop the index: np.asarray(y)"
             )
 
 
@@ -115,6 +115,12 @@ def from_columns(table: Any, name: str) -> np.ndarray:
             dtype = getattr(given, "dtype", getattr(given, "type", columns[-1].dtype))
             of = as_array_of(given, f"{short(name)}[{column!r}]")
             raise TypeError(f"{name} expected numbers, got column {column!r} of {trouble(columns[-1], of, dtype)}")
+        if columns[-1].ndim > 1:  # Polars' pl.Array and pl.Struct
+            x, dtype = short(name), given.dtype
+            repair = f"np.stack(list({x}[{column!r}]))"
+            repair = f"np.column_stack([{x}.drop({column!r}), {repair}])" if len(names) > 1 else repair
+            repair = f"{x}.unnest({column!r})" if str(dtype).startswith("Struct") else repair
+            raise TypeError(f"{name} expected a number in each cell, got column {column!r} of dtype {dtype}; unpack it: {repair}")
     return np.stack(columns, axis=1)
 
 
@@ -149,6 +155,13 @@ def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
             repair = f"stack its rows: np.stack({rows})"
         elif isinstance(value, (str, bytes)):
             kind = "U"
+            missing = next((i for i, one in enumerate(found.flat) if is_missing(one)), None) if is_label(name) else None
+            if missing is not None:
+                return (
+                    f"dtype {dtype or found.dtype} with a missing label, {found.flat[missing]}, at {missing}; drop it, or fill it"
+                )
+            if is_label(name) and not all(isinstance(one, type(value)) for one in found.flat):
+                name = f"{name}.astype(str)"
     if kind in "UST":
         text = np.asarray(found[: min(len(found), 1000)] if found.ndim else found, dtype=object)
         at = at or (f", e.g. {str(text.flat[0])[:30]!r}" if text.size else "")
@@ -201,6 +214,8 @@ def is_text_of_number(value: Any) -> bool:
 
 def encoding(name: str) -> str:
     """How to make numbers of texts: classes of labels, indicator columns of features."""
+    if "weights" in name:
+        return "give a number for each example, e.g. by scikit-learn's compute_sample_weight('balanced', y)"
     if is_label(name):
         return f"number the classes: np.unique({name}, return_inverse=True)[1], or scikit-learn's LabelEncoder"
     return "encode it as numbers, e.g. with pandas.get_dummies or scikit-learn's OneHotEncoder"

@@ -116,10 +116,14 @@ class Backend:
         data = host_data(host, name)
         if data is None:
             if not self.owns(host):
+                of = type(host).__module__.partition(".")[0]
+                there = f", or make the network there: Network(..., backend={of!r})" * (
+                    of in ("torch", "cupy") and of != self.library
+                )
                 raise TypeError(
                     f"{name} expected an array of backend {self.name!r} (device {self.device}) or host data (NumPy, lists), got "
                     f"{type(host).__module__}.{type(host).__name__} on device {device(host)}; move it first: "
-                    f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x))"
+                    f"bp.get_backend({self.name!r}).asarray(bp.backend_of(x).to_host(x)){there}"
                 )
             array: Array = host if wanted is None or host.dtype == wanted else self.xp.astype(host, wanted)
             return array

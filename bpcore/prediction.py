@@ -45,7 +45,8 @@ def by_batches(evaluate: Callable[[Any], Any], X: Any, batch_size: Any, mode: Mo
             "batch_size is for evaluation, and mode is one of training, where rows depend on their batch; leave one out"
         )
     several = isinstance(X, tuple)
-    inputs = tuple(x if (host := host_data(x)) is None else host for x in (X if several else (X,)))
+    named = [(f"X[{i}]", x) for i, x in enumerate(X)] if several and len(X) > 1 else [("X", x) for x in (X if several else (X,))]
+    inputs = tuple(x if (host := host_data(x, name)) is None else host for name, x in named)
     lengths = [x.shape[0] if x.ndim else None for x in inputs]
     if None in lengths or len(set(lengths)) != 1:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)

@@ -9,6 +9,9 @@ import json
 import math
 import subprocess
 import sys
+import time
+from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -344,6 +347,118 @@ def test_what_outlives_its_run_warns_once(option, kept, recwarn):
         trainer(**{option: part}).fit(examples(), epochs=1)
     trainer(**{option: part})
     assert not recwarn.list
+
+
+class Printing(Collecting):
+    """on_start that sets nothing afresh."""
+
+    def on_start(self, trainer):
+        self.started = time.time()
+        self.label = "a run"
+
+
+class Keeping(bp.Callback):
+    """How a user may keep what an epoch gave."""
+
+    def __init__(self, kept):
+        self.kept, self.number = kept, 0.0
+
+    def on_epoch(self, trainer, record):
+        match self.kept:
+            case dict():
+                self.kept["best"] = record["training_loss"]
+            case np.ndarray():
+                self.kept[0] = record["training_loss"]
+            case deque():
+                self.kept.append(record["training_loss"])
+            case SimpleNamespace():
+                self.kept.best = record["training_loss"]
+            case str():
+                setattr(self, self.kept, record["training_loss"])
+
+
+class Patient(bp.EarlyStopping):
+    """A number beside those of the class that it extends."""
+
+    floor = 9.0
+
+    def on_epoch(self, trainer, record):
+        self.floor = record["training_loss"]
+        super().on_epoch(trainer, record)
+
+
+class Factor:
+    """A schedule that is a callable object."""
+
+    factor = 1.0
+
+    def __call__(self, step):
+        self.factor *= 0.9
+        return self.factor
+
+
+class Seen(bp.Metric):
+    name = "seen"
+
+    def __init__(self):
+        self.seen = []
+
+    def scores(self, t, y):
+        self.seen.append(t.shape[0])
+        return t[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("option", "part", "what"),
+    [
+        ("callbacks", Printing(), "Printing.losses"),
+        *(("callbacks", Keeping(kept), "Keeping.kept") for kept in ({"best": 9.0}, np.ones(2), SimpleNamespace(best=9.0))),
+        ("callbacks", Keeping(deque([9.0], maxlen=1)), "Keeping.kept"),
+        ("callbacks", Keeping("later"), "Keeping.later"),
+        ("callbacks", Patient("training_loss"), "Patient.floor"),
+        ("schedule", Factor(), "Factor.factor"),
+        ("schedule", Factor().__call__, "Factor.factor"),
+        ("metrics", Seen(), "Seen.seen"),
+    ],
+    ids=lambda part: type(part).__name__ if not isinstance(part, str) else part,
+)
+def test_all_kinds_of_state_that_outlive_their_run(option, part, what, recwarn):
+    trainer(**{option: part})
+    first = trainer(**{option: part})
+    first.fit(examples(), epochs=1)
+    first.fit(examples(), epochs=2)
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match=f"{what} has changed since an earlier run, .* give each trainer one of its own"):
+        trainer(**{option: part}).fit(examples(), epochs=1)
+    trainer(**{option: part}).fit(examples(), epochs=1)
+    assert not recwarn.list
+
+
+class Resetting(Printing):
+    """on_start that sets all afresh, and a trainer and a file in attributes."""
+
+    def on_start(self, trainer):
+        super().on_start(trainer)
+        self.losses, self.trainer, self.log = [], trainer, io.StringIO()
+
+
+class Restoring(Patient):
+    def state(self, trainer):
+        numbers, arrays = super().state(trainer)
+        return {**numbers, "floor": self.floor}, arrays
+
+    def restore(self, trainer, numbers, arrays):
+        self.floor = numbers["floor"]
+        super().restore(trainer, {name: n for name, n in numbers.items() if name != "floor"}, arrays)
+
+
+@pytest.mark.parametrize("part", [Resetting(), Restoring("training_loss"), bp.EarlyStopping("training_loss"), Call(print)])
+def test_what_starts_afresh_does_not_warn(part, recwarn, capsys):
+    for _ in range(3):
+        trainer(callbacks=part).fit(examples(), epochs=2)
+    trainer(schedule=math.exp, clip_norm=1.0)
+    assert not recwarn.list
+    assert "_outline" not in vars(math)
 
 
 class Counting(bp.Callback):

@@ -362,6 +362,62 @@ def test_a_generator_of_the_user_is_closed():
     assert "bpcore read-ahead" in closed
 
 
+class Drawn:
+    """Batches in an order that each opening draws, from a reading that may not leave its thread."""
+
+    def __init__(self):
+        self.generator, self.opened = np.random.default_rng(0), []
+
+    def __iter__(self):
+        self.opened.append(threading.current_thread().name)
+        (X, y), order = examples(), self.generator.permutation(ROWS)
+        return Bound((X[order[i : i + 7]], y[order[i : i + 7]]) for i in range(0, ROWS, 7))
+
+
+class Bound:
+    """An iterator as that of sqlite3: an error in another thread than the one that made it."""
+
+    def __init__(self, items):
+        self.items, self.thread = items, threading.current_thread()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        assert threading.current_thread() is self.thread
+        return next(self.items)
+
+
+@pytest.mark.parametrize("sample", [0, None])
+def test_read_ahead_opens_an_iterable_as_often(sample):
+    """Also one whose order is new each time; and the thread that opens it reads it."""
+    runs, given = [], []
+    for ahead in (0, 2):
+        runs.append(trainer(dropout=0.3))
+        given.append(Drawn())
+        runs[-1].fit(given[-1], epochs=3, training_sample=sample, read_ahead=ahead)
+    assert_same(become(runs[0]), become(runs[1]))
+    assert [len(one.opened) for one in given] == [3 if sample == 0 else 6] * 2
+    assert given[1].opened.count("bpcore read-ahead") == 3
+    assert not readers()
+
+
+def test_the_thread_ends_if_the_door_refuses():
+    closed = []
+
+    class Files:
+        def __iter__(self):
+            try:
+                yield X[:, 1:], y
+            finally:
+                closed.append(threading.current_thread().name)
+
+    X, y = examples()
+    with pytest.raises(ValueError, match="expected features"):
+        trainer().fit(Files(), epochs=1, read_ahead=1)
+    assert (closed, readers()) == (["bpcore read-ahead"], [])
+
+
 def test_the_thread_has_the_callers_context():
     """NumPy's error state, and use_backend."""
     seen = []

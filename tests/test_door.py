@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import sys
 from decimal import Decimal
@@ -144,6 +145,47 @@ def test_a_table_without_numbers_yet():
     for given, message in ((polars.DataFrame(X).lazy(), r"X\.collect\(\)"), (polars.col("a"), r"\(Expr\); pass numbers")):
         with pytest.raises(TypeError, match=message):
             trainer().network(given)
+
+
+def test_columns_of_arrays_and_of_records():
+    """Polars makes arrays of more axes of them. The repair runs."""
+    polars = pytest.importorskip("polars")
+    rows = polars.Series(X.tolist(), dtype=polars.Array(polars.Float64, X.shape[1]))
+    tables = {"e": polars.DataFrame({"e": rows}), "f": polars.DataFrame({"a": X[:, 0], "f": rows})}
+    tables["s"] = polars.DataFrame(X).select(polars.struct(polars.all()).alias("s"))
+    for name, table in tables.items():
+        for call in (trainer().network, lambda X: trainer().fit((X, Y), epochs=1)):
+            with pytest.raises(
+                TypeError, match=f"X expected a number in each cell, got column '{name}' of dtype .*; unpack it: "
+            ) as e:
+                call(table)
+        unpacked = np.asarray(eval(str(e.value).partition("unpack it: ")[2], {"np": np, "X": table}))
+        np.testing.assert_array_equal(unpacked[:, -X.shape[1] :], X)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((X, np.asarray(["a", None] * (len(X) // 2), object)), "y .* with a missing label, None, at 1; drop it, or fill it"),
+        ((X, np.asarray(["a", math.nan] * (len(X) // 2), object)), "y .* with a missing label, nan, at 1; drop it, or fill it"),
+        ((X, np.asarray(["a", 1] * (len(X) // 2), object)), r"np\.unique\(y\.astype\(str\), return_inverse=True\)"),
+        ((X, Y + 0.5), r"if all are whole; for other numbers take SquaredError"),
+        ((X, 1), r"a scalar as y; reshape it to \(1, \.\.\.\)"),
+        ((X, Y, 2.0), "a scalar as weights; give one weight an example, or leave them out"),
+        ((X, Y, ["a"] * len(X)), "weights expected numbers, .* give a number for each example"),
+    ],
+)
+def test_repairs_of_labels_and_weights(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        trainer().fit(given, epochs=1)
+
+
+def test_predict_names_its_argument():
+    for call in (trainer().predict, trainer().probabilities):
+        with pytest.raises(TypeError, match=r"^X expected numbers"):
+            call([["a", "b"]])
+        with pytest.raises(TypeError, match=r"^X\[1\] expected numbers"):
+            call((X, [["a", "b"]]))
 
 
 def test_sparse_matrices():

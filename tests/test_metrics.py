@@ -249,6 +249,35 @@ def test_huge_and_tiny_numbers(weight, scale, dtype, backend):
         assert figures["loss"] == pytest.approx(figures["mse"], rel=1e-9)  # ½ · 2 outputs
 
 
+class Focal(bp.LogisticLoss):
+    """Logits of another meaning: half of those of LogisticLoss."""
+
+    def probabilities(self, t):
+        return super().probabilities(2 * t)
+
+
+@pytest.mark.parametrize("size", [7, ROWS])
+@pytest.mark.parametrize("loss", [bp.LogisticLoss(), bp.CrossEntropy(0.1), Focal()], ids=lambda loss: type(loss).__name__)
+def test_numbers_against_logits_are_probabilities(loss, size, backend):
+    """The MSE of probabilities is the Brier score."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    names = {
+        "mse": "mean_squared_error",
+        "mae": "mean_absolute_error",
+        "rmse": "root_mean_squared_error",
+        "r2": "r2_score",
+    }
+    t, labels = logits()
+    y = np.eye(CLASSES)[labels]
+    run = trainer(Shift(), backend=backend.backend, dtype="float64", loss=loss, metrics=names)
+    phi = backend.to_host(run.probabilities(t))
+    w = np.random.default_rng(5).uniform(0, 2, ROWS)
+    figures = run.evaluate((t, y, w), size)
+    for name, score in names.items():
+        expected = getattr(metrics, score)(y, phi, sample_weight=w)
+        assert figures[name] == pytest.approx(expected, rel=1e-9)
+
+
 def test_the_sums_of_many_batches(monkeypatch, backend):
     """The host takes them now and then, and joins them."""
     y = np.arange(60.0)[:, None] + 1e8

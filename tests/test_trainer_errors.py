@@ -336,7 +336,7 @@ def test_tables_whose_order_differs():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     table, y = pandas.DataFrame(X, columns=list("abcde")), pandas.Series(Y)
     run = trainer()
-    with pytest.raises(ValueError, match="validation: X has the columns of train in another order"):
+    with pytest.raises(ValueError, match="validation: X has the columns of the training data in another order"):
         run.fit((table, y), (table[list("bacde")], y), epochs=1)
     net, loss = run.network, bp.CrossEntropy()
     for call in (
@@ -346,6 +346,57 @@ def test_tables_whose_order_differs():
     ):
         with pytest.raises(ValueError, match="have the same index in different orders"):
             call()
+
+
+def test_a_step_on_swapped_arguments():
+    for labels in (Y, Y.astype("float64")):
+        with pytest.raises(ValueError, match=r"expected features .* or are X and y swapped\? step\(X, y\)"):
+            trainer().step(labels, X)
+    with pytest.raises(ValueError, match=r"expected features (?!.*swapped)"):
+        trainer().step(X[:, 1:], Y)
+
+
+def test_tensors_for_a_network_of_numpy():
+    torch = pytest.importorskip("torch")
+    for call in (trainer().network, lambda X: trainer().fit([(X, torch.asarray(Y))], epochs=1)):
+        with pytest.raises(TypeError, match=r"or make the network there: Network\(\.\.\., backend='torch'\)"):
+            call(torch.asarray(X))
+
+
+def test_the_columns_of_the_training_tables_are_remembered():
+    """At each door of the trainer, of X and of y, in batches, and when it is trained again."""
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table, y = pandas.DataFrame(X, columns=list("abcde")), pandas.DataFrame(np.eye(CLASSES)[Y], columns=list("uvw")[:CLASSES])
+    other, reverse = table[list("bacde")], y[y.columns[::-1]]
+    dummies = table.rename(columns={"e": "f"})
+    run = trainer(loss=bp.SquaredError())
+    run.evaluate((other, y))  # not trained yet
+    run.fit((table, y), epochs=1)
+    for X_given, y_given, message in (
+        (other, y, r"X has the columns of .* in another order, .* in this order: \['a', 'b', 'c', 'd', 'e'\]"),
+        (dummies, y, r"X has other columns than .*, \['a', 'b', 'c', 'd', 'f'\]"),
+        (table, reverse, "y has the columns of .* in another order"),
+    ):
+        for call in (
+            lambda X=X_given, y=y_given: run.fit((X, y), epochs=2),
+            lambda X=X_given, y=y_given: run.fit((table.to_numpy(), y.to_numpy()), (X, y), epochs=2),
+            lambda X=X_given, y=y_given: run.evaluate([(table, reverse.to_numpy()), (X, y)]),
+            lambda X=X_given, y=y_given: run.evaluate((X, y)),
+            lambda X=X_given, y=y_given: run.fit([(X, y)], epochs=2),
+            lambda X=X_given, y=y_given: run.step(X, y),
+            *((lambda X=X_given: run.predict(X),) if y_given is y else ()),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+    with pytest.raises(ValueError, match="batch 1 of train: X has the columns of the tables before it in another order"):
+        trainer(loss=bp.SquaredError()).fit([(table, y), (other, y)], epochs=1)
+    stepping = trainer(loss=bp.SquaredError())
+    stepping.step(table, y)
+    with pytest.raises(ValueError, match="the batch: X has the columns of the training data in another order"):
+        stepping.step(other, y)
+    assert run.epoch == 1
+    run.fit((table.rename(columns=str.upper), y), (table.to_numpy(), y.to_numpy()), epochs=2)  # names of their own
+    assert len(run.predict(table.to_numpy())) == len(X)
 
 
 @pytest.mark.parametrize("make", [bp.HistoryLog, bp.Checkpoint, bp.LearningCurve], ids=lambda make: make.__name__)

@@ -226,7 +226,7 @@ class CrossEntropy(Loss):
         if floating and z.ndim == y.ndim + 1:
             raise TypeError(
                 f"{self.name(theta)} expected class indices of an integer dtype, got y of dtype {y.dtype}; "
-                "convert: np.asarray(y).astype('int64')"
+                "convert: np.asarray(y).astype('int64') if all are whole; for other numbers take SquaredError"
             )
         if z.ndim == 0 or tuple(y.shape) != expected:
             raise ValueError(

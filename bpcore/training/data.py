@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from bpcore.library import host_data
 
 Batch = tuple[tuple[Array, ...], Array, Array | None]  # inputs, labels, weights
 Reading = Generator[Batch, None, None]  # batches; closing it releases them
+Columns = dict[str, list[Any]]  # the names of the columns of tables, by the input's label
 Rows = np.ndarray[Any, np.dtype[np.int64]]  # indices of rows
 BLOCK = 1 << 20  # numbers that are checked together: a memmap is never read as a whole
 RUN_BYTES = 1 << 22  # bytes of a memmap that are read together: more would not be faster
@@ -80,22 +82,35 @@ def as_array(x: Any, name: str) -> Any:
     return x if host is None else host
 
 
-def check_columns(train: Arrays | Batches, held_out: Arrays | Batches | None) -> None:
-    """Raise a ValueError if both are tables with the same columns in different orders: columns go together by position."""
-    if isinstance(train, Arrays) and isinstance(held_out, Arrays):
-        for label, own, other in zip(labels_of(train.inputs), train.columns, held_out.columns, strict=False):
-            if own != other and sorted(map(str, own)) == sorted(map(str, other)):
-                raise ValueError(
-                    f"{held_out.name}: {label} has the columns of {train.name} in another order, and columns go together by "
-                    f"position; put them in one order: {label}[list({train.name}_{label}.columns)]"
-                )
+def columns_of(X: Any, y: Any = None) -> Columns:
+    """The names of the columns of the tables among the inputs and y."""
+    several = X if isinstance(X, tuple) else (X,)
+    found = zip((*labels_of(several), "y"), map(column_names, (*several, y)), strict=True)
+    return {label: names for label, names in found if names}
+
+
+def check_columns(name: str, columns: Columns, first: str, expected: Columns) -> None:
+    """Raise a ValueError if a table has not the columns of the one before it: columns go together by position.
+
+    Tables with no column in common may be two ways to name the same things. name, first: of the data, for errors.
+    """
+    for label, own in columns.items():
+        before = expected.get(label, own)
+        if own != before and len(own) == len(before) and set(map(str, own)) & set(map(str, before)):
+            same = sorted(map(str, own)) == sorted(map(str, before))
+            got = f"has the columns of {first} in another order" if same else f"has other columns than {first}, {show(own)}"
+            raise ValueError(
+                f"{name}: {label} {got}, and columns go together by position; choose these, in this order: {show(before)}"
+            )
 
 
 def check_lengths(name: str, inputs: tuple[Array, ...], y: Array, weights: Array | None) -> int:
     """The number of rows, or a ValueError if it is not the same for all arrays."""
     arrays = (*inputs, y, *(() if weights is None else (weights,)))
-    if any(x.ndim == 0 for x in arrays):
-        raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar; reshape it to (1, ...)")
+    for label, x in zip((*labels_of(inputs), "y", "weights"), arrays, strict=False):
+        if x.ndim == 0:
+            repair = "give one weight an example, or leave them out" if label == "weights" else "reshape it to (1, ...)"
+            raise ValueError(f"{name} expected arrays with an axis of examples, got a scalar as {label}; {repair}")
     lengths = [x.shape[0] for x in arrays]
     if len(set(lengths)) > 1:
         others = len(set(lengths[:-1])) == 1 and weights is not None
@@ -139,8 +154,7 @@ class Arrays:
         self.name = name
         self.inputs, self.y, self.weights = split(source, name)
         self.n = int(self.y.shape[0])
-        X = source[0]
-        self.columns = [column_names(x) for x in (X if isinstance(X, tuple) else (X,))]
+        self.columns = columns_of(*source[:2])
 
     def __repr__(self) -> str:
         X = ", ".join(f"{x.dtype} {tuple(x.shape)}" for x in self.inputs)
@@ -152,8 +166,8 @@ class Arrays:
 
         computing: the dtype that the network computes in, which X must be finite in. dtype: the network's, for y and weights.
         """
-        for label, x, columns in zip(labels_of(self.inputs), self.inputs, self.columns, strict=True):
-            check_finite(self.name, label, x, computing, columns)
+        for label, x in zip(labels_of(self.inputs), self.inputs, strict=True):
+            check_finite(self.name, label, x, computing, self.columns.get(label, ()))
         check_finite(self.name, "y", self.y, dtype)
         check_weights(self.name, self.weights, dtype)
 
@@ -279,7 +293,9 @@ class Batches:
         self.source = source
         self.name = name
         self.opened: tuple[Batch, Reading] | None = None  # the first batch, and the reading of the others
+        self.reader: Any = None  # the thread that opens and reads them, a Reader; None: the caller's
         self.computing = self.dtype = "float64"
+        self.columns: Columns = {}  # of the tables before
 
     def __repr__(self) -> str:
         return f"<{self.name}: batches from {type(self.source).__name__}>"
@@ -292,14 +308,14 @@ class Batches:
         """The first batch. The next reading goes on behind it, so that the source is not opened twice."""
         if self.opened is None:
             reading = self.read()
-            self.opened = next(reading), reading
+            self.opened = (next(reading) if self.reader is None else self.reader.call(partial(next, reading))), reading
         return self.opened[0]
 
     def close(self) -> None:
         """Close what `first` has opened, if it has not been read."""
         opened, self.opened = self.opened, None
         if opened is not None:
-            opened[1].close()
+            opened[1].close() if self.reader is None else self.reader.call(opened[1].close)
 
     def rows(self) -> list[int]:
         """The rows of each batch; of the first one if the batches are not stored in a list or a tuple."""
@@ -339,6 +355,9 @@ class Batches:
             for i, batch in enumerate(iterator):
                 empty, of = False, f"batch {i} of {self.name}"
                 inputs, y, weights = split(batch, of)
+                columns = columns_of(*batch[:2])
+                check_columns(of, columns, "the tables before it", self.columns)
+                self.columns = {**columns, **self.columns}
                 for label, x in zip((*labels_of(inputs), "y"), (*inputs, y), strict=True):
                     if isinstance(x, np.ndarray):
                         check_finite(of, label, x, self.dtype if x is y else self.computing)

@@ -14,11 +14,12 @@ from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batches, check_columns
+from bpcore.training.data import Arrays, Batches, Columns, check_columns, columns_of
 from bpcore.training.evaluation import check_data
 from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
+from bpcore.training.outlived import follow
 from bpcore.training.state import innermost, take
 from bpcore.training.step import Step
 
@@ -67,6 +68,7 @@ def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
     for metric in chosen:
         expect_call(f"{type(metric).__name__}.scores", metric.scores, "t", "y")
         expect_call(f"{type(metric).__name__}.terms", metric.terms, "t", "y", "w")
+        follow(metric, trainer)
     return chosen
 
 
@@ -127,9 +129,10 @@ def check(
     """
     trainer._own()
     trainer.metrics = trainer.metrics  # checked, also if somebody has changed the list
+    expect_columns(examples, trainer._columns)
     check_data(trainer.network, trainer.loss, examples, trainer.metrics)
-    check_columns(examples, held_out)
     if held_out is not None:
+        expect_columns(held_out, trainer._columns | examples.columns)
         check_data(trainer.network, trainer.loss, held_out, trainer.metrics)
         if isinstance(held_out, Batches):
             held_out.rows()  # raises for an empty batch
@@ -143,7 +146,29 @@ def check(
     steps = examples.steps(batch_size, drop_last)
     check_smallest(trainer.training_step, examples, batch_size, drop_last)
     warn_early(trainer, epochs, steps)
+    trainer._columns |= examples.columns
     return steps
+
+
+def expect_columns(examples: Arrays | Batches, columns: Columns) -> None:
+    """Raise a ValueError unless tables have these columns, of the training data. Batches are checked when they are read."""
+    if isinstance(examples, Batches):
+        examples.columns = dict(columns)
+    else:
+        check_columns(examples.name, examples.columns, "the training data", columns)
+
+
+def check_batch(trainer: Any, X: Any, y: Any = None) -> Any:
+    """X, a batch or the X of `predict`. ValueError unless tables have the columns of the training data."""
+    check_columns("the batch" if y is not None else "the data", columns_of(X, y), "the training data", trainer._columns)
+    return X
+
+
+def expect_order(X: Any, y: Any, error: ValueError) -> None:
+    """Raise a ValueError that says so if X and y, of which a step made `error`, look like each other's."""
+    X_axes, y_axes = (len(getattr(x, "shape", ())) for x in (X, y))
+    if X_axes == 1 and y_axes > 1 and type(error) is ValueError:
+        raise ValueError(f"{error}; or are X and y swapped? step(X, y)") from error
 
 
 def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: bool, held_out: bool) -> None:

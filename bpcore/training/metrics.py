@@ -10,8 +10,9 @@ from typing import Any
 
 from bpcore.arguments import show, whole
 from bpcore.array import Array, device, is_floating, kind, namespace
+from bpcore.functional.activations import sigmoid
 from bpcore.functional.losses import logistic_per_example, total
-from bpcore.functional.softmax import log_softmax
+from bpcore.functional.softmax import log_softmax, softmax
 from bpcore.modules import CrossEntropy, Huber, LogisticLoss, Loss, SquaredError
 from bpcore.training.metric import Metric, mean_of_outputs, sum_of_examples, wide
 
@@ -23,18 +24,41 @@ def listed(x: Any) -> list[Any]:
     return x if isinstance(x, list) else [x]
 
 
-class OfNumbers(Metric):
-    """Base of the metrics of regression. y: numbers of t's shape; nothing is broadcast."""
+class OfLoss(Metric):
+    """Base of the metrics for which the loss decides what outputs and labels mean."""
+
+    loss: Loss | None = None
+
+    def for_loss(self, loss: Loss) -> Metric:
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
+
+class OfNumbers(OfLoss):
+    """Base of the metrics of regression. y: numbers of t's shape; nothing is broadcast.
+
+    h(x) is t; with a loss that takes logits, such as LogisticLoss or CrossEntropy, the probabilities of its labels.
+    """
 
     def numbers(self, t: Array, y: Array) -> tuple[Array, Array]:
-        """t and y in float64, or an error unless they have one shape."""
+        """h(x) and y in float64, or an error unless they have one shape."""
         self.expect(tuple(t.shape) == tuple(y.shape), t, y)
-        t = wide(t)
+        t = self.values(wide(t))
         return t, namespace(t).astype(y, t.dtype, copy=False)
+
+    def values(self, t: Array) -> Array:
+        """h(x) of outputs t: what the loss says they stand for. The host does not look for NaN, as `loss.probabilities` does."""
+        meant = Loss.probabilities if self.loss is None else type(self.loss).probabilities
+        if meant is LogisticLoss.probabilities:
+            return sigmoid(t)
+        if meant is CrossEntropy.probabilities:
+            return softmax(t, -1)
+        return t if self.loss is None or meant is Loss.probabilities else wide(self.loss.probabilities(t))
 
 
 class MSE(OfNumbers):
-    """The mean of (y - h(x))², without the ½ of the loss, over examples and outputs.
+    """The mean of (y - h(x))², without the ½ of the loss, over examples and outputs; of probabilities, the Brier score.
 
     (8.1)
     """
@@ -125,19 +149,12 @@ class R2(OfNumbers):
         return 1 - sum(r for r, v in zip(residual, varies, strict=True) if v) / pooled if pooled > 0 else math.nan
 
 
-class OfClasses(Metric):
+class OfClasses(OfLoss):
     """Base of the metrics of classification. t: logits. y: class indices or probability rows, or a label 0 or 1 for each logit.
 
     With LogisticLoss, each logit has a label; with CrossEntropy, labels are of classes. With another loss, y of t's shape has
     labels of the logits if there is one logit an example, or if y is not floating.
     """
-
-    loss: Loss | None = None
-
-    def for_loss(self, loss: Loss) -> Metric:
-        other = copy.copy(self)
-        other.loss = loss
-        return other
 
     def each_logit(self, t: Array, y: Array) -> bool:
         """Whether y has a label for each logit in t; otherwise a label is one of k classes. An error if y does not fit."""

@@ -24,6 +24,48 @@ GRACE = 5.0  # seconds that a second Ctrl-C waits for the thread, whose iterator
 T = TypeVar("T")
 
 
+class Reader:
+    """A thread that calls functions one after the other: what an iterator opens in a thread may have to stay in it.
+
+    It has a copy of this context: np.errstate and use_backend have the same effect there.
+    """
+
+    def __init__(self) -> None:
+        self.calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self.blocked = False  # whether somebody has given up waiting for a call
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(target=context.run, args=(self.work,), name="bpcore read-ahead", daemon=True)
+        self.thread.start()
+
+    def work(self) -> None:
+        """What the thread does."""
+        while (function := self.calls.get()) is not None:
+            function()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """function() in the thread; its error is raised here."""
+        ended: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                ended.put((function(), None))
+            except BaseException as error:  # any error: the caller raises it
+                ended.put((None, error))
+
+        self.calls.put(run)
+        result, error = ended.get()
+        if error is not None:
+            raise error
+        value: T = result
+        return value
+
+    def close(self) -> None:
+        """End the thread; one that its iterator blocks ends when the iterator goes on, or with the process."""
+        self.calls.put(None)
+        if not self.blocked:
+            self.thread.join(GRACE)
+
+
 def batches(
     examples: Arrays | Batches,
     epoch: Epoch,
@@ -31,11 +73,12 @@ def batches(
     place: Place,
     ahead: int,
     side: SideStream | None = None,
+    reader: Reader | None = None,
 ) -> Placing:
     """The shuffled batches of an epoch, each as `place(*batch)`. The caller closes the generator, which ends the thread.
 
-    ahead: how many batches a thread prepares in advance. It also places them, if there is a side stream. Batches that wait are
-    copies of what an iterable or `augment` gave.
+    ahead: how many batches a thread prepares in advance: that of `reader`, or a new one. It also places them, if there is a
+    side stream. Batches that wait are copies of what an iterable or `augment` gave.
     """
     reading = examples.shuffled(epoch)
     if augment is not None:
@@ -43,8 +86,8 @@ def batches(
     if ahead and (augment is not None or isinstance(examples, Batches)):
         reading = owned(reading)
     if ahead and side is not None:
-        return read_ahead(placed(reading, place), ahead, side)
-    return placed(read_ahead(reading, ahead) if ahead else reading, place)
+        return read_ahead(placed(reading, place), ahead, side, reader)
+    return placed(read_ahead(reading, ahead, reader=reader) if ahead else reading, place)
 
 
 def placed(reading: Reading, place: Place) -> Placing:
@@ -82,18 +125,21 @@ def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:
         yield new, y, weights
 
 
-def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | None = None) -> Generator[T, None, None]:
+def read_ahead(
+    items: Generator[T, None, None], ahead: int, side: SideStream | None = None, reader: Reader | None = None
+) -> Generator[T, None, None]:
     """The items; a thread makes up to `ahead` of them in advance. An error in the thread is raised here.
 
-    To close this ends the thread, which closes `items`. A Ctrl-C while it waits for the thread waits GRACE seconds more; a thread
-    that its iterator blocks even then ends when the iterator goes on, or with the process.
+    To close this ends the thread's work, which closes `items`, and the thread, unless it is that of `reader`. A Ctrl-C while it
+    waits for the thread waits GRACE seconds more; a thread that its iterator blocks even then ends when the iterator goes on, or
+    with the process.
 
     side: the stream for the thread's work on the device. When an item is taken, the main stream, not the host, waits for this
     work.
     """
     made: SimpleQueue[tuple[T | None, Any, BaseException | None]] = SimpleQueue()  # item, its mark on the side stream, error
     places = threading.Semaphore(ahead)
-    stop = threading.Event()
+    stop, done = threading.Event(), threading.Event()
 
     def work() -> None:
         try:
@@ -105,12 +151,13 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
                         return
         except BaseException as error:  # any error: the caller raises it
             made.put((None, None, error))
+        finally:
+            done.set()
 
-    # A copy of this context: np.errstate and use_backend have the same effect in the thread.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="bpcore read-ahead", daemon=True)
     if side is not None:
         side.release()  # the thread may read arrays that the main stream is still computing
-    thread.start()
+    thread = reader or Reader()
+    thread.calls.put(work)
     patience = None
     try:
         while True:
@@ -132,10 +179,12 @@ def read_ahead(items: Generator[T, None, None], ahead: int, side: SideStream | N
         stop.set()
         places.release()
         try:
-            thread.join(patience)
+            thread.blocked = not done.wait(patience)
         except KeyboardInterrupt:
-            thread.join(GRACE)
+            thread.blocked = not done.wait(GRACE)
             raise
         finally:
+            if reader is None:
+                thread.close()
             if side is not None:
                 side.release()

@@ -15,6 +15,7 @@ from bpcore.arguments import is_number, show, users_level
 from bpcore.checkpoint import CheckpointError, Header, Tensors
 from bpcore.schedules import Schedule, WarmUp
 from bpcore.structure import class_name, expect_class, same_name
+from bpcore.training import outlived
 from bpcore.training.callbacks import Callback
 from bpcore.training.guard import Guard
 from bpcore.training.history import History
@@ -115,7 +116,8 @@ def take(parts: Iterable[Any], trainer: Any, running: bool = False) -> None:
     for part in parts:
         own = innermost(part)
         if not isinstance(own, (Callback, Schedule)):
-            continue  # a plain function
+            outlived.follow(own, trainer)  # a function of the step
+            continue
         run = vars(own).get("_run")
         if run is trainer.counters:
             continue
@@ -127,38 +129,12 @@ def take(parts: Iterable[Any], trainer: Any, running: bool = False) -> None:
         begin(own, trainer)
 
 
-def warn_outlived(part: Callback | Schedule) -> None:
-    """Warn, once, if a user's callback or schedule without `restore` still has what another run stored in it."""
-    base: type[Any] = Schedule if isinstance(part, Schedule) else Callback
-    afresh = ("restore", "begin") if base is Schedule else ("restore", "begin", "on_start")
-    own = type(part)
-    if own.__module__.startswith("bpcore.") or any(getattr(own, name) is not getattr(base, name) for name in afresh):
-        return
-    now = {name: value for name, value in map(outline, vars(part).items()) if name not in ("_run", "_first", "_plain")}
-    before = vars(part).setdefault("_plain", now)
-    changed = [name for name in before if name in now and now[name] != before[name]]
-    if changed:
-        vars(part)["_plain"] = {}
-        warnings.warn(
-            f"{own.__name__}.{changed[0]} has changed since an earlier run, and the new run goes on from there; "
-            f"give each trainer one of its own, or define state and restore in {own.__name__}",
-            RuntimeWarning,
-            stacklevel=8 if base is Schedule else 7,
-        )
-
-
-def outline(attribute: tuple[str, Any]) -> tuple[str, Any]:
-    """An attribute's name, and what is compared of its value: a number or a text, the length of a list; None of others."""
-    name, value = attribute
-    if isinstance(value, (list, dict, set, tuple)):
-        return name, len(value)
-    return name, value if isinstance(value, (bool, int, float, str)) else None
-
-
 def begin(part: Callback | Schedule, trainer: Any) -> None:
     """Start a callback or a schedule afresh, for this trainer."""
-    warn_outlived(part)
     part.begin(trainer) if isinstance(part, Callback) else part.begin()
+    vars(part)["_outlined_for"] = None
+    if isinstance(part, Schedule):  # callbacks: when `fit` starts them
+        outlived.follow(part, trainer)
     vars(part)["_run"] = trainer.counters  # an object that only this trainer has; not setattr, because schedules are frozen
 
 

@@ -18,9 +18,9 @@ from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
 from bpcore.schedules import Constant, Schedule
-from bpcore.training import door, state
+from bpcore.training import door, outlived, state
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batch, Batches, Epoch, as_examples
+from bpcore.training.data import Arrays, Batch, Batches, Columns, Epoch, as_examples, columns_of
 from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
 from bpcore.training.history import History
@@ -29,7 +29,7 @@ from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
 from bpcore.training.part import Part
 from bpcore.training.progress import audience
-from bpcore.training.reading import Augment, Placing, batches
+from bpcore.training.reading import Augment, Placing, Reader, batches
 from bpcore.training.replay import Replay, replay_for
 from bpcore.training.scaling import Scaling
 from bpcore.training.step import Step
@@ -99,6 +99,7 @@ class Trainer:
         self._replay: Replay | None = replay_for(self.training_step) if arguments.flag("replay", replay) else None
         self._take: Step | Replay = self._replay or self.training_step
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
+        self._columns: Columns = {}  # of the tables it was trained on; a checkpoint does not store them
         self._observed: Any = None  # the schedule within warm-ups
         self.progress = progress
         self.metrics: list[Metric] = chosen_metrics(metrics)
@@ -133,7 +134,14 @@ class Trainer:
         """
         if self.history.theta_epoch is not None:
             door.leave_best(self)
-        return self._step(*self.training_step.place(X, y, weights))
+        if self._columns or hasattr(X, "columns"):  # a table
+            door.check_batch(self, X, y)
+            self._columns |= columns_of(X, y)
+        try:
+            return self._step(*self.training_step.place(X, y, weights))
+        except ValueError as error:
+            door.expect_order(X, y, error)
+            raise
 
     def _step(self, batch: Batch, labels: Array | None) -> Array:
         """One step on a batch on the device. labels: y on the host, or None."""
@@ -214,13 +222,15 @@ class Trainer:
         examples = as_examples(train, "train")
         held_out = None if validation is None else as_examples(validation, "validation")
         with ExitStack() as ending:
+            reader = None
+            if read_ahead and isinstance(examples, Batches):  # an iterator may not leave its thread
+                reader = examples.reader = Reader()
+                ending.callback(reader.close)
             for given in (examples, held_out or examples):
                 ending.callback(given.close)
             drawn = examples.sample(training_sample, self.seed) if training_sample else examples
             measured = None if training_sample == 0 else drawn
             steps_per_epoch = door.check(self, examples, held_out, epochs, batch_size, measured is not None, drop_last)
-            if read_ahead:
-                examples.close()  # the thread opens what it reads: an iterator may not leave its thread
             self.position_of = (examples.n, batch_size)
             self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
             self.interrupted = False
@@ -230,13 +240,13 @@ class Trainer:
             for callback in reversed(told):
                 ending.callback(self._end, callback, started)
             for callback in told:
-                callback.on_start(self)
+                outlived.start(callback, self)
                 started.append(callback)
             door.leave_best(self)
             while self.epoch < epochs and not self.finished and not self.interrupted:
                 epoch = Epoch(batch_size, self.seed, self.epoch, self.position, drop_last)
                 side = self.network.backend.side if read_ahead else None
-                with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side)) as shuffled:
+                with closing(batches(examples, epoch, augment, self.training_step.place, read_ahead, side, reader)) as shuffled:
                     self._epoch(shuffled, told, measured, held_out, evaluation_batch_size)
         return self.history
 
@@ -291,16 +301,19 @@ class Trainer:
         examples = as_examples(data, "data", once=True)
         with closing(examples) if examples is not data else nullcontext():
             if examples is not data:  # else `fit` has checked them
+                door.expect_columns(examples, self._columns)
                 check_data(self.network, self.loss, examples, self.metrics)
             return measure(self.network, self.loss, self.metrics, examples, batch_size)
 
     def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The labels at X, an array on the device, batch_size rows at a time: see Network.predict."""
-        return self.network.predict(X, self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
+        return self.network.predict(door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
 
     def probabilities(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The probabilities of labels at X, an array on the device, batch_size rows at a time: see Network.probabilities."""
-        return self.network.probabilities(X, self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)"))
+        return self.network.probabilities(
+            door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)")
+        )
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.
