@@ -862,3 +862,35 @@ def test_a_promoted_output_is_told():
 def test_a_tuple_for_one_input_is_refused():
     with pytest.raises(AssertionError, match="returned a tuple for one input"):
         bp.check_module(Gives(lambda z, v: (v,)), (5, 3))
+
+
+class Faint(Module):
+    """u = tanh(z) + 1e-7 w, whose B for w is told twice as large as it is if `wrong`."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+        self.parameters = {"w": Parameter((3,), bp.initializers.Constant(1.0))}
+
+    def forward(self, theta, z, mode):
+        xp = namespace(z)
+        return xp.tanh(z) + 1e-7 * theta.w, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        xp = namespace(v)
+        gradient.w[...] = (2e-7 if self.wrong else 1e-7) * xp.sum(v, axis=0)
+        return v * (1 - xp.tanh(saved) ** 2)
+
+
+def test_smaller_steps_hide_no_fault_of_a_faint_parameter():
+    bp.check_module(Faint(False), (300, 3))
+    with pytest.raises(AssertionError, match="B is 2 times what it should be"):
+        bp.check_module(Faint(True), (300, 3))
+
+
+@pytest.mark.parametrize("module", [bp.ReLU(), bp.LeakyReLU(), bp.MaxPool2d(2)], ids=repr)
+def test_an_example_on_a_kink_is_told(module):
+    """Zeros, and ties of a maximum: there is no derivative to compare with."""
+    z = np.zeros((2, 4, 4, 1))
+    with pytest.raises(AssertionError, match=r"cannot be compared with differences: .* the slope is .* lies on no kink"):
+        bp.check_module(module, z)
+    bp.check_module(module, z + 0.01 * np.random.default_rng(0).standard_normal(z.shape))
