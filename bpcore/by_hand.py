@@ -52,6 +52,8 @@ def evaluate(module: Module, theta: Windows, *z: Array, mode: Mode | None = None
         raise ValueError(f"evaluate expected the windows of {show(module)}, got {show(theta)}; e.g. bp.initialize(module)")
     arrays = [*(array for _, array in theta.items()), *z]
     for array in z:
+        if isinstance(array, Mode):
+            raise TypeError("evaluate takes the mode by name: evaluate(module, theta, z, mode=mode)")
         host_data(array, "z")  # raises for a masked array
         if not is_array(array):
             raise TypeError(f"evaluate expected arrays, got {type(array).__name__}; make one: bp.get_backend().asarray(...)")

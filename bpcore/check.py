@@ -91,7 +91,8 @@ class Check(Trial):
         names = ["θ", *(f"input {i}" for i in range(len(self.z)))] if not name else [name] * len(now)
         for label, old, new in zip(names, before, self.host(now), strict=True):
             if not np.array_equal(old, new, equal_nan=True):
-                self.fail(f"{who} wrote to {label}; work on a fresh array")
+                buffer = ", or, for a buffer, call mode.track" if label == "θ" and who == "forward" else ""
+                self.fail(f"{who} wrote to {label}; work on a fresh array{buffer}")
 
     def shapes(self, outputs: tuple[Array, ...], dz: list[Host | None]) -> None:
         """Fail unless u is float64, and dz has the inputs' shapes and float64."""

@@ -284,6 +284,8 @@ def expect_gradients(module: Module, theta: Windows, dz: Any, inputs: Sequence[A
     inputs: (shape, dtype) of each, with None as the dtype of integers and booleans.
     """
     name = f"{module.name(theta)}'s backward returned"
+    if isinstance(dz, list):
+        raise TypeError(f"{name} a list; return dz as an array, or a tuple for several inputs")
     if isinstance(dz, tuple) and len(dz) == len(inputs) == 1:
         raise TypeError(f"{name} a tuple for one input; return dz itself, an array of the input's shape")
     present = [x for x in inputs if x is not None]
@@ -335,7 +337,8 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
         signature.bind(theta, *z, mode=None)
     except TypeError:
         parameters = list(signature.parameters.values())
-        if not any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters) or parameters[0].name == "mode":
+        with_mode = any(p.name == "mode" or p.kind is p.VAR_KEYWORD for p in parameters) and parameters[0].name != "mode"
+        if not with_mode or (len(parameters) < 3 and z and parameters[0].name != "theta"):
             raise TypeError(f"{module.name(theta)} {CONTRACT['forward']}, got forward{bare(signature)}") from None
         names: list[str] = []
         for p in parameters[1:]:

@@ -278,7 +278,14 @@ class Network:
             check_index("value_and_gradient", (*(X if isinstance(X, tuple) else (X,)), y, weights))
         weights = self.place_weights(weights)
         mode = Mode(look=True) if mode is None else expect_mode(mode)
-        evaluation = self.forward(loss, self.inputs(X), self.place(y, name="y"), weights, mode, host_data(y))
+        inputs, labels = self.inputs(X), self.place(y, name="y")
+        evaluation = self.forward(loss, inputs, labels, weights, mode, host_data(y))
+        if inputs[0].ndim == labels.ndim == 1 and is_floating(inputs[0]) and inputs[0].shape != labels.shape:
+            n = labels.shape[0]
+            raise ValueError(
+                f"X of shape {tuple(inputs[0].shape)} is one example, and its {n} outputs would count as {n} examples of one "
+                "output; pass X[None] and y[None]"
+            )
         return evaluation.J, self.backward(evaluation, out)
 
     def forward(
@@ -312,7 +319,11 @@ class Network:
             windows = self.layout.windows(written, spare)
             if out is not None:
                 self._gradient = (out, written, windows, spare)
-        of_loss, evaluation.of_loss = evaluation.of_loss, None
+        try:
+            of_loss, evaluation.of_loss = evaluation.of_loss, None
+        except AttributeError:
+            repair = "for a gradient call net.value_and_gradient(loss, X, y)"
+            raise TypeError(f"Network.backward takes what Network.forward returned, got {show(evaluation)}; {repair}") from None
         loss = evaluation.loss
         dz = (loss.backward if loss._own else partial(run_backward, loss))(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved

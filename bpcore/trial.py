@@ -211,7 +211,7 @@ class Trial:
         """
         for _ in range(DIRECTIONS if B.size else 0):
             d = self.generator.standard_normal(B.shape)
-            bound = TOLERANCE * np.sqrt(np.sum((B * d) ** 2))
+            bound, apart = TOLERANCE * np.sqrt(np.sum((B * d) ** 2)), 0.0
             for fine, step in ((False, STEP), (True, STEP), (False, STEP / 10), (False, STEP / 100)):
                 if step < STEP:
                     left, right = self.slopes(v, d, moved, 10 * step)

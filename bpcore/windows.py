@@ -36,6 +36,13 @@ class Windows:
 
         def __getattr__(self, name: str) -> Array: ...
 
+    if not TYPE_CHECKING:  # for type checkers every name is an array
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name, name=name, obj=self)
+            raise AttributeError(self.unknown(name), name=name, obj=self)
+
     def unknown(self, key: Any) -> str:
         """The sentence for a name that is not here."""
         known = [*self.names, *self._children]

@@ -633,3 +633,14 @@ def test_a_state_that_no_file_can_hold(state, says, tmp_path):
     with pytest.raises(TypeError, match=says):
         trainer(callbacks=[Own()]).save(tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_hook_that_does_not_exist_is_told():
+    class Keras(bp.Callback):
+        def on_epoch_end(self, trainer, record):
+            pass
+
+    with pytest.warns(
+        RuntimeWarning, match=r"Keras\.on_epoch_end is never called; a callback has on_start, on_step, on_epoch, on_end"
+    ):
+        trainer(callbacks=[Keras()])

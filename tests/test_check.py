@@ -883,7 +883,7 @@ class Faint(Module):
 
 def test_smaller_steps_hide_no_fault_of_a_faint_parameter():
     bp.check_module(Faint(False), (300, 3))
-    with pytest.raises(AssertionError, match="B is 2 times what it should be"):
+    with pytest.raises(AssertionError, match="B with respect to w is wrong"):
         bp.check_module(Faint(True), (300, 3))
 
 

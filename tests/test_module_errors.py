@@ -396,3 +396,54 @@ def test_wrong_declarations_in_a_chain(module, says):
     ):
         with pytest.raises(TypeError, match=rf"0: {says}"):
             bp.Network(chain)
+
+
+# What one tries at a prompt.
+
+
+def test_misspelt_windows_by_hand():
+    theta = bp.initialize(bp.Sequential(bp.Linear(3, 2)))
+    with pytest.raises(AttributeError, match=r"'w' is not in 0: it has \['W', 'b'\]; did you mean 'W'\?"):
+        theta[0].w  # noqa: B018
+    assert not hasattr(theta, "W")
+    assert not hasattr(theta, "__array_interface__")
+
+
+def test_calls_at_a_prompt():
+    net, X = bp.Network(bp.Linear(3, 2), "numpy"), np.ones((5, 3))
+    with pytest.raises(
+        TypeError, match=r"takes what Network\.forward returned, got .*; for a gradient call net\.value_and_gradient"
+    ):
+        net.backward(X)
+    with pytest.raises(TypeError, match=r"evaluate takes the mode by name: evaluate\(module, theta, z, mode=mode\)"):
+        bp.evaluate(net.module, net.windows, X, bp.Mode(training=True))
+    with pytest.raises(TypeError, match=r"plots\.network expected a shape for each input"):
+        bp.plots.network(net)
+
+
+@pytest.mark.parametrize("loss", [bp.SquaredError(), bp.Huber(), bp.LogisticLoss()])
+def test_one_example_without_its_axis(loss):
+    """Its outputs would count as examples, and J would be divided by their number."""
+    net = bp.Network(bp.Linear(3, 2), "numpy")
+    with pytest.raises(ValueError, match=r"X of shape \(3,\) is one example, and its 2 outputs .*; pass X\[None\] and y\[None\]"):
+        net.value_and_gradient(loss, np.ones(3), np.ones(2))
+    net.value_and_gradient(loss, np.ones((1, 3)), np.ones((1, 2)))
+    bp.Network(bp.Tanh(), "numpy").value_and_gradient(loss, np.ones(3), np.ones(3))  # three examples of one number
+
+
+class WithoutTheta(bp.Module):
+    def forward(self, z, mode):
+        return z, None
+
+
+class ListOfGradients(bp.Add):
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return [v, v]
+
+
+def test_a_forward_without_theta_and_a_list_of_gradients():
+    with pytest.raises(TypeError, match=r"WithoutTheta must define forward\(self, theta, \*z, mode\) .*, got forward\(z, mode\)"):
+        bp.Network(WithoutTheta(), "numpy")(np.ones((5, 3)))
+    pair = np.ones((5, 3)), np.ones((5, 3))
+    with pytest.raises(TypeError, match="ListOfGradients's backward returned a list; return dz as an array, or a tuple"):
+        bp.evaluate(ListOfGradients(), bp.initialize(ListOfGradients()), *pair)[1](np.ones((5, 3)))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bpcore.arguments import is_number, show
 from bpcore.costs import Cost, counted
+from bpcore.expect import expect_shapes
 from bpcore.library import is_array
 from bpcore.module import Module
 from bpcore.modules import Loss
@@ -47,6 +48,7 @@ def network(net: Network | Module, *input_shapes: Any, path: FilePath | None = N
                 f"plots.network expected a shape for each input, got {got}; e.g. network(net, (32, 64)), batch included"
             )
     expect_path(path)
+    expect_shapes("plots.network", module, input_shapes)
     passes = counted(module, input_shapes, net.dtype if isinstance(net, Network) else "float32")
     rows, outputs, folds, ends = graph_of(module, passes)
     if all(isinstance(output.module, Loss) for output in outputs):

@@ -37,6 +37,9 @@ def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
             raise TypeError(f"callbacks must be bpcore Callbacks, got {show(callback)}")
         if any(callback is other for other in given[:i]):
             raise ValueError(f"callbacks has one object twice, {show(callback)}; leave one out")
+        unknown = [name for name in dir(type(callback)) if name.startswith("on_") and name not in CALLED]
+        if unknown and vars(callback).get("_run") is None:
+            warn(f"{type(callback).__name__}.{unknown[0]} is never called; a callback has {', '.join(CALLED)}")
         for method, names in CALLED.items():
             if getattr(type(callback), method) is not getattr(Callback, method) and vars(callback).get("_run") is None:
                 expect_call(f"{type(callback).__name__}.{method}", getattr(callback, method), *names)
