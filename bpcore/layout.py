@@ -16,7 +16,6 @@ from bpcore.expect import expect_declarations, expect_module
 from bpcore.module import Module, Parameter, walk
 from bpcore.windows import Named, Windows, join
 
-
 ALIGNED = 8  # numbers: 16 bytes of float16, 32 of float32; products of matrices that begin elsewhere are slower on a GPU
 
 
@@ -185,7 +184,7 @@ class Layout:
 
 
 def in_order(uses: Sequence[Use], start: int) -> list[Use]:
-    """The uses of a slice that begins at `start`: first those of odd sizes that lead to a multiple of ALIGNED, last the others."""
+    """The uses of a slice that begins at `start`: first those of odd sizes that lead to a multiple of ALIGNED, last the rest."""
     odd, even = ([use for use in uses if bool(use.size % ALIGNED) is is_odd] for is_odd in (True, False))
     ends = [start % ALIGNED, *((start + sum(use.size for use in odd[: i + 1])) % ALIGNED for i in range(len(odd)))]
     first = ends.index(0) if 0 in ends else 0
