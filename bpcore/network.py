@@ -24,7 +24,7 @@ from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.prediction import by_batches, expect_loss
-from bpcore.structure import describe, expect_structure, rebuild, saved_network, saved_theta
+from bpcore.structure import arranged, describe, expect_structure, rebuild, saved_network, saved_theta
 from bpcore.windows import join
 
 __all__ = ["Network"]
@@ -375,6 +375,7 @@ class Network:
 
     def check_state(self, path: Any, tensors: Tensors, header: Header) -> Any:
         """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit this network. Assigns nothing."""
+        tensors, header = arranged(tensors, header, self.layout)
         return saved_theta(path, tensors, saved_network(path, header), self.layout)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -407,7 +408,9 @@ class Network:
         if module is None:
             module = rebuild(described.get("structure"), path)
             Layout(module).freeze(described.get("frozen", ()))
-        theta = saved_theta(path, tensors, described, Layout(module))
+        layout = Layout(module)
+        tensors, header = arranged(tensors, header, layout)
+        theta = saved_theta(path, tensors, saved_network(path, header), layout)
         if given:
             expect_structure(path, module, described.get("structure"), initializers=False)
         return cls(module, backend, described["dtype"], compute_dtype=compute_dtype, theta=theta)

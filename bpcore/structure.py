@@ -211,6 +211,19 @@ def saved_network(path: Any, header: Header) -> Header:
     return described
 
 
+def arranged(tensors: Tensors, header: Header, layout: Layout) -> tuple[Tensors, Header]:
+    """(tensors, header) as this bpcore writes them, if an earlier one, which ordered θ's windows otherwise, wrote them."""
+    network, formerly = header.get("network"), layout.manifest(formerly=True)
+    if not isinstance(network, dict) or network.get("parameters") != formerly or formerly == layout.manifest():
+        return tensors, header
+    lengths = (layout.size, layout.trained)
+    moved = {
+        name: layout.moved(x) if x.shape in [(n,) for n in lengths] and (name.endswith("theta") or "optimizer." in name) else x
+        for name, x in tensors.items()
+    }
+    return moved, {**header, "network": {**network, "parameters": layout.manifest()}}
+
+
 def saved_theta(path: Any, tensors: Tensors, described: Header, layout: Layout) -> Any:
     """The θ of a checkpoint, on the host. Raises CheckpointError if it does not fit the layout."""
     expect(path, "parameters [start, shape]", layout.manifest(), described.get("parameters"))

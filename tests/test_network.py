@@ -352,6 +352,20 @@ class Centre(Module):
         return v * theta.gamma
 
 
+@pytest.mark.parametrize(
+    ("sizes", "order"),
+    [
+        ([4, 6, 8, 8], ["0.W", "2.W", "4.W", "2.b", "4.b", "0.b"]),  # 24, 48, 64; then 8, 8, 6
+        ([3, 5, 8, 16], ["2.W", "4.W", "0.W", "2.b", "4.b", "0.b"]),  # 40, 128, 15: the biases begin at no multiple
+        ([7, 7, 8], ["2.W", "0.W", "0.b", "2.b"]),  # 56, 49; then 7, after which 8 begins at 112
+        ([3, 5, 2], ["0.W", "2.W", "0.b", "2.b"]),
+    ],
+)
+def test_windows_begin_at_multiples_of_8_where_they_can(sizes, order):
+    layout = bp.Network(bp.MLP(sizes)).layout
+    assert [path for path, _ in sorted(layout.manifest().items(), key=lambda item: item[1][0])] == order
+
+
 def test_buffers_lie_in_the_untrained_tail():
     bp.check_module(Centre(4), (5, 4))
     net = bp.Network(bp.Sequential(Centre(4), bp.Linear(4, 3), Centre(3)), dtype="float64")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 import subprocess
 import sys
@@ -207,16 +208,24 @@ def test_a_file_of_an_earlier_version(tmp_path):
     assert header_again["training"].pop("monitors") == ["test_loss", "test_loss", None]
     del header_again["training"]["loss"], header_again["training"]["schedule class"]
     bare = re.sub(r'"class": "[\w.]+\.(\w+)"', r'"class": "\1"', json.dumps({"format": 1, **header_again}))
-    assert json.loads(bare) == header  # format 1 had bare names
+    now, then = json.loads(bare), copy.deepcopy(header)  # format 1 had bare names
+    places, places_then = now["network"].pop("parameters"), then["network"].pop("parameters")
+    assert now == then
+    assert list(places) == list(places_then)
     assert sorted(again) == sorted(tensors)
     for name, array in tensors.items():
-        np.testing.assert_array_equal(again[name], array)
+        if array.shape in ((run.network.layout.size,), (run.network.n_parameters,)):  # its windows lie in another order now
+            for path, (start, shape) in places.items():
+                at, n = places_then[path][0], math.prod(shape)
+                np.testing.assert_array_equal(again[name][start : start + n], array[at : at + n])
+        else:
+            np.testing.assert_array_equal(again[name], array)
         assert again[name].dtype == array.dtype
 
     variables = environment(BPCORE_KERNELS="off")
     subprocess.run([sys.executable, old_run.__file__, "resume", str(tmp_path)], env=variables, check=True, timeout=120)
     end, expected = (np.load(file) for file in (tmp_path / "end.npy", old_run.DATA / "old_end.npy"))
-    np.testing.assert_allclose(end, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(end, run.network.layout.moved(expected), rtol=1e-12, atol=1e-12)
     decided, expected = (json.loads(file.read_text()) for file in (tmp_path / "end.json", old_run.DATA / "old_end.json"))
     for record in (*decided["history"], *expected["history"]):
         record.update({name: round(value, 9) for name, value in record.items()})

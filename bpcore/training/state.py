@@ -14,7 +14,7 @@ from bpcore import arguments, checkpoint
 from bpcore.arguments import is_number, show, users_level
 from bpcore.checkpoint import CheckpointError, Header, Tensors
 from bpcore.schedules import Schedule, WarmUp
-from bpcore.structure import class_name, expect_class, same_name
+from bpcore.structure import arranged, class_name, expect_class, same_name
 from bpcore.training import outlived
 from bpcore.training.callbacks import Callback
 from bpcore.training.guard import Guard
@@ -161,6 +161,7 @@ def of(trainer: Any) -> tuple[Tensors, Header]:
 def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
     """Set the trainer to a checkpoint. All is checked before anything is assigned; what fails later sets all back."""
     step = trainer.training_step
+    tensors, header = arranged(tensors, header, step.network.layout)
     saved = parse(path, header)
     step.check_bound()
     vectors = step.check_state(path, tensors, header, saved.optimizer, saved.loss)
