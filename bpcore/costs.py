@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from bpcore import counting, tables
 from bpcore.arguments import nearest, show
-from bpcore.counting import CountingArray
+from bpcore.counting import CountingArray, Memory
 from bpcore.expect import expect_module, expect_saved, expect_shapes
 from bpcore.layout import Layout
 from bpcore.library import is_array
-from bpcore.module import Mode, Module, Observed, fresh_lists
+from bpcore.module import EMPTY, Mode, Module, Observed, fresh_lists
 from bpcore.windows import Windows, join
 
 __all__ = ["Cost", "cost"]
@@ -42,12 +42,14 @@ class Cost:
     """Operations and saved bytes: `rows`, one for each use of a module, and the totals.
 
     forward, backward: operations, as bpcore/counting.py counts them. saved: bytes of the arrays that the forward pass saves for
-    the backward pass, each array once, without θ and the inputs. parameters: trained numbers in θ. ratio: backward / forward;
-    if forward is 0, it is 0 or 1, 1 if backward is not 0. `cost["encoder.0"]` is the row of a path.
+    the backward pass, each array once, without θ and the inputs. peak: the most bytes of arrays that live at once in the two
+    passes, without θ, ∇J, the inputs, and what a primitive needs only while it runs. parameters: trained numbers in θ. ratio:
+    backward / forward; if forward is 0, it is 0 or 1, 1 if backward is not 0. `cost["encoder.0"]` is the row of a path.
     """
 
-    def __init__(self, rows: list[Row]):
+    def __init__(self, rows: list[Row], peak: int = 0):
         self.rows = rows
+        self.peak = peak
         self.forward = sum(row.forward for row in rows)
         self.backward = sum(row.backward for row in rows)
         self.saved = sum(row.saved for row in rows)
@@ -140,19 +142,62 @@ class Calls:
         return call.result
 
 
-def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32") -> Cost:
+def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32", loss: Module | None = None) -> Cost:
     """What a network or a module costs: one forward and one backward pass in training mode, on arrays that only count.
 
     input_shapes: a shape for each input, batch axis included, e.g. (32, 64). An input that is not of `dtype`, such as token ids
-    or labels, is passed as an array. The backward pass includes dJ/dz of the inputs. The operations are those of the
-    definitions, not of faster kernels.
+    or labels, is passed as an array. dtype: "float32" or "float64", or "float16" for the bytes of a network that computes in 16
+    bits. The backward pass includes dJ/dz of the inputs. The operations are those of the definitions, not of faster kernels.
+    loss: its arrays, for labels of the output's shape, then belong to `peak`.
     """
     inner = getattr(network_or_module, "module", None)  # of a network
     module: Module = inner if isinstance(inner, Module) and not isinstance(network_or_module, Module) else network_or_module
     expect_module(module, "cost")
-    if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {show(dtype)}")
-    return counted(module, input_shapes, dtype).cost
+    if not isinstance(dtype, str) or dtype not in ("float16", "float32", "float64"):
+        raise ValueError(f"dtype must be 'float16', 'float32' or 'float64', got {show(dtype)}")
+    if loss is not None and not hasattr(loss, "check_labels"):
+        raise TypeError(f"loss must be a bpcore Loss, got {show(loss)}; e.g. bp.CrossEntropy()")
+    found = counted(module, input_shapes, dtype).cost
+    found.peak = peak(module, input_shapes, dtype, loss)
+    return found
+
+
+def peak(module: Module, input_shapes: Sequence[Any], dtype: str, loss: Module | None) -> int:
+    """The most bytes that live at once: see Cost."""
+    passes = Passes(module, input_shapes, dtype)
+    before = Memory.peak = Memory.live
+    u, saved = module.forward(passes.windows, *passes.inputs, mode=CountingMode(training=True))
+    if loss is None:
+        v: Any = like(u)
+        del u
+    else:
+        if dtype == "float16":
+            u = counting.astype(u, counting.float32)
+        J, of_loss = loss.forward(EMPTY, u, like(u), None, mode=CountingMode(training=True))
+        del J, u
+        v = loss.backward(EMPTY, of_loss, 1.0, EMPTY)[0]
+        v = counting.astype(v, dtype) if dtype == "float16" else v
+        del of_loss
+    module.backward(passes.windows, saved, v, passes.gradient)
+    return Memory.peak - before
+
+
+def like(u: Any) -> Any:
+    """Fresh arrays like u, an array or a tuple of them."""
+    return tuple(map(like, u)) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
+
+
+class Passes:
+    """What both passes of a module need: inputs, windows of θ and of its gradient, arrays that only count."""
+
+    def __init__(self, module: Module, input_shapes: Sequence[Any], dtype: str):
+        self.layout = Layout(module)
+        vectors: list[Any] = [CountingArray((n,), dtype) for n in (self.layout.size, self.layout.trained, self.layout.spare)]
+        self.theta = vectors[0]
+        self.windows = self.layout.windows(self.theta)
+        self.gradient = self.layout.windows(*vectors[1:])
+        shapes = expect_shapes("cost", module, input_shapes)
+        self.inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in shapes]
 
 
 class Counted(NamedTuple):
@@ -166,16 +211,11 @@ class Counted(NamedTuple):
 
 def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     """Run both passes of a module: see `cost`."""
-    layout = Layout(module)
-    theta: Any = CountingArray((layout.size,), dtype)
-    gradient: Any = CountingArray((layout.trained,), dtype)
-    spare: Any = CountingArray((layout.spare,), dtype)
-    shapes = expect_shapes("cost", module, input_shapes)
-    inputs = [CountingArray(x.shape, str(x.dtype)) if is_array(x) else CountingArray(x, dtype) for x in shapes]
+    passes = Passes(module, input_shapes, dtype)
     forward, backward = Calls(), Calls()
-    windows = layout.windows(theta)
+    layout, inputs = passes.layout, passes.inputs
     try:
-        u, saved = Observed(module, forward.around).forward(windows, *inputs, mode=CountingMode(training=True))
+        u, saved = Observed(module, forward.around).forward(passes.windows, *inputs, mode=CountingMode(training=True))
     except AttributeError as error:
         if not isinstance(error.obj, (CountingArray, ModuleType)):
             raise
@@ -186,13 +226,12 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
             raise
         raise TypeError(f"{error}; here ids are given as an array, e.g. np.zeros((32, 64), 'int64')") from error
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
-    add_saved(rows, forward.outermost[0], {id(x.memory) for x in (theta, *inputs)})
-    v = tuple(CountingArray(u_i.shape, u_i.dtype) for u_i in u) if isinstance(u, tuple) else CountingArray(u.shape, u.dtype)
+    add_saved(rows, forward.outermost[0], {id(x.memory) for x in (passes.theta, *inputs)})
     kept = fresh_lists(saved)  # the calls of the forward pass stay whole
-    Observed(module, backward.around).backward(windows, kept, v, layout.windows(gradient, spare))
+    Observed(module, backward.around).backward(passes.windows, kept, like(u), passes.gradient)
     for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
         rows[call.theta.use].backward += call.own
-    return Counted(inputs, theta, forward.outermost[0], Cost([rows[use] for use in sorted(rows)]))
+    return Counted(inputs, passes.theta, forward.outermost[0], Cost([rows[use] for use in sorted(rows)]))
 
 
 def row_of(call: Call, layout: Layout) -> Row:

@@ -7,6 +7,7 @@ Moving data (reshape, concat, astype, assignment) counts as none.
 from __future__ import annotations
 
 import builtins
+import functools
 import math
 import sys
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from bpcore.functional.arithmetic import sparse_product
 from bpcore.functional.embedding import scatter_add
-from bpcore.primitive import twin
+from bpcore.functional.linear import linear_gelu_backward, linear_relu_backward
+from bpcore.primitive import definition, twin
 
 operations = 0  # since this module was loaded; to count a part of a program, read it before and after
 
@@ -83,10 +85,41 @@ def numpy_only(used: str, name: str) -> str:
 
 
 class Memory:
-    """A piece of memory: its size in bytes."""
+    """A piece of memory: its size in bytes. `Memory.live` are those of all pieces now, `Memory.peak` were the most.
+
+    What a primitive needs only while it runs does not count: a twin may need none of it. within: how many primitives run now.
+    """
+
+    live = peak = within = 0
 
     def __init__(self, bytes: int):
         self.bytes = bytes
+        Memory.live += bytes
+        Memory.look()
+
+    def __del__(self) -> None:
+        Memory.live -= self.bytes
+
+    @staticmethod
+    def look() -> None:
+        """Note the peak, unless a primitive runs."""
+        if not Memory.within and Memory.live > Memory.peak:
+            Memory.peak = Memory.live
+
+
+def around(definition: Any) -> Any:
+    """A primitive's definition, so that its intermediate results do not count as memory."""
+
+    @functools.wraps(definition)
+    def call(*args: Any) -> Any:
+        Memory.within += 1
+        try:
+            return definition(*args)
+        finally:
+            Memory.within -= 1
+            Memory.look()
+
+    return call
 
 
 def elementwise(*operands: Any, dtype: Any = None) -> CountingArray:
@@ -120,7 +153,7 @@ CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq_
 
 abs = exp = expm1 = log = log1p = sqrt = sign = sin = cos = tanh = maximum = minimum = elementwise
 isfinite = isnan = logical_and = logical_or = elementwise
-bool, int32, int64, float32, float64 = np.bool_, np.int32, np.int64, np.float32, np.float64
+bool, int32, int64, float16, float32, float64 = np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64
 
 
 def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> CountingArray:
@@ -151,13 +184,13 @@ def full_like(x: CountingArray, value: Any = None) -> CountingArray:
 zeros_like = ones_like = full_like
 
 
-def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False) -> CountingArray:
+def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False, dtype: Any = None) -> CountingArray:
     """One operation for each entry of x."""
     axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     summed = {i % x.ndim for i in axes}
     count(x.size)
     shape = [1 if i in summed else n for i, n in enumerate(x.shape) if keepdims or i not in summed]
-    return CountingArray(shape, x.dtype)
+    return CountingArray(shape, dtype or x.dtype)
 
 
 sum = mean = max = min = any = reduction
@@ -231,3 +264,16 @@ def _(A: CountingArray, x: CountingArray) -> CountingArray:
 def _(v: CountingArray, index: CountingArray, out: CountingArray) -> None:
     """Counts one addition for each entry of v. The definition's product with a one-hot matrix would count more."""
     count(v.size)
+
+
+def register_composition(primitive: Any) -> None:
+    """Register a twin that runs the definition: what lives between its parts lives so in every twin, and counts as memory."""
+    parts = definition(primitive)
+
+    @twin(primitive)
+    def _(z: CountingArray, /, *others: Any) -> Any:
+        return parts(z, *others)
+
+
+for _primitive in (linear_relu_backward, linear_gelu_backward):
+    register_composition(_primitive)

@@ -91,7 +91,13 @@ class Primitive:
         """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
         chosen: Choice = (None, self.definition, self.definition)
         for name in reversed(SETS.get(array_type.__module__.partition(".")[0], ())):
-            if in_use(name) and getattr(load(name)[0], "ARRAY", None) is array_type and name in self.twins:
+            module = load(name)[0] if in_use(name) else None
+            if module is None or getattr(module, "ARRAY", None) is not array_type:
+                continue
+            if hasattr(module, "around"):
+                around = module.around(self.definition)
+                chosen = (None, around, around)
+            if name in self.twins:
                 twin = self.twins[name]
                 call = verified(twin.call, name, self.definition) if SETTING == "verify" else twin.call
                 chosen = (twin.serves, call, first_that_serves(*chosen))

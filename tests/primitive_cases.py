@@ -136,6 +136,10 @@ def linear_relu_backward(d: Draw) -> list[tuple]:
     return [(z, W, np.maximum(d.z(*v.shape), 0), v, *rest) for z, W, v, *rest in linear_backward(d)]
 
 
+def linear_gelu_backward(d: Draw) -> list[tuple]:
+    return [(z, W, 3 * d.z(*v.shape), v, *rest) for z, W, v, *rest in linear_backward(d)]
+
+
 def layer_norm_backward(d: Draw) -> list[tuple]:
     return [(d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz) for need_dz in (True, False)]
 
@@ -322,6 +326,7 @@ TABLE: dict[str, Rows] = {
     "linear": linear,
     "linear_backward": linear_backward,
     "linear_relu": linear,
+    "linear_gelu_backward": linear_gelu_backward,
     "linear_relu_backward": linear_relu_backward,
     "squared_error": regression(),
     "squared_error_backward": either(regression(0.5), regression(TINY)),

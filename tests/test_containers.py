@@ -13,7 +13,7 @@ import bpcore as bp
 from bpcore.array import namespace
 from bpcore.module import EMPTY, Observed, fresh_lists
 from bpcore.modules.containers import fused
-from bpcore.modules.linear import LinearReLU
+from bpcore.modules.linear import LinearGELU, LinearReLU
 
 IDS, MASK, Z = labels(7, 3, 5), keys(5, 3, 1), np.random.default_rng(0).standard_normal((3, 5, 4))
 
@@ -234,31 +234,36 @@ def test_a_linear_and_the_relu_after_it_are_one_step():
     kinds = [(i, type(module)) for i, module in fused([linear, relu, relu, bp.Tanh(), linear, OwnReLU(), linear])]
     expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, OwnReLU), (6, bp.Linear)]
     assert kinds == expected
+    kinds = [(i, type(module)) for i, module in fused([linear, bp.GELU(), linear, bp.GELU("tanh"), bp.GELU()])]
+    assert kinds == [(0, LinearGELU), (2, bp.Linear), (3, bp.GELU), (4, bp.GELU)]
     assert [i for i, _ in bp.Sequential(linear, relu, linear).steps] == [0, 2]
 
 
+@pytest.mark.parametrize("activation", [bp.ReLU, bp.GELU])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_what_looks_at_modules_one_by_one_sees_what_the_step_computes(dtype):
-    """`cost` counts for a Linear and a ReLU, each in its row, what the step of both does; values are the same."""
-    net = bp.Network(bp.MLP([4, 6, 3]), "numpy", dtype)
+def test_what_looks_at_modules_one_by_one_sees_what_the_step_computes(dtype, activation):
+    """`cost` counts for a Linear and what follows it, each in its row, what the step of both does; values are the same."""
+    net = bp.Network(bp.Sequential(bp.Linear(4, 6), activation(), bp.Linear(6, 3)), "numpy", dtype)
     one_by_one = Observed(net.module, lambda module, theta, what, call: call())
     x = np.random.default_rng(0).standard_normal((5, 4)).astype(dtype)
     together, apart = (m.forward(net.windows, x, mode=bp.Mode())[0] for m in (net.module, one_by_one))
     np.testing.assert_allclose(together, apart, rtol=1e-6)
     step, pair = (
-        bp.cost(AsStep(4, 6), (5, 4), dtype=dtype),
-        bp.cost(bp.Sequential(bp.Linear(4, 6), bp.ReLU()), (5, 4), dtype=dtype),
+        bp.cost(as_step(fused([bp.Linear(4, 6), activation()])[0][1]), (5, 4), dtype=dtype),
+        bp.cost(bp.Sequential(bp.Linear(4, 6), activation()), (5, 4), dtype=dtype),
     )
     assert (step.forward, step.backward, step.saved) == (pair.forward, pair.backward, pair.saved)
-    assert [row.module for row in pair.rows] == ["Sequential", "Linear", "ReLU"]
+    assert [row.module for row in pair.rows] == ["Sequential", "Linear", activation.__name__]
 
 
-class AsStep(LinearReLU):
+def as_step(step):
     """The step, with its Linear's parameters for its own."""
+    step.parameters = step.linear.parameters
+    return step
 
-    def __init__(self, n_in: int, n_out: int):
-        super().__init__(bp.Linear(n_in, n_out))
-        self.parameters = self.linear.parameters
+
+def test_the_gradient_of_a_linear_and_a_gelu():
+    bp.check_module(bp.Sequential(bp.Linear(4, 6), bp.GELU(), bp.Linear(6, 2)), (5, 4))
 
 
 def test_first_not_finite_names_the_module():

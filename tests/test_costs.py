@@ -214,6 +214,106 @@ def test_saved_bytes_are_what_is_kept(module, dtype):
     assert kept(module, np.ones((500, 200), dtype)) == pytest.approx(bp.cost(module, (500, 200), dtype=dtype).saved, rel=0.05)
 
 
+def gpt(again: bool = False) -> bp.Module:
+    blocks: list[bp.Module] = [bp.TransformerBlock(64, 4, causal=True) for _ in range(4)]
+    blocks = [bp.Recompute(block) for block in blocks] if again else blocks
+    return bp.Sequential(bp.Embedding(100, 64), *blocks, bp.LayerNorm(64), bp.Linear(64, 100))
+
+
+def vgg() -> bp.Module:
+    convs = (bp.Conv2d(3, 16, 3, padding="same"), bp.BatchNorm(16), bp.ReLU(), bp.Conv2d(16, 32, 3, padding="same"))
+    return bp.Sequential(*convs, bp.BatchNorm(32), bp.ReLU(), bp.MaxPool2d(2), bp.Flatten(), bp.Linear(32 * 16 * 16, 10))
+
+
+PEAKS = {
+    "mlp": (bp.MLP([200, 300, 300, 10]), np.ones((2000, 200), "float32"), (2000,)),
+    "transformer": (gpt(), np.ones((16, 64), "int64"), (16, 64)),
+    "cnn": (vgg(), np.ones((32, 32, 32, 3), "float32"), (32,)),
+}
+
+
+def peak_on(backend: str, name: str, watched: Any) -> float:
+    """The most bytes of arrays in a forward and a backward pass; `watched(call)` runs the call and measures it."""
+    module, X, shape = PEAKS[name]
+    net, loss = bp.Network(module, backend), bp.CrossEntropy()
+    X, y = net.place(X), net.place(np.zeros(shape, "int64"))
+    gradient, mode = net.backend.zeros(net.n_parameters, net.dtype), bp.Mode(training=True)
+    net.value_and_gradient(loss, X, y, mode=mode, out=gradient)  # whatever is remembered from a first call
+    # the least of three: what other threads hold at the time counts too
+    return float(min(watched(lambda: net.value_and_gradient(loss, X, y, mode=mode, out=gradient)) for _ in range(3)))
+
+
+def traced(call: Any) -> int:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_the_peak_is_what_a_step_holds_at_most(name):
+    module, X, _ = PEAKS[name]
+    expected = bp.cost(module, X if X.dtype.kind == "i" else X.shape, loss=bp.CrossEntropy()).peak
+    assert peak_on("numpy", name, traced) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_the_peak_on_a_gpu(name):
+    """What CuPy's allocator hands out at once, at most."""
+    try:
+        bp.get_backend("cupy")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    import cupy
+
+    if not hasattr(cupy.cuda, "MemoryHook"):
+        pytest.skip("the emulated CuPy has no hooks of memory")
+
+    class Peak(cupy.cuda.MemoryHook):
+        name = "Peak"
+
+        def __init__(self) -> None:
+            self.sizes: dict[int, int] = {}
+            self.peak = 0
+
+        def malloc_postprocess(self, **named: Any) -> None:
+            self.sizes[named["mem_ptr"]] = named["mem_size"]
+            self.peak = max(self.peak, sum(self.sizes.values()))
+
+        def free_postprocess(self, **named: Any) -> None:
+            self.sizes.pop(named["mem_ptr"], None)
+
+    def hooked(call: Any) -> int:
+        with Peak() as hook:
+            call()
+        return hook.peak
+
+    module, X, _ = PEAKS[name]
+    expected = bp.cost(module, X if X.dtype.kind == "i" else X.shape, loss=bp.CrossEntropy()).peak
+    assert peak_on("cupy", name, hooked) == pytest.approx(expected, rel=0.1)
+
+
+def test_recompute_lowers_the_peak():
+    ids = np.ones((16, 64), "int64")
+    once, again = (bp.cost(gpt(each), ids) for each in (False, True))
+    assert again.peak < 0.5 * once.peak
+    assert (again.forward, again.backward) == (once.forward, pytest.approx(once.backward + once.forward, rel=0.03))
+
+
+def test_the_peak_by_hand():
+    """Two Tanh after each other: in the second's backward function u of both, v and dz live, arrays of 5 x 4."""
+    assert bp.cost(bp.Sequential(bp.Tanh(), bp.Tanh()), (5, 4)).peak == 4 * 20 * 4
+    half = bp.cost(bp.Sequential(bp.Linear(4, 8), bp.Tanh()), (5, 4), dtype="float16").peak
+    assert half == bp.cost(bp.Sequential(bp.Linear(4, 8), bp.Tanh()), (5, 4)).peak / 2
+    with pytest.raises(TypeError, match="loss must be a bpcore Loss, got 3"):
+        bp.cost(bp.Linear(4, 8), (5, 4), loss=3)
+
+
 def cnn(c: int = 3) -> bp.Module:
     return bp.Sequential(
         bp.Conv2d(c, 16, 3, padding="same"),

@@ -97,6 +97,7 @@ def test_sums_over_a_million_rows():
     one, three = np.ones((MILLION, 1), "float32"), np.ones(3, "float32")
     calls = {
         "linear_backward": (one, sums[:1], v, np.empty((1, 3), "float32"), sums[3], False),
+        "linear_gelu_backward": (one, sums[:1], np.full_like(v, 100), v, np.empty((1, 3), "float32"), sums[3], False),
         "linear_relu_backward": (one, sums[:1], v, v, np.empty((1, 3), "float32"), sums[3], False),
         "layer_norm_backward": (v, 0 * one, one, three, v, sums[2], sums[3], False),
         "batch_norm_backward": (v, 0 * three, three, three, v, 1e-5, True, sums[2], sums[3], False),

@@ -211,6 +211,52 @@ def test_without_cublas_matmul_takes_over(cupy, monkeypatch):
     check(cupy.asarray(a), cupy.asarray(a.T.copy()), cupy.zeros((3, 3), dtype="float32"), a, a.T, TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("of_b", HOW[:4])
+@pytest.mark.parametrize("of_a", HOW[:4])
+def test_a_bias_comes_with_the_product(cupy, of_a, of_b, dtype):
+    """By one call of cublasLt, which rounds once; of rows that lie apart, and of a bias that begins anywhere."""
+    from bpcore.kernels.cuda.engine import cublaslt
+
+    rng = np.random.default_rng(3)
+    (host_a, a), (host_b, b) = views(cupy, rng, (33, 24), dtype, of_a), views(cupy, rng, (24, 40), dtype, of_b)
+    host_bias = rng.standard_normal(41).astype(dtype)
+    out = cupy.zeros((33, 40), dtype=dtype)
+    for start in (0, 1):
+        row = host_bias[start : start + 40].astype(np.float64)
+        for compute, tolerance in ((dtype, TOLERANCE[dtype]), ("tf32", 2e-3)):
+            with computing_in(compute):
+                assert cublaslt.affine(a, b, out, cupy.asarray(host_bias)[start : start + 40])
+            expected = host_a.astype(np.float64) @ host_b.astype(np.float64) + row
+            scale = np.abs(host_a.astype(np.float64)) @ np.abs(host_b.astype(np.float64)) + np.abs(row)
+            assert np.max(np.abs(out.get() - expected) / scale) <= tolerance
+
+
+def test_what_has_no_bias_in_its_product(cupy, monkeypatch):
+    """float64, no rows, and columns that lie apart: a kernel adds the bias; so it does without cublasLt."""
+    from bpcore.kernels.cuda.engine import cublaslt
+
+    one = cupy.asarray(np.ones((4, 4)))
+    single = one.astype("float32")
+    assert not cublaslt.affine(one, one, cupy.zeros((4, 4), dtype="float64"), one[0])
+    assert not cublaslt.affine(single[:0], single, cupy.zeros((0, 4), dtype="float32"), single[0])
+    assert not cublaslt.affine(single, single[:, ::2], cupy.zeros((4, 2), dtype="float32"), single[0, :2])
+    monkeypatch.setattr(cublaslt, "LIBRARY", None)
+    for x in (one, single):
+        assert bp.functional.linear(x, x, x[0]).get().tolist() == [[5.0] * 4] * 4
+
+
+def test_plans_of_products_are_bounded(cupy, monkeypatch):
+    from bpcore.kernels.cuda.engine import cublaslt
+
+    monkeypatch.setattr(cublaslt, "PLANS", {})
+    monkeypatch.setattr(cublaslt, "MOST", 3)
+    for n in (1, 2, 3, 4, 5, 1):
+        x = cupy.asarray(np.ones((n, 4), "float32"))
+        assert bp.functional.linear(x, cupy.asarray(np.ones((4, 4), "float32")), x[0]).get().tolist() == [[5.0] * 4] * n
+        assert 1 <= len(cublaslt.PLANS) <= 3
+
+
 def test_each_stream_has_its_handle_and_workspace(cupy):
     from bpcore.kernels.cuda.engine import cublas
 

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from bpcore.array import Array, namespace
-from bpcore.functional.activations import relu, relu_backward
+from bpcore.functional.activations import gelu_backward, relu, relu_backward
 from bpcore.functional.numerics import sum_over
 from bpcore.primitive import primitive
 
-__all__ = ["linear", "linear_backward", "linear_relu", "linear_relu_backward"]
+__all__ = ["linear", "linear_backward", "linear_gelu_backward", "linear_relu", "linear_relu_backward"]
 
 
 def rows(z: Array) -> Array:
@@ -66,3 +66,9 @@ def linear_relu_backward(z: Array, W: Array, u: Array, v: Array, dW: Array, db: 
     (7.73)
     """
     return linear_backward(z, W, relu_backward(u, v), dW, db, need_dz)
+
+
+@primitive(writes=("dW", "db"))
+def linear_gelu_backward(z: Array, W: Array, t: Array, v: Array, dW: Array, db: Array | None, need_dz: bool) -> Array | None:
+    """B[MM, ·](dt) with dt = B[GELU, t](v), t = z W + b. Shapes, results and written arrays are those of `linear_backward`."""
+    return linear_backward(z, W, gelu_backward(t, v), dW, db, need_dz)

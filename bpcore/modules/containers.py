@@ -21,12 +21,16 @@ from bpcore.module import (
     wrong_inputs,
     wrong_result,
 )
-from bpcore.modules.activations import ReLU
-from bpcore.modules.linear import Linear, LinearReLU
+from bpcore.modules.activations import GELU, ReLU
+from bpcore.modules.linear import Linear, LinearGELU, LinearReLU
 
 __all__ = ["Recompute", "Residual", "Sequential"]
 
-FUSED: dict[tuple[type[Module], type[Module]], Callable[[Any], Module]] = {(Linear, ReLU): LinearReLU}
+# By the classes of two neighbours, the step that both make; None for settings for which there is none.
+FUSED: dict[tuple[type[Module], type[Module]], Callable[[Any, Any], Module | None]] = {
+    (Linear, ReLU): lambda linear, relu: LinearReLU(linear),
+    (Linear, GELU): lambda linear, gelu: LinearGELU(linear) if gelu.approximate == "none" else None,
+}
 
 
 def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
@@ -40,12 +44,13 @@ def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
     steps: list[tuple[int, Module]] = []
     before: Module | None = None
     for i, module in enumerate(modules):
-        step = None if before is None else FUSED.get((type(before), type(module)))
+        make = None if before is None else FUSED.get((type(before), type(module)))
+        step = None if make is None else make(before, module)
         if step is None:
             steps.append((i, module if module._own else Checked(module)))
             before = module
         else:
-            steps[-1] = (i - 1, step(before))
+            steps[-1] = (i - 1, step)
             before = None
     return steps
 
@@ -81,9 +86,9 @@ class Checked(Module):
 class Sequential(Container):
     """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
 
-    A Linear and a ReLU right after it run as one step, with the same values. Further inputs, such as a mask, go by name to the
-    children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The backward
-    pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
+    A Linear and a ReLU or a GELU right after it run as one step, with the same values. Further inputs, such as a mask, go by name
+    to the children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The
+    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
 
     Section 7.4.2
     """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bpcore.arguments import flag, show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
-from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.functional.activations import gelu
+from bpcore.functional.linear import linear, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 
@@ -57,6 +58,24 @@ class LinearReLU(Module):
     ) -> Array | None:
         z, u = saved
         return linear_relu_backward(z, theta.W, u, v, gradient.W, gradient.b, need_dz)
+
+
+class LinearGELU(Module):
+    """A Linear and the exact GELU after it as one step: u = GELU(z W + b), with the Linear's windows. See `fused`."""
+
+    def __init__(self, linear: Linear):
+        self.linear = linear
+
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
+        z = expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
+        t = linear(z, theta.W, theta.b)
+        return gelu(t), (z, t)
+
+    def backward(
+        self, theta: Windows, saved: tuple[Array, Array], v: Array, gradient: Windows, need_dz: bool = True
+    ) -> Array | None:
+        z, t = saved
+        return linear_gelu_backward(z, theta.W, t, v, gradient.W, gradient.b, need_dz)
 
 
 class Weight(Module):

@@ -331,7 +331,7 @@ def looked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Put the emulated CuPy in CuPy's place, with streams, pools, graphs and cuBLAS."""
-    from emulator import cublas
+    from emulator import cublas, cublaslt
 
     cupy = emulator.install()
     from bpcore import array
@@ -363,6 +363,7 @@ def install() -> None:
     cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
     cublas.install()
+    cublaslt.install()
 
 
 if SWITCH in os.environ:

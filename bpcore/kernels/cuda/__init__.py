@@ -23,12 +23,15 @@ from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their 
     softmax,
     updates,
 )
-from bpcore.kernels.cuda.engine import cublas
+from bpcore.kernels.cuda.engine import cublas, cublaslt
 
 ARRAY = cupy.ndarray
 
 
 def report() -> dict[str, str]:
-    """For `bp.backend_info()`: which library computes products."""
+    """For `bp.backend_info()`: which library computes products, and adds a bias to them."""
     own = "cuBLAS through a handle of bpcore's own"
-    return {"products": own if cublas.LIBRARY is not None else f"CuPy's, since {cublas.WHY_NOT}"}
+    return {
+        "products": own if cublas.LIBRARY is not None else f"CuPy's, since {cublas.WHY_NOT}",
+        "bias": "in the product, by cublasLt" if cublaslt.LIBRARY is not None else f"a kernel after it, since {cublaslt.WHY_NOT}",
+    }

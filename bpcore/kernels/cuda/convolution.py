@@ -11,7 +11,7 @@ from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.gemm import gemm
 from bpcore.kernels.cuda.engine.launch import each
 from bpcore.kernels.cuda.engine.sums import sum_columns
-from bpcore.kernels.cuda.linear import add_rows
+from bpcore.kernels.cuda.linear import add_rows, affine
 from bpcore.primitive import twin
 
 CHUNK = 1 << 25  # numbers to gather at a time, but at least those of one image
@@ -90,9 +90,7 @@ def _(z, W, b, placement, groups):
     u = cupy.empty((n, *placement.outputs(h, w), W.shape[3]), z.dtype)
     flat = W.reshape(-1, W.shape[3])
     for part in chunks(n, column_numbers(placement, h, w, c), CHUNK):
-        gemm(columns(z[part], placement), flat, u[part].reshape(-1, W.shape[3]))
-    if b is not None:
-        add_rows(u, b)
+        affine(columns(z[part], placement), flat, u[part].reshape(-1, W.shape[3]), b)
     return u
 
 

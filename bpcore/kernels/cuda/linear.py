@@ -11,6 +11,7 @@ from bpcore.functional.activations import relu_backward
 from bpcore.functional.arithmetic import matmul
 from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.cuda.engine import cublaslt
 from bpcore.kernels.cuda.engine.gemm import gemm
 from bpcore.kernels.cuda.engine.launch import each, pointer
 from bpcore.kernels.cuda.engine.sums import sum_columns
@@ -34,10 +35,17 @@ def _(a, b):
     return gemm(a, b, cupy.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype))
 
 
-def product(z: Any, W: Any) -> Any:
-    """z W over the last axis."""
+def affine(a: Any, b: Any, out: Any, bias: Any) -> None:
+    """Write a @ b + bias to out: matrices, and bias a row or None."""
+    if bias is None or not cublaslt.affine(a, b, out, bias):
+        gemm(a, b, out)
+        add_rows(out, bias)
+
+
+def product(z: Any, W: Any, b: Any = None) -> Any:
+    """z W + b over the last axis."""
     u = cupy.empty((*z.shape[:-1], W.shape[1]), z.dtype)
-    gemm(z.reshape(-1, W.shape[0]), W, u.reshape(-1, W.shape[1]))
+    affine(z.reshape(-1, W.shape[0]), W, u.reshape(-1, W.shape[1]), b)
     return u
 
 
@@ -57,9 +65,7 @@ def products_backward(z: Any, W: Any, v_rows: Any, dW: Any, need_dz: bool) -> An
 
 @twin(linear, serves=CUDA.linear)
 def _(z, W, b):
-    u = product(z, W)
-    add_rows(u, b)
-    return u
+    return product(z, W, b)
 
 
 @twin(linear_relu, serves=CUDA.linear)

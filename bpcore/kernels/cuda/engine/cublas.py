@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import cupy
@@ -49,32 +50,31 @@ ARGUMENTS = {
 }
 
 
-def libcublas() -> tuple[Any, str]:
-    """The cuBLAS that CuPy uses, located as CuPy locates it, and ""; or None and the reason why it cannot be loaded."""
+def loaded(library: str, arguments: Mapping[str, Any]) -> tuple[Any, str]:
+    """A library of NVIDIA, the one that CuPy uses, located as CuPy locates it, and ""; or None and why it cannot be loaded."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
-        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
-        for name, types in ARGUMENTS.items():
-            getattr(library, name).argtypes = types
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # cuda.pathfinder raises RuntimeError for a missing library
-        return None, f"cuBLAS cannot be loaded: {error}; its wheel comes with CuPy's: {CUDA}"
-    return library, ""
+        found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib(library).abs_path)
+        for name, types in arguments.items():
+            getattr(found, name).argtypes = types
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # cuda.pathfinder raises RuntimeError for a missing one
+        return None, f"{library} cannot be loaded: {error}; its wheel comes with CuPy's: {CUDA}"
+    return found, ""
 
 
-LIBRARY, WHY_NOT = libcublas()
+LIBRARY, WHY_NOT = loaded("cublas", ARGUMENTS)
+
+
+def expect_success(function: str, status: int) -> None:
+    """Raise RuntimeError unless the status that a function of cuBLAS returned is success."""
+    if status:
+        failure = f"cuBLAS's {function} returned CUBLAS_STATUS_{STATUS.get(status, status)}"
+        raise RuntimeError(f"{failure}; run with BPCORE_KERNELS=off, and report it")
 
 
 def call(name: str, *args: Any) -> None:
     """Call a function of cuBLAS. Raises RuntimeError unless it returns success."""
-    status = getattr(LIBRARY, name)(*args)
-    if status:
-        failure = f"cuBLAS's {name} returned CUBLAS_STATUS_{STATUS.get(status, status)}"
-        raise RuntimeError(f"{failure}; run with BPCORE_KERNELS=off, and report it")
+    expect_success(name, getattr(LIBRARY, name)(*args))
 
 
 class Handle:
@@ -84,6 +84,7 @@ class Handle:
         handle = ctypes.c_void_p()
         call("cublasCreate_v2", ctypes.byref(handle))
         self.number = handle.value
+        self.stream = stream
         self.workspace = cupy.cuda.Memory(WORKSPACE)  # outside of every memory pool
         call("cublasSetStream_v2", handle, stream)
         call(
@@ -97,6 +98,11 @@ def _handle(thread: int, stream: int) -> Handle:
     return Handle(stream)
 
 
-def handle() -> int | None:
+def current() -> Handle:
     """The handle of the current stream in this thread. The first call creates it, and must not happen during a capture."""
-    return _handle(threading.get_ident(), cupy.cuda.get_current_stream().ptr).number
+    return _handle(threading.get_ident(), cupy.cuda.get_current_stream().ptr)
+
+
+def handle() -> int | None:
+    """The number of the `current` handle."""
+    return current().number
