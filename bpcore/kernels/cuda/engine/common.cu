@@ -6,6 +6,72 @@ typedef long long Int;
 
 #define EACH(i, n) for (Int i = blockIdx.x * (Int)blockDim.x + threadIdx.x; i < n; i += (Int)gridDim.x * blockDim.x)
 
+// Loads and stores of 16 bytes: WIDE entries of an array of T, and WIDE of another type beside them.
+#define WIDE (16 / (int)sizeof(T))
+#define WITHIN(k) for (int k = 0; k < WIDE; k++)
+
+template <class X> struct alignas(sizeof(X) * WIDE < 16 ? sizeof(X) * WIDE : 16) Pack { X at[WIDE]; };
+
+// Whether all arrays begin at a multiple of 16 bytes; a null pointer does.
+template <class... X> __device__ inline bool aligned(const X *...x) { return ((unsigned long long)x | ... | 0ULL) % 16 == 0; }
+
+// WIDE entries out of n, which a thread takes together. If `wide`, they are neighbours at a multiple of 16 bytes, and all of them
+// exist. Else they are `step` apart, so that neighbouring threads take neighbours, and those from n on do not exist.
+template <bool wide> struct Entries { Int first, step, n; };
+
+template <bool wide> __device__ inline Int at(const Entries<wide> &e, int k) { return wide ? e.first + k : e.first + k * e.step; }
+
+template <bool wide> __device__ inline bool has(const Entries<wide> &e, int k) { return wide || at(e, k) < e.n; }
+
+// These entries of x; 0 for those that do not exist.
+template <bool wide, class X> __device__ inline Pack<A> read(const Entries<wide> &e, const X *x)
+{
+    Pack<A> a = {};
+    if (wide) {
+        const Pack<X> p = *(const Pack<X> *)(x + e.first);
+        WITHIN(k) a.at[k] = A(p.at[k]);
+    } else
+        WITHIN(k) if (has(e, k)) a.at[k] = A(x[at(e, k)]);
+    return a;
+}
+
+template <bool wide, class X> __device__ inline void write(const Entries<wide> &e, X *x, const Pack<A> &a)
+{
+    if (wide) {
+        Pack<X> p;
+        WITHIN(k) p.at[k] = X(a.at[k]);
+        *(Pack<X> *)(x + e.first) = p;
+    } else
+        WITHIN(k) if (has(e, k)) x[at(e, k)] = X(a.at[k]);
+}
+
+// f(w), where w.value is `wide` as a constant: the loops of f are compiled for each.
+template <bool x> struct Constant { static constexpr bool value = x; };
+template <class F> __device__ inline void widely(bool wide, F f)
+{
+    if (wide)
+        f(Constant<true>());
+    else
+        f(Constant<false>());
+}
+
+template <class F, class... P> __device__ inline Pack<A> mapped(F f, const P &...p)
+{
+    Pack<A> u;
+    WITHIN(k) u.at[k] = f(p.at[k]...);
+    return u;
+}
+
+// u[i] = f(x[i], ...) for i < n, in a launch by `each_wide`: by 16 bytes if all arrays are aligned, except for what is left over.
+template <class F, class... X> __device__ inline void map(Int n, T *u, F f, const X *...x)
+{
+    const Int thread = blockIdx.x * (Int)blockDim.x + threadIdx.x, threads = gridDim.x * (Int)blockDim.x;
+    const Int whole = aligned(u, x...) ? n / WIDE * WIDE : 0;
+    for (Entries<true> e = {thread * WIDE, 0, whole}; e.first < whole; e.first += threads * WIDE)
+        write(e, u, mapped(f, read(e, x)...));
+    for (Int i = whole + thread; i < n; i += threads) u[i] = T(f(A(x[i])...));
+}
+
 __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
 
 __device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
@@ -66,3 +132,15 @@ __device__ inline bool any_in_warp(bool yes)
 __device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadIdx.y; }
 
 #define TEAM(j, n) for (Int j = threadIdx.x; j < n; j += blockDim.x)
+
+// The same for Entries<wide> of the row.
+#define TEAM_WIDE(e, n) \
+    for (Entries<wide> e = {threadIdx.x * Int(wide ? WIDE : 1), blockDim.x, n}; e.first < n; e.first += blockDim.x * WIDE)
+
+// In a launch by `each_row`: the columns out of n that a thread has, and its loop over the rows.
+template <bool wide> __device__ inline Entries<wide> columns_of_thread(Int n)
+{
+    return {blockIdx.x * (Int)blockDim.x * WIDE + threadIdx.x * Int(wide ? WIDE : 1), blockDim.x, n};
+}
+
+#define ROWS(i, rows) for (Int i = blockIdx.y * (Int)blockDim.y + threadIdx.y; i < rows; i += gridDim.y * (Int)blockDim.y)
