@@ -313,6 +313,7 @@ TABLE: dict[str, Rows] = {
     "rotate": lambda d: [(d.z(2, d.rows, 6), sign) for sign in (1.0, -1.0)],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
+    "add": lambda d: [(d.z(), d.z()), (d.z(), d.row())],
     "matmul": lambda d: [
         (d.z(), d.z(d.columns, 3)),
         (d.z(), d.z(min(d.rows, 100), d.columns).T),

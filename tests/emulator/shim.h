@@ -6,6 +6,7 @@
 
 typedef _Float16 __half;
 struct dim3 { unsigned x, y, z; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // Shared variables lie in a section of their own, which is filled with NaN before each block.

@@ -6,69 +6,57 @@ typedef long long Int;
 
 #define EACH(i, n) for (Int i = blockIdx.x * (Int)blockDim.x + threadIdx.x; i < n; i += (Int)gridDim.x * blockDim.x)
 
-// Loads and stores of 16 bytes: WIDE entries of an array of T, and WIDE of another type beside them.
+// Loads and stores of 16 bytes, which are WIDE entries of an array of T. A kernel is written for W entries at once, neighbours of one
+// row, and compiled for W = WIDE and for W = 1: `widely` chooses.
 #define WIDE (16 / (int)sizeof(T))
-#define WITHIN(k) for (int k = 0; k < WIDE; k++)
+#define WITHIN(k) for (int k = 0; k < W; k++)
 
-template <class X> struct alignas(sizeof(X) * WIDE < 16 ? sizeof(X) * WIDE : 16) Pack { X at[WIDE]; };
+template <int W, class X> struct alignas(sizeof(X) * W < 16 ? sizeof(X) * W : 16) Pack { X at[W]; };
 
 // Whether all arrays begin at a multiple of 16 bytes; a null pointer does.
 template <class... X> __device__ inline bool aligned(const X *...x) { return ((unsigned long long)x | ... | 0ULL) % 16 == 0; }
 
-// WIDE entries out of n, which a thread takes together. If `wide`, they are neighbours at a multiple of 16 bytes, and all of them
-// exist. Else they are `step` apart, so that neighbouring threads take neighbours, and those from n on do not exist.
-template <bool wide> struct Entries { Int first, step, n; };
-
-template <bool wide> __device__ inline Int at(const Entries<wide> &e, int k) { return wide ? e.first + k : e.first + k * e.step; }
-
-template <bool wide> __device__ inline bool has(const Entries<wide> &e, int k) { return wide || at(e, k) < e.n; }
-
-// These entries of x; 0 for those that do not exist.
-template <bool wide, class X> __device__ inline Pack<A> read(const Entries<wide> &e, const X *x)
+template <int W, class X> __device__ inline Pack<W, A> read(const X *x)
 {
-    Pack<A> a = {};
-    if (wide) {
-        const Pack<X> p = *(const Pack<X> *)(x + e.first);
-        WITHIN(k) a.at[k] = A(p.at[k]);
-    } else
-        WITHIN(k) if (has(e, k)) a.at[k] = A(x[at(e, k)]);
+    const Pack<W, X> p = *(const Pack<W, X> *)x;
+    Pack<W, A> a;
+    WITHIN(k) a.at[k] = A(p.at[k]);
     return a;
 }
 
-template <bool wide, class X> __device__ inline void write(const Entries<wide> &e, X *x, const Pack<A> &a)
+template <int W, class X> __device__ inline void write(X *x, const Pack<W, A> &a)
 {
-    if (wide) {
-        Pack<X> p;
-        WITHIN(k) p.at[k] = X(a.at[k]);
-        *(Pack<X> *)(x + e.first) = p;
-    } else
-        WITHIN(k) if (has(e, k)) x[at(e, k)] = X(a.at[k]);
-}
-
-// f(w), where w.value is `wide` as a constant: the loops of f are compiled for each.
-template <bool x> struct Constant { static constexpr bool value = x; };
-template <class F> __device__ inline void widely(bool wide, F f)
-{
-    if (wide)
-        f(Constant<true>());
+    Pack<W, X> p;
+    WITHIN(k) p.at[k] = X(a.at[k]);
+    if (sizeof p % sizeof(uint4) == 0)  // else compilers may split the store
+        for (int q = 0; q < int(sizeof p / sizeof(uint4)); q++) ((uint4 *)x)[q] = ((const uint4 *)p.at)[q];
     else
-        f(Constant<false>());
+        *(Pack<W, X> *)x = p;
 }
 
-template <class F, class... P> __device__ inline Pack<A> mapped(F f, const P &...p)
+template <int W, class F, class... X> __device__ inline Pack<W, A> mapped(F f, const Pack<W, A> &first, const X &...others)
 {
-    Pack<A> u;
-    WITHIN(k) u.at[k] = f(p.at[k]...);
+    Pack<W, A> u;
+    WITHIN(k) u.at[k] = f(first.at[k], others.at[k]...);
     return u;
 }
 
-// u[i] = f(x[i], ...) for i < n, in a launch by `each_wide`: by 16 bytes if all arrays are aligned, except for what is left over.
+// f(w), where w.value is WIDE or 1 as a constant.
+template <int x> struct Constant { static constexpr int value = x; };
+template <class F> __device__ inline void widely(bool wide, F f)
+{
+    if (wide)
+        f(Constant<WIDE>());
+    else
+        f(Constant<1>());
+}
+
+// u[i] = f(x[i], ...) for i < n, in a launch by `each_wide`. What 16 bytes leave over comes entry by entry.
 template <class F, class... X> __device__ inline void map(Int n, T *u, F f, const X *...x)
 {
     const Int thread = blockIdx.x * (Int)blockDim.x + threadIdx.x, threads = gridDim.x * (Int)blockDim.x;
     const Int whole = aligned(u, x...) ? n / WIDE * WIDE : 0;
-    for (Entries<true> e = {thread * WIDE, 0, whole}; e.first < whole; e.first += threads * WIDE)
-        write(e, u, mapped(f, read(e, x)...));
+    for (Int i = thread * WIDE; i < whole; i += threads * WIDE) write(u + i, mapped(f, read<WIDE>(x + i)...));
     for (Int i = whole + thread; i < n; i += threads) u[i] = T(f(A(x[i])...));
 }
 
@@ -133,14 +121,11 @@ __device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadI
 
 #define TEAM(j, n) for (Int j = threadIdx.x; j < n; j += blockDim.x)
 
-// The same for Entries<wide> of the row.
-#define TEAM_WIDE(e, n) \
-    for (Entries<wide> e = {threadIdx.x * Int(wide ? WIDE : 1), blockDim.x, n}; e.first < n; e.first += blockDim.x * WIDE)
+// The same for W entries at once.
+#define TEAM_WIDE(j, n) for (Int j = threadIdx.x * Int(W); j < n; j += blockDim.x * Int(W))
 
-// In a launch by `each_row`: the columns out of n that a thread has, and its loop over the rows.
-template <bool wide> __device__ inline Entries<wide> columns_of_thread(Int n)
-{
-    return {blockIdx.x * (Int)blockDim.x * WIDE + threadIdx.x * Int(wide ? WIDE : 1), blockDim.x, n};
-}
-
+// In a launch by `by_columns`: a thread's loops over its columns out of n, W at once, and over its rows.
+#define ACROSS (blockDim.x * Int(WIDE))
+#define COLUMNS(j, n) \
+    for (Int j = blockIdx.x * ACROSS + threadIdx.x * Int(W); j < min(Int(n), (blockIdx.x + 1) * ACROSS); j += blockDim.x * Int(W))
 #define ROWS(i, rows) for (Int i = blockIdx.y * (Int)blockDim.y + threadIdx.y; i < rows; i += gridDim.y * (Int)blockDim.y)

@@ -17,9 +17,10 @@ import numpy as np
 HERE = Path(__file__).parent
 SHARED = {
     "activations": ("gelu",),
+    "batch_normalization": ("columns",),
     "convolution": ("placement",),
     "pooling": ("placement",),
-    "sums": ("gelu",),
+    "sums": ("gelu", "columns"),
 }  # by family, files that its kernels need after common.cu
 NUMBERS = {
     "e": ("__half", "float"),
@@ -28,7 +29,7 @@ NUMBERS = {
 }  # by dtype.char: the types of arrays and of computation
 THREADS = 256  # per block, unless a launch says otherwise
 BLOCKS = 4096  # per loop over all entries: enough to fill a GPU
-SUMMING = 1056  # blocks that share sums of columns: 8 for each of an H100's 132 multiprocessors
+SUMMING = 528  # blocks that share sums of columns: 4, with 1024 threads, for each of an H100's 132 multiprocessors
 
 
 def source(family: str, char: str, **constants: int) -> str:
@@ -94,7 +95,7 @@ def by_columns(rows: int, n: int, char: str, blocks: int) -> tuple[tuple[int, in
 def each_row(family: str, name: str, char: str, rows: int, n: int, *args: Any) -> None:
     """Launch a kernel that treats each entry of a matrix (rows, n), with values that are the same in all rows."""
     if rows and n:
-        grid, block = by_columns(rows, n, char, 2 * SUMMING)
+        grid, block = by_columns(rows, n, char, 4 * SUMMING)
         kernel(family, name, char)(grid, block, (rows, n, *args))
 
 
