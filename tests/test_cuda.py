@@ -30,7 +30,7 @@ CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
 FILES = [
     f"test_{name}.py"
     for name in (
-        "kernels", "cuda", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
+        "kernels", "cuda", "wide", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
         "sequence_networks",
     )
 ]  # fmt: skip

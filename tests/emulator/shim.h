@@ -45,6 +45,7 @@ template <class X> static X shuffle(X x, unsigned lane)
 
 static inline void __syncthreads() { emulator::pause(emulator::AT_BARRIER); }
 static inline void __threadfence() {}
+static inline void __stwb(uint4 *at, uint4 x) { *at = x; }
 template <class X> static inline X __shfl_xor_sync(unsigned, X x, int by) { return emulator::shuffle(x, emulator::current % 32 ^ by); }
 template <class X> static inline X __shfl_sync(unsigned, X x, int lane) { return emulator::shuffle(x, lane); }
 

@@ -28,8 +28,8 @@ template <int W, class X> __device__ inline void write(X *x, const Pack<W, A> &a
 {
     Pack<W, X> p;
     WITHIN(k) p.at[k] = X(a.at[k]);
-    if (sizeof p % sizeof(uint4) == 0)  // else compilers may split the store
-        for (int q = 0; q < int(sizeof p / sizeof(uint4)); q++) ((uint4 *)x)[q] = ((const uint4 *)p.at)[q];
+    if constexpr (sizeof p % sizeof(uint4) == 0)  // by __stwb, because NVRTC splits an ordinary store of 16 bytes
+        for (int q = 0; q < int(sizeof p / sizeof(uint4)); q++) __stwb((uint4 *)x + q, ((const uint4 *)p.at)[q]);
     else
         *(Pack<W, X> *)x = p;
 }
