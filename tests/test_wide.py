@@ -56,6 +56,8 @@ def offsets(which: str) -> Any:
 def test_every_address(name, shape, dtype):
     """The results are those of the definition, and the same bits at every address where sums have the same order."""
     backend = gpu()
+    if name.startswith("group_norm") and shape[1] > 1000:
+        pytest.skip("slow in the emulator")
     twin = of_cuda(name)
     draws = Rounded(*shape, "float32") if dtype == "float16" else Rounded(*shape, dtype)
     exact = family(name) not in BY_TEAMS

@@ -8,17 +8,20 @@ import cupy
 
 from bpcore.functional.arithmetic import add
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each_wide
+from bpcore.kernels.cuda.engine.launch import each_row, each_wide
 from bpcore.primitive import twin
 
 
-def equal_shapes(a: Any, b: Any) -> bool:
-    """Whether a and b are `dense` arrays of one shape."""
-    return isinstance(b, cupy.ndarray) and a.shape == b.shape and CUDA.dense(a, b)
+def equal_ends(a: Any, b: Any) -> bool:
+    """Whether a and b are `dense` arrays, and the shape of a ends in that of b, which has an axis."""
+    return isinstance(b, cupy.ndarray) and b.ndim > 0 and a.shape[-b.ndim :] == b.shape and CUDA.dense(a, b)
 
 
-@twin(add, serves=equal_shapes)
+@twin(add, serves=equal_ends)
 def _(a, b):
-    u = cupy.empty_like(a)
-    each_wide("arithmetic", "add", a.dtype.char, a.size, a, b, u)
+    u, char = cupy.empty_like(a), a.dtype.char
+    if a.shape == b.shape:
+        each_wide("sums", "add", char, a.size, a, b, u)
+    elif a.size:
+        each_row("sums", "add_rows", char, a.size // b.size, b.size, a, b, 0, u)
     return u

@@ -27,8 +27,8 @@ extern "C" __global__ void __launch_bounds__(256, 4) moments(Int rows, Int n, co
 
 // From part (parts, 2 n): the mean of x, to mean if variance is null; else the mean of x squared, to variance, and the mean of z:
 // z[0] and the mean of x are added to mean, from which x was measured.
-extern "C" __global__ void __launch_bounds__(1024) finish_moments(Int count, Int parts, Int rows, const A *part, const T *z, A *mean,
-                                                                  A *variance)
+extern "C" __global__ void __launch_bounds__(1024) finish_moments(Int count, Int parts, Int rows, const A *part, const T *z,
+                                                                  A *mean, A *variance)
 {
     const A total = sum_parts(part, parts, count) / rows;
     const Int n = count / 2, j = finished_column();

@@ -27,8 +27,8 @@ __device__ inline Group channels_of(Int team, Int between, Int groups, Int width
 // Adds up a term for each entry x.at[k] of the group.
 #define SUM(total, term) GROUP(i) { const Pack<W, A> x = CENTRED(i); WITHIN(k) total += term; }
 
-// x = (z - start - mean) scale, where start is the first entry of the group; u = gamma x + beta. For RMSNorm mean and beta are null,
-// and count as 0, as does start.
+// x = (z - start - mean) scale, where start is the first entry of the group; u = gamma x + beta. For RMSNorm mean and beta are
+// null, and count as 0, as does start.
 extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int between, Int groups, Int width, const T *z,
                                                              const T *gamma, const T *beta, double eps, T *u, A *mean, A *scale)
 {

@@ -1,9 +1,9 @@
-// Sums over the rows of a matrix with n columns, in two passes. Launched by `by_columns`, a block sums some of the rows of its columns;
-// then blocks of 32 x 32 threads add up the parts of 32 columns each. The order of both is fixed, and the same for all addresses.
+// Sums over the rows of a matrix with n columns, in two passes. Launched by `by_columns`, a block sums some of the rows of its
+// columns; then blocks of 32 x 32 threads add up the parts of 32 columns each. The order is fixed, and the same at all addresses.
 
 __shared__ A column_sums[2][256 * (WIDE + 1)];
 
-template <int W> __device__ inline void add(Pack<W, A> &sum, const Pack<W, A> &x) { WITHIN(k) sum.at[k] += x.at[k]; }
+template <int W> __device__ inline void add_to(Pack<W, A> &sum, const Pack<W, A> &x) { WITHIN(k) sum.at[k] += x.at[k]; }
 
 // Of row threadIdx.y and column c of a block. WIDE neighbours, then a gap: threads write to different banks.
 __device__ inline int slot(int c) { return threadIdx.y * blockDim.x * (WIDE + 1) + c + c / WIDE; }

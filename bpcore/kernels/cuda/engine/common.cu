@@ -6,8 +6,8 @@ typedef long long Int;
 
 #define EACH(i, n) for (Int i = blockIdx.x * (Int)blockDim.x + threadIdx.x; i < n; i += (Int)gridDim.x * blockDim.x)
 
-// Loads and stores of 16 bytes, which are WIDE entries of an array of T. A kernel is written for W entries at once, neighbours of one
-// row, and compiled for W = WIDE and for W = 1: `widely` chooses.
+// Loads and stores of 16 bytes: WIDE entries of an array of T. A kernel is written for W entries at once, neighbours in one row,
+// and compiled for W = WIDE and for W = 1; `widely` chooses.
 #define WIDE (16 / (int)sizeof(T))
 #define WITHIN(k) for (int k = 0; k < W; k++)
 

@@ -84,7 +84,7 @@ def each_wide(family: str, name: str, char: str, n: int, *args: Any) -> None:
 def by_columns(rows: int, n: int, char: str, blocks: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """(grid, block) for kernels whose threads keep their columns of a matrix (rows, n), and loop over some of its rows.
 
-    A block of x by y threads has x times `wide` columns, and y of its threads share each. blocks: about how many there are at most.
+    A block of x by y threads has x times `wide` columns, and y threads for each. blocks: at most about so many.
     """
     across = -(-n // wide(char))
     x = min(32, 1 << (across - 1).bit_length())

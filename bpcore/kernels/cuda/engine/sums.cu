@@ -8,7 +8,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) columns(Int rows, Int n, co
         COLUMNS(j, n) {
             Pack<W, A> sum = {};
 #pragma unroll 4
-            ROWS(i, rows) add(sum, read<W>(v + i * n + j));
+            ROWS(i, rows) add_to(sum, read<W>(v + i * n + j));
             keep_sum(0, j, sum);
         }
     });
@@ -25,7 +25,7 @@ template <class F> __device__ inline void columns_through(Int rows, Int n, const
             ROWS(i, rows) {
                 const Pack<W, A> dt_i = mapped(f, read<W>(u + i * n + j), read<W>(v + i * n + j));
                 write(dt + i * n + j, dt_i);
-                add(sum, dt_i);
+                add_to(sum, dt_i);
             }
             keep_sum(0, j, sum);
         }
@@ -40,8 +40,8 @@ template <class F> __device__ inline void columns_through(Int rows, Int n, const
 COLUMNS_THROUGH(columns_relu, u <= 0 ? A(0) : v)
 COLUMNS_THROUGH(columns_gelu, flush(v * gelu_slope(u)))
 
-// part (gridDim.y, 2 n): the sums of v, and of v x with x = (z - start - mean) scale. `span` rows and `width` columns share one number of
-// mean and scale, and start is the first entry of z among these. mean may be null, and counts as 0, as does start.
+// part (gridDim.y, 2 n): the sums of v, and of v x with x = (z - start - mean) scale. `span` rows and `width` columns share one
+// number of mean and scale, and start is the first entry of z among these. mean may be null, and counts as 0, as does start.
 extern "C" __global__ void __launch_bounds__(256, 4) columns_normalized(Int rows, Int n, const T *v, const T *z, const A *mean,
                                                                         const A *scale, Int span, Int width, A *part)
 {
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) columns_normalized(Int rows
                 const A factor = scale[shared];
                 const Pack<W, A> v_i = read<W>(v + i * n + j), z_i = read<W>(z + i * n + j);
                 WITHIN(k) x_sum.at[k] += v_i.at[k] * ((z_i.at[k] - start - centre) * factor);
-                add(sum, v_i);
+                add_to(sum, v_i);
             }
             keep_sum(0, j, sum);
             keep_sum(1, j, x_sum);
@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(256, 4) columns_standardized(Int ro
             ROWS(i, rows) {
                 const Pack<W, A> v_i = read<W>(v + i * n + j), z_i = read<W>(z + i * n + j);
                 WITHIN(k) x_sum.at[k] += v_i.at[k] * (z_i.at[k] - centre.at[k]);
-                add(sum, v_i);
+                add_to(sum, v_i);
             }
             const auto scaled = [&](A sum, A square) { return sum / sqrt(square + A(eps)); };
             keep_sum(0, j, sum);
@@ -129,6 +129,11 @@ extern "C" __global__ void finish_total(Int parts, const A *part, double least, 
     TEAM(i, parts) sum += part[i];
     sum = team_sum(sum);
     if (threadIdx.x == 0) *out = T(sum < A(least) ? A(least) : sum);  // NaN stays NaN
+}
+
+extern "C" __global__ void add(Int n, const T *a, const T *b, T *u)
+{
+    map(n, u, [](A a, A b) { return a + b; }, a, b);
 }
 
 // u = z + b in each row, b null or (n,); then max(u, 0) if `relu`. u may be z.

@@ -45,10 +45,10 @@ def sum_columns(
 ) -> None:
     """Writes the sums over rows of v (rows, n) to dbeta, and of v (z - mean) scale to dgamma. Arguments may be None.
 
-    span, width: how many rows and columns share one entry of mean and scale; width None means all columns. mean is measured from the
-    first entry of z of those that share it. eps: if given, `scale` is the variance of each column, and mean that column's mean.
-    u, dt: the sums are of dt = B[f, ·](v), which is written, and `through` names f: "relu", and u is what it returned, or "gelu",
-    and u is what it was given.
+    span, width: how many rows and columns share one entry of mean and scale, where width None means all columns; mean is measured
+    from the first entry of z of those that share it. eps: if given, each column has its mean, and `scale` is its variance.
+    u, dt: the sums are those of dt = B[f, ·](v), which is written too. `through` names f: "relu", where u is what f returned, or
+    "gelu", where u is what f was given.
     """
     n, char = v.shape[-1], v.dtype.char
     rows = v.size // n if n else 0
@@ -57,13 +57,13 @@ def sum_columns(
     grid, block = by_columns(rows, n, char, SUMMING)
     count = n if dgamma is None else 2 * n
     part = scratch((grid[1], count), char)
+    more: tuple[Any, ...] = ()
+    name = "columns"
     if u is not None:
         name, more = f"columns_{through}", (u, dt)
-    elif dgamma is None:
-        name, more = "columns", ()
-    elif eps is not None:
+    elif dgamma is not None and eps is not None:
         name, more = "columns_standardized", (z, mean, scale, eps)
-    else:
+    elif dgamma is not None:
         name, more = "columns_normalized", (z, pointer(mean), scale, span, n if width is None else width)
     kernel("sums", name, char)(grid, block, (rows, n, v, *more, part))
     finish("sums", "finish_columns", char, count, n, grid[1], part, pointer(dbeta), pointer(dgamma))
