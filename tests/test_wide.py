@@ -99,3 +99,21 @@ def test_the_sums_of_what_gelu_passes_back(shape, dtype):
         sums = np.sum(expected.astype("float64"), axis=0)
         size = np.sum(np.abs(expected.astype("float64")), axis=0)
         assert np.all(np.abs(backend.to_host(db) - sums) <= rtol * size + 1e-30), off
+
+
+def test_gelu_of_every_float16():
+    """Within two roundings of the value in float64, its gradient within 1e-6 or one rounding; -0.0, infinities, and NaN too."""
+    backend = gpu()
+    z = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    at_z, ones = backend.asarray(z), backend.asarray(np.ones(2**16, np.float16))
+    wide = backend.asarray(z.astype("float64")), backend.asarray(np.ones(2**16))
+    with np.errstate(all="ignore"):
+        for got, right in (
+            (functional.gelu(at_z), definition(functional.gelu)(wide[0])),
+            (functional.gelu_backward(at_z, ones), definition(functional.gelu_backward)(*wide)),
+        ):
+            got, right = backend.to_host(got).astype("float64"), backend.to_host(right)
+            finite = np.abs(right) < 65504
+            assert np.array_equal(np.isnan(got), np.isnan(right))
+            assert np.array_equal(got[~finite], right[~finite].astype("float16").astype("float64"), equal_nan=True)
+            assert np.all(np.abs(got - right)[finite] <= 6e-4 * np.abs(right[finite]) + 1.3e-6)

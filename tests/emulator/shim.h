@@ -5,6 +5,8 @@
 #include <string.h>
 
 typedef _Float16 __half;
+#define __expf expf  // glibc declares a function of this name, and has none
+static inline float __fdividef(float x, float y) { return x / y; }
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
