@@ -117,3 +117,19 @@ def test_gelu_of_every_float16():
             assert np.array_equal(np.isnan(got), np.isnan(right))
             assert np.array_equal(got[~finite], right[~finite].astype("float16").astype("float64"), equal_nan=True)
             assert np.all(np.abs(got - right)[finite] <= 6e-4 * np.abs(right[finite]) + 1.3e-6)
+
+
+def test_sums_of_many_parts():
+    """More parts than one pass of the second kernel's threads takes."""
+    backend = gpu()
+    from bpcore.kernels.cuda.engine.launch import SUMMING, by_columns
+    from bpcore.kernels.cuda.engine.sums import sum_columns
+
+    rows, n = 1400, 136
+    assert by_columns(rows, n, "f", SUMMING)[0][1] > 32
+    z = np.random.default_rng(0).standard_normal((rows, n)).astype("float32")
+    on_device, sums = backend.asarray(z), backend.zeros((n,), "float32")
+    sum_columns(on_device, sums)
+    mean, variance = functional.batch_statistics(on_device)
+    for got, right in ((sums, z.sum(0, "float64")), (mean, z.mean(0, "float64")), (variance, z.var(0, "float64"))):
+        np.testing.assert_allclose(backend.to_host(got), right, rtol=1e-5, atol=1e-5)
