@@ -1,4 +1,4 @@
-// Sums over the rows of a matrix with n columns, in two passes. Launched by `by_columns`, a block sums some of the rows of its
+// Sums over the rows of a matrix with n columns, in two passes. Launched by `by_columns`, 256 threads sum some of the rows of their
 // columns; then blocks of 32 x 32 threads add up the parts of 32 columns each. The order is fixed, and the same at all addresses.
 
 __shared__ A column_sums[2][256 * (WIDE + 1)];
