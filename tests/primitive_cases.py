@@ -62,8 +62,8 @@ class Draw:
     def phi(self) -> np.ndarray:
         return definition(functional.softmax)(self.z(), -1)
 
-    def keep(self) -> np.ndarray:
-        return self.lay(self.generator.random((self.rows, self.columns)) < 0.7)
+    def keep(self, *shape: int) -> np.ndarray:
+        return self.lay(self.generator.random(shape or (self.rows, self.columns)) < 0.7)
 
     def vector(self, scale: float = 1.0) -> np.ndarray:
         return self.lay(self.generator.standard_normal(self.rows * self.columns) * scale)
@@ -315,8 +315,9 @@ TABLE: dict[str, Rows] = {
     "log_softmax_backward": lambda d: [(np.log(d.phi()), d.z(), -1)],
     "summation": lambda d: [(d.z(), axis, keepdims) for axis in (None, 0, (0, 1)) for keepdims in (False, True)],
     "rotate": lambda d: [(d.z(2, d.rows, 6), sign) for sign in (1.0, -1.0)],
-    "dropout": lambda d: [(d.z(), d.keep(), 0.3)],
+    "dropout": lambda d: [(d.z(), d.keep(), 0.3), (d.z(2, d.rows, d.columns), d.keep(2, 1, d.columns), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
+    "add": lambda d: [(d.z(), d.z()), (d.z(), d.row()), (d.z(2, d.rows, 4), d.z(d.rows, 4)), (d.row(), d.z())],
     "matmul": lambda d: [
         (d.z(), d.z(d.columns, 3)),
         (d.z(), d.z(min(d.rows, 100), d.columns).T),

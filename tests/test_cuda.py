@@ -30,7 +30,7 @@ CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
 FILES = [
     f"test_{name}.py"
     for name in (
-        "kernels", "cuda", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
+        "kernels", "cuda", "wide", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
         "sequence_networks",
     )
 ]  # fmt: skip
@@ -79,6 +79,20 @@ def sources() -> list[tuple[str, dict[str, int]]]:
     return [(family, char, {}) for family in families for char in launch.NUMBERS] + sizes
 
 
+NARROW = ("attention", "convolution", "embedding", "pooling", "updates")  # families, and kernels, without loads of 16 bytes
+NARROW_KERNELS = ("total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask")
+SUMS = ("columns", "columns_normalized", "columns_standardized", "moments")  # kernels that write no array of 16 bytes
+
+
+def split(ptx: str | bytes) -> list[str]:
+    """The kernels of which the compiler has split all loads, or stores, of 16 bytes."""
+    text = ptx.decode() if isinstance(ptx, bytes) else ptx
+    kernels = re.findall(r"\.entry (\w+)\((.*?)(?=\.entry|\Z)", text, re.DOTALL)
+    loads, stores = r"ld\.global\.(nc\.)?(v4\.[bfu]32|v2\.[bfu]64)", r"st\.global\.wb\.v4\.u32"
+    whole = {name for name, body in kernels if re.search(loads, body) and (name in SUMS or re.search(stores, body))}
+    return [name for name, _ in kernels if name not in (*NARROW_KERNELS, *whole)]
+
+
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_every_kernel(architecture):
     """Without a warning, with the options that CuPy gives, and with registers for the largest block that is launched."""
@@ -105,6 +119,7 @@ def test_nvrtc_compiles_every_kernel(architecture):
         except nvrtc.NVRTCError:
             pytest.fail(f"{family} for {char} {constants}:\n{nvrtc.getProgramLog(program)}")
         assert nvrtc.getProgramLog(program).strip("\0\n ") == "", (family, char)
+        assert split(nvrtc.getPTX(program)) == [] or family in NARROW, (family, char)
         assert len(nvrtc.getCUBIN(program)) > 1000
         nvrtc.destroyProgram(program)
 

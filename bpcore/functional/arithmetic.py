@@ -47,6 +47,7 @@ def unbroadcast(v: Array, shape: tuple[int, ...]) -> Array:
     return xp.reshape(xp.astype(sum_over(v, (*range(extra), *broadcast)), v.dtype, copy=False), tuple(shape))
 
 
+@primitive()
 def add(a: Array, b: Array) -> Array:
     """a + b, broadcasting."""
     return a + b

@@ -8,6 +8,7 @@ from typing import Any
 from bpcore.arguments import show
 from bpcore.array import Array
 from bpcore.expect import expect_floats
+from bpcore.functional.arithmetic import add
 from bpcore.module import (
     Fixed,
     Mode,
@@ -194,13 +195,13 @@ class Residual(Container):
         if tuple(u.shape) != tuple(z.shape):
             got = f"{tuple(z.shape)} to {tuple(u.shape)}"
             raise ValueError(f"{self.name(theta)} expected a body that keeps the shape, got {got}; make its sizes agree")
-        return (z if z.dtype == u.dtype else expect_floats(self, theta, z)) + u, [saved]
+        return add(z if z.dtype == u.dtype else expect_floats(self, theta, z), u), [saved]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         dz = run_backward(self.children["body"], theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
         if not need_dz:
             return None
-        return (v + dz[0], *dz[1:]) if isinstance(dz, tuple) else v + dz
+        return (add(v, dz[0]), *dz[1:]) if isinstance(dz, tuple) else add(v, dz)
 
 
 class Recompute(Container):
@@ -243,4 +244,4 @@ def chosen(module: Module, named: Mapping[str, Array | None]) -> list[Array | No
 def add_gradient(arriving: dict[str, Any], name: str, v: Array | None) -> None:
     """Add v to the gradient of a value that has several uses. It writes to no array: v may be shared."""
     if v is not None:
-        arriving[name] = arriving[name] + v if name in arriving else v
+        arriving[name] = add(arriving[name], v) if name in arriving else v

@@ -28,6 +28,7 @@ import numpy as np
 SHIM, RUNTIME = Path(__file__).with_name("shim.h"), Path(__file__).with_name("runtime.cpp")
 COMPILER = shutil.which("g++")
 CACHE = Path(tempfile.gettempdir()) / f"bpcore-cuda-emulator-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+ALIGNED = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")  # a GPU traps too, where 16 bytes are not aligned
 ELEMENTS = {"long long": "q", "unsigned long long": "Q", "int": "i", "unsigned": "I", "float": "f", "double": "d", "__half": "e"}
 BYTES = ("bool", "unsigned char", "void")
 ATTRIBUTES = ("shape", "ndim", "size", "strides", "itemsize", "nbytes", "flags", "dtype")
@@ -329,7 +330,7 @@ def compiled(path: Path, code: str, *options: str) -> None:
 
 def gpp(*options: str, stdin: str) -> str:
     """Run g++ on a source; what it prints."""
-    command = [str(COMPILER), "-x", "c++", "-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", *options]
+    command = [str(COMPILER), "-x", "c++", "-std=c++17", "-U_FORTIFY_SOURCE", "-ffp-contract=off", *ALIGNED, *options]
     done = subprocess.run(command, input=stdin, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-4000:]}")

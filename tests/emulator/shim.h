@@ -5,7 +5,10 @@
 #include <string.h>
 
 typedef _Float16 __half;
+#define __expf expf  // glibc declares a function of this name, and has none
+static inline float __fdividef(float x, float y) { return x / y; }
 struct dim3 { unsigned x, y, z; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // Shared variables lie in a section of their own, which is filled with NaN before each block.
@@ -44,6 +47,7 @@ template <class X> static X shuffle(X x, unsigned lane)
 
 static inline void __syncthreads() { emulator::pause(emulator::AT_BARRIER); }
 static inline void __threadfence() {}
+static inline void __stwb(uint4 *at, uint4 x) { *at = x; }
 template <class X> static inline X __shfl_xor_sync(unsigned, X x, int by) { return emulator::shuffle(x, emulator::current % 32 ^ by); }
 template <class X> static inline X __shfl_sync(unsigned, X x, int lane) { return emulator::shuffle(x, lane); }
 

@@ -11,6 +11,7 @@ except RuntimeError as _error:
 
 from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their twins
     activations,
+    arithmetic,
     attention,
     batch_normalization,
     convolution,

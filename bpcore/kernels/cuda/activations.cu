@@ -1,22 +1,21 @@
 // Activations: one formula each, for one entry of each array.
 
-#define FAR 38  // Phi(-38) is below the smallest normal double
 #define TANH_SCALE A(0.7978845608028654)  // sqrt(2 / pi)
 #define TANH_CUBE A(0.044715)
 #define BOUND 1000  // as in functional/activations.py
 
 #define UNARY(name, formula) \
     extern "C" __global__ void name(Int n, const T *z_, T *u_) \
-    { EACH(i, n) { const A z = A(z_[i]); u_[i] = T(formula); } }
+    { map(n, u_, [](A z) { return formula; }, z_); }
 #define BINARY(name, x, formula) \
     extern "C" __global__ void name(Int n, const T *x_, const T *v_, T *u_) \
-    { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]); u_[i] = T(formula); } }
+    { map(n, u_, [](A x, A v) { return formula; }, x_, v_); }
 #define UNARY_WITH(name, constant, formula) \
     extern "C" __global__ void name(Int n, const T *z_, double constant##_, T *u_) \
-    { EACH(i, n) { const A z = A(z_[i]), constant = A(constant##_); u_[i] = T(formula); } }
+    { map(n, u_, [constant = A(constant##_)](A z) { return formula; }, z_); }
 #define BINARY_WITH(name, x, constant, formula) \
     extern "C" __global__ void name(Int n, const T *x_, const T *v_, double constant##_, T *u_) \
-    { EACH(i, n) { const A x = A(x_[i]), v = A(v_[i]), constant = A(constant##_); u_[i] = T(formula); } }
+    { map(n, u_, [constant = A(constant##_)](A x, A v) { return formula; }, x_, v_); }
 
 __device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays NaN
 
@@ -25,13 +24,6 @@ __device__ inline A logistic(A z)
     const A e = exp(-fabs(z));
     return flush((z >= 0 ? A(1) : e) / (1 + e));
 }
-
-__device__ inline A bounded_abs(A z) { return fabs(z) > FAR ? A(FAR) : fabs(z); }
-
-// Phi(-a), a >= 0, and Phi(-a) - a phi(a)
-__device__ inline A tail(A a) { return A(0.5) * erfc(a * A(0.7071067811865476)); }
-
-__device__ inline A tail_slope(A a) { return tail(a) - a * (exp(A(-0.5) * a * a) * A(0.3989422804014327)); }
 
 // For gelu_tanh(z) = z s: s = sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3)), and the derivative of z s
 __device__ inline A gate(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))); }
@@ -67,8 +59,8 @@ UNARY(silu, flush(above(z) * logistic(z)))
 BINARY(silu_backward, z, flush(v * silu_slope(bounded(z))))
 UNARY(mish, flush(above(z) * tanh(soft_positive(z))))
 BINARY(mish_backward, z, flush(v * mish_slope(bounded(z), tanh(soft_positive(z)))))
-UNARY(gelu, flush(positive(z) - bounded_abs(z) * tail(bounded_abs(z))))
-BINARY(gelu_backward, z, flush(v * (z < 0 ? tail_slope(bounded_abs(z)) : 1 - tail_slope(bounded_abs(z)))))
+UNARY(gelu, flush(positive(z) - bounded_abs(z) * tail(bounded_abs(z), bell(bounded_abs(z)))))
+BINARY(gelu_backward, z, flush(v * gelu_slope(z)))
 UNARY(gelu_tanh, flush(above(z) * gate(z)))
 BINARY(gelu_tanh_backward, z, flush(v * gate_slope(bounded(z), gate(z))))
 UNARY(erf_, erf(z))

@@ -8,7 +8,7 @@ from typing import Any
 import cupy
 
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each, path
+from bpcore.kernels.cuda.engine.launch import each_wide, path
 from bpcore.primitive import PRIMITIVES, twin
 
 FORMULA = re.compile(r"^(UNARY|BINARY)(_WITH)?\((\w+),", re.MULTILINE)  # its arrays, whether there is a constant, its name
@@ -22,7 +22,7 @@ def elementwise(name: str, n_arguments: int) -> Any:
             raise TypeError(f"the formula {name} takes {n_arguments} arguments, got {1 + len(others)}")
         u = cupy.empty_like(first)
         arguments = (x if isinstance(x, cupy.ndarray) else float(x) for x in others)
-        each("activations", name, u.dtype.char, u.size, first, *arguments, u)
+        each_wide("activations", name, u.dtype.char, u.size, first, *arguments, u)
         return u
 
     return activation

@@ -1,64 +1,87 @@
 // Statistics of each feature over a batch, and normalisation from them.
 
-// part (gridDim.y, 2 n): the sums over some of the rows of x = z - z[0] - mean, and of x squared; mean may be null. A block has
-// 32 x 8 threads and sums 32 columns.
-extern "C" __global__ void moments(Int rows, Int n, const T *z, const A *mean, A *part)
+// part (gridDim.y, 2 n): the sums over some of the rows of x = z - z[0] - mean, and of x squared; mean may be null.
+extern "C" __global__ void __launch_bounds__(256, 4) moments(Int rows, Int n, const T *z, const A *mean, A *part)
 {
-    __shared__ A sums[2][8][32];
-    const Int j = blockIdx.x * 32LL + threadIdx.x;
-    const A start = j < n ? A(z[j]) : A(0), centre = mean && j < n ? mean[j] : A(0);
-    A sum = 0, square = 0;
-    if (j < n)
-        for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
-            const A x = A(z[i * n + j]) - start - centre;
-            sum += x;
-            square += x * x;
+    widely(n % WIDE == 0 && aligned(z, mean), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            const Pack<W, A> start = read<W>(z + j), centre = mean ? read<W>(mean + j) : Pack<W, A>{};
+            Pack<W, A> sum = {}, square = {};
+#pragma unroll 4
+            ROWS(i, rows) {
+                const Pack<W, A> z_i = read<W>(z + i * n + j);
+                WITHIN(k) {
+                    const A x = z_i.at[k] - start.at[k] - centre.at[k];
+                    sum.at[k] += x;
+                    square.at[k] += x * x;
+                }
+            }
+            keep_sum(0, j, sum);
+            keep_sum(1, j, square);
         }
-    sums[0][threadIdx.y][threadIdx.x] = sum;
-    sums[1][threadIdx.y][threadIdx.x] = square;
-    __syncthreads();
-    if (threadIdx.y < 2 && j < n) {
-        A total = 0;
-        for (int k = 0; k < 8; k++) total += sums[threadIdx.y][k][threadIdx.x];
-        part[(blockIdx.y * 2 + threadIdx.y) * n + j] = total;
-    }
+    });
+    sum_block(0, n, part + blockIdx.y * 2 * n);
+    sum_block(1, n, part + (blockIdx.y * 2 + 1) * n);
 }
 
 // From part (parts, 2 n): the mean of x, to mean if variance is null; else the mean of x squared, to variance, and the mean of z:
 // z[0] and the mean of x are added to mean, from which x was measured.
-extern "C" __global__ void finish_moments(Int n, Int parts, Int rows, const A *part, const T *z, A *mean, A *variance)
+extern "C" __global__ void __launch_bounds__(1024) finish_moments(Int count, Int parts, Int rows, const A *part, const T *z,
+                                                                  A *mean, A *variance)
 {
-    EACH(j, n) {
-        A sum = 0, square = 0;
-        for (Int k = 0; k < parts; k++) {
-            sum += part[k * 2 * n + j];
-            square += part[(k * 2 + 1) * n + j];
-        }
-        mean[j] = variance ? A(z[j]) + (mean[j] + sum / rows) : sum / rows;
-        if (variance) variance[j] = square / rows;
-    }
+    const A total = sum_parts(part, parts, count) / rows;
+    const Int n = count / 2, j = finished_column();
+    if (threadIdx.x != 0 || j >= count) return;
+    if (j < n)
+        mean[j] = variance ? A(z[j]) + (mean[j] + total) : total;
+    else if (variance)
+        variance[j - n] = total;
 }
 
-extern "C" __global__ void batch_norm(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
-                                      const T *beta, double eps, T *u)
+extern "C" __global__ void __launch_bounds__(256, 4) batch_norm(Int rows, Int n, const T *z, const A *mean, const A *variance,
+                                                                const T *gamma, const T *beta, double eps, T *u)
 {
-    EACH(i, count) {
-        const Int j = i % n;
-        const A factor = A(gamma[j]) / sqrt(A(variance[j]) + A(eps));
-        u[i] = T((A(z[i]) - A(mean[j])) * factor + A(beta[j]));
-    }
+    widely(n % WIDE == 0 && aligned(z, mean, variance, gamma, beta, u), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            const Pack<W, A> centre = read<W>(mean + j), shift = read<W>(beta + j);
+            Pack<W, A> factor = read<W>(gamma + j);
+            const Pack<W, A> square = read<W>(variance + j);
+            WITHIN(k) factor.at[k] /= sqrt(square.at[k] + A(eps));
+            ROWS(i, rows) {
+                Pack<W, A> x = read<W>(z + i * n + j);
+                WITHIN(k) x.at[k] = (x.at[k] - centre.at[k]) * factor.at[k] + shift.at[k];
+                write(u + i * n + j, x);
+            }
+        }
+    });
 }
 
 // z is null if mean and variance are constants.
-extern "C" __global__ void batch_norm_backward(Int count, Int n, const T *z, const A *mean, const A *variance, const T *gamma,
-                                               const T *v, double eps, const T *dgamma, const T *dbeta, T *dz)
+extern "C" __global__ void __launch_bounds__(256, 4) batch_norm_backward(Int rows, Int n, const T *z, const A *mean,
+                                                                         const A *variance, const T *gamma, const T *v, double eps,
+                                                                         const T *dgamma, const T *dbeta, T *dz)
 {
-    const A rows = A(count / n);
-    EACH(i, count) {
-        const Int j = i % n;
-        const A scale = 1 / sqrt(A(variance[j]) + A(eps));
-        A w = A(v[i]);
-        if (z) w -= A(dbeta[j]) / rows + (A(z[i]) - A(mean[j])) * scale * (A(dgamma[j]) / rows);
-        dz[i] = T(w * (A(gamma[j]) * scale));
-    }
+    widely(n % WIDE == 0 && aligned(z, mean, variance, gamma, v, dgamma, dbeta, dz), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            const Pack<W, A> centre = read<W>(mean + j), g = read<W>(gamma + j);
+            Pack<W, A> scale = read<W>(variance + j), v_mean = read<W>(dbeta + j), vx_mean = read<W>(dgamma + j);
+            WITHIN(k) {
+                scale.at[k] = 1 / sqrt(scale.at[k] + A(eps));
+                v_mean.at[k] /= A(rows);
+                vx_mean.at[k] /= A(rows);
+            }
+            ROWS(i, rows) {
+                Pack<W, A> x = read<W>(v + i * n + j);
+                if (z) {
+                    const Pack<W, A> z_i = read<W>(z + i * n + j);
+                    WITHIN(k) x.at[k] -= v_mean.at[k] + (z_i.at[k] - centre.at[k]) * scale.at[k] * vx_mean.at[k];
+                }
+                WITHIN(k) x.at[k] *= g.at[k] * scale.at[k];
+                write(dz + i * n + j, x);
+            }
+        }
+    });
 }

@@ -34,8 +34,19 @@ extern "C" __global__ void keep_mask(Int blocks, Int size, Word seed, Word seed_
     }
 }
 
-// u = z factor where keep, else 0. If inner is 0, keep has the shape of z. Else z is (examples, inner / c, c) and keep is (examples, c).
-extern "C" __global__ void dropout(Int n, Int inner, Int c, const T *z, const bool *keep, double factor, T *u)
+// u = z factor where keep, else 0.
+extern "C" __global__ void dropout(Int n, const T *z, const bool *keep, double factor, T *u)
 {
-    EACH(i, n) u[i] = keep[inner ? i / inner * c + i % c : i] ? T(A(z[i]) * A(factor)) : T(A(0));
+    map(n, u, [factor = A(factor)](A z, A keep) { return keep != 0 ? z * factor : A(0); }, z, keep);
+}
+
+// The same with one row of keep for each `span` rows of z (rows, n).
+extern "C" __global__ void dropout_rows(Int rows, Int n, const T *z, const bool *keep, Int span, double factor, T *u)
+{
+    widely(n % WIDE == 0 && aligned(z, keep, u), [&](auto w) {
+        constexpr int W = w.value;
+        const auto f = [&](A z, A keep) { return keep != 0 ? z * A(factor) : A(0); };
+        COLUMNS(j, n)
+            ROWS(i, rows) write(u + i * n + j, mapped(f, read<W>(z + i * n + j), read<W>(keep + i / span * n + j)));
+    });
 }

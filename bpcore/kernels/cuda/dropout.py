@@ -10,7 +10,7 @@ import numpy as np
 
 from bpcore.functional.dropout import dropout, keep_mask
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each
+from bpcore.kernels.cuda.engine.launch import each, each_row, each_wide
 from bpcore.philox import smallest_kept
 from bpcore.primitive import twin
 
@@ -40,7 +40,10 @@ def masked(z: Any, keep: Any, p: float) -> bool:
 
 @twin(dropout, serves=masked)
 def _(z, keep, p):
-    u = cupy.empty_like(z)
-    inner = 0 if keep.shape == z.shape else prod(z.shape[1:])
-    each("dropout", "dropout", z.dtype.char, z.size, inner, z.shape[-1] if z.ndim else 1, z, keep, 1 / (1 - p), u)
+    u, char, factor = cupy.empty_like(z), z.dtype.char, 1 / (1 - p)
+    if keep.shape == z.shape:
+        each_wide("dropout", "dropout", char, z.size, z, keep, factor, u)
+    elif z.size:
+        n = z.shape[-1]
+        each_row("dropout", "dropout_rows", char, z.size // n, n, z, keep, prod(z.shape[1:-1]), factor, u)
     return u

@@ -13,15 +13,16 @@ from bpcore.functional.linear import linear, linear_backward, linear_relu, linea
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine import cublaslt
 from bpcore.kernels.cuda.engine.gemm import gemm
-from bpcore.kernels.cuda.engine.launch import each, pointer
+from bpcore.kernels.cuda.engine.launch import each_row, pointer
 from bpcore.kernels.cuda.engine.sums import sum_columns
 from bpcore.primitive import twin
 
 
 def add_rows(u: Any, b: Any, relu: bool = False) -> None:
     """u = u + b in place, b (n,) or None; then max(u, 0) if `relu`."""
-    if b is not None or relu:
-        each("sums", "add_rows", u.dtype.char, u.size, u.shape[-1], pointer(b), int(relu), u)
+    if (b is not None or relu) and u.size:
+        n = u.shape[-1]
+        each_row("sums", "add_rows", u.dtype.char, u.size // n, n, u, pointer(b), int(relu), u)
 
 
 def matrices(a: Any, b: Any) -> bool:

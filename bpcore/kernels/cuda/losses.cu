@@ -14,15 +14,25 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
     for (Int from_row = blockIdx.x * (Int)blockDim.y; from_row < rows; from_row += gridDim.x * (Int)blockDim.y) {
         const Int row = from_row + threadIdx.y, m = row < rows ? k : 0, from = row * k;
         A largest = -INFINITE, total = 0, sum = 0;
-        TEAM(j, m) largest = fmax(largest, A(t[from + j]));
-        largest = team_max(largest);
-        TEAM(j, m) {
-            total += exp(A(t[from + j]) - largest);
-            sum += A(t[from + j]) - largest;
-        }
-        total = team_sum(total);
-        if (smoothing != 0) sum = team_sum(sum);
-        TEAM(j, m) phi[from + j] = T(exp(A(t[from + j]) - largest) / total);
+        widely(k % WIDE == 0 && aligned(t, phi), [&](auto w) {
+            constexpr int W = w.value;
+            TEAM_WIDE(j, m) {
+                const Pack<W, A> x = read<W>(t + from + j);
+                WITHIN(i) largest = fmax(largest, x.at[i]);
+            }
+            largest = team_max(largest);
+            TEAM_WIDE(j, m) {
+                const Pack<W, A> x = read<W>(t + from + j);
+                WITHIN(i) {
+                    total += exp(x.at[i] - largest);
+                    sum += x.at[i] - largest;
+                }
+            }
+            total = team_sum(total);
+            if (smoothing != 0) sum = team_sum(sum);
+            const auto probability = [&](A x) { return exp(x - largest) / total; };
+            TEAM_WIDE(j, m) write(phi + from + j, mapped(probability, read<W>(t + from + j)));
+        });
         if (threadIdx.x == 0 && row < rows) {
             const Int own = index_at(y, kind, row);
             const A w = weights ? A(weights[row]) : A(1), log_total = log(total);
@@ -72,16 +82,25 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
     if (thread == 0) *J = T(ells[0] / (sum < A(SMALLEST) ? A(SMALLEST) : sum));  // NaN stays NaN
 }
 
-// dt = (phi - own e_y - every) v w / (sum of w); without weights, w = 1 and the sum is `rows`.
-extern "C" __global__ void cross_entropy_backward(Int count, Int rows, Int k, const T *phi, const void *y, Int kind,
-                                                  const T *weights, const T *weight_sum, double own, double every,
-                                                  double v_value, const T *v_at, T *dt)
+// dt = (phi - own e_y - every) v w / (sum of w); without weights, w = 1 and the sum is `rows`. One team for each row.
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy_backward(Int rows, Int k, const T *phi, const void *y, Int kind,
+                                                                          const T *weights, const T *weight_sum, double own,
+                                                                          double every, double v_value, const T *v_at, T *dt)
 {
+    const Int row = team_row(), from = row * k;
+    if (row >= rows) return;
     const A v = number(v_value, v_at) / (weights ? A(*weight_sum) : A(rows));
-    EACH(i, count) {
-        const Int row = i / k, j = i - row * k;
-        const A target = (index_at(y, kind, row) == j ? A(own) : A(0)) + A(every);
-        const A w = weights ? A(weights[row]) : A(1);
-        dt[i] = T(w != 0 ? flush((A(phi[i]) - target) * (w * v)) : A(0));
-    }
+    const A weight = weights ? A(weights[row]) : A(1), factor = weight * v;
+    const Int label = index_at(y, kind, row);
+    widely(k % WIDE == 0 && aligned(phi, dt), [&](auto w) {
+        constexpr int W = w.value;
+        TEAM_WIDE(j, k) {
+            Pack<W, A> x = read<W>(phi + from + j);
+            WITHIN(i) {
+                const A target = (label == j + i ? A(own) : A(0)) + A(every);
+                x.at[i] = weight != 0 ? flush((x.at[i] - target) * factor) : A(0);
+            }
+            write(dt + from + j, x);
+        }
+    });
 }

@@ -9,7 +9,7 @@ import cupy
 from bpcore.functional.losses import cross_entropy, cross_entropy_backward, relative
 from bpcore.functional.numerics import smallest_normal
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each, index_arguments, kernel, pointer, scalar_arguments, teams
+from bpcore.kernels.cuda.engine.launch import index_arguments, kernel, pointer, scalar_arguments, teams
 from bpcore.kernels.cuda.engine.sums import scratch, total
 from bpcore.primitive import twin
 
@@ -29,7 +29,7 @@ def _(t, y, weights, smoothing):
     phi = cupy.empty_like(t)
     J = cupy.empty((), t.dtype)
     weights = None if weights is None else relative(weights)
-    grid, block = teams(rows, k)
+    grid, block = teams(rows, k, char)
     blocks = min(BLOCKS, grid[0])
     arguments = rows, k, t, *index_arguments(y), pointer(weights), float(smoothing), scratch(2 * blocks, char), phi, J
     kernel("losses", "cross_entropy", char)((blocks,), block, arguments)
@@ -48,6 +48,8 @@ def _(phi, y, weights, v, smoothing):
     dt = cupy.empty_like(phi)
     weights = None if weights is None else relative(weights)
     weights_and_sum = (0, 0) if weights is None else (weights, total(weights, smallest_normal(weights)))
-    targets = phi.size // k, k, phi, *index_arguments(y), *weights_and_sum, float(1 - smoothing), smoothing / k
-    each("losses", "cross_entropy_backward", phi.dtype.char, phi.size, *targets, *scalar_arguments(v), dt)
+    rows = phi.size // k
+    targets = rows, k, phi, *index_arguments(y), *weights_and_sum, float(1 - smoothing), smoothing / k
+    grid, block = teams(rows, k, phi.dtype.char)
+    kernel("losses", "cross_entropy_backward", phi.dtype.char)(grid, block, (*targets, *scalar_arguments(v), dt))
     return dt

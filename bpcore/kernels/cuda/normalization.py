@@ -32,7 +32,7 @@ def forward(z: Any, gamma: Any, beta: Any, eps: float, mean: Any, scale: Any, gr
     """Returns u. Writes scale and, unless it is None, mean."""
     u = cupy.empty_like(z)
     sizes = group_sizes(z, groups)
-    grid, block = teams(sizes[0], sizes[1] * sizes[3])
+    grid, block = teams(sizes[0], sizes[1] * sizes[3], z.dtype.char)
     arguments = *sizes, z, gamma, pointer(beta), float(eps), u, pointer(mean), scale
     kernel("normalization", "normalize", z.dtype.char)(grid, block, arguments)
     return u
@@ -42,7 +42,7 @@ def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0)
     """Returns dz."""
     dz = cupy.empty_like(z)
     sizes = group_sizes(z, groups)
-    grid, block = teams(sizes[0], sizes[1] * sizes[3])
+    grid, block = teams(sizes[0], sizes[1] * sizes[3], z.dtype.char)
     kernel("normalization", "normalize_backward", z.dtype.char)(grid, block, (*sizes, z, pointer(mean), scale, gamma, v, dz))
     return dz
 

@@ -17,7 +17,7 @@ def by_rows(name: str, *arrays: Any) -> Any:
     u = cupy.empty_like(arrays[0])
     n = u.shape[-1]
     if u.size:
-        grid, block = teams(u.size // n, n)
+        grid, block = teams(u.size // n, n, u.dtype.char)
         kernel("softmax", name, u.dtype.char)(grid, block, (u.size // n, n, *arrays, u))
     return u
 

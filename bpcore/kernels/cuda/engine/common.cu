@@ -6,6 +6,60 @@ typedef long long Int;
 
 #define EACH(i, n) for (Int i = blockIdx.x * (Int)blockDim.x + threadIdx.x; i < n; i += (Int)gridDim.x * blockDim.x)
 
+// Loads and stores of 16 bytes: WIDE entries of an array of T. A kernel is written for W entries at once, neighbours in one row,
+// and compiled for W = WIDE and for W = 1; `widely` chooses.
+#define WIDE (16 / (int)sizeof(T))
+#define WITHIN(k) for (int k = 0; k < W; k++)
+
+template <int W, class X> struct alignas(sizeof(X) * W < 16 ? sizeof(X) * W : 16) Pack { X at[W]; };
+
+// Whether all arrays begin at a multiple of 16 bytes; a null pointer does.
+template <class... X> __device__ inline bool aligned(const X *...x) { return ((unsigned long long)x | ... | 0ULL) % 16 == 0; }
+
+template <int W, class X> __device__ inline Pack<W, A> read(const X *x)
+{
+    const Pack<W, X> p = *(const Pack<W, X> *)x;
+    Pack<W, A> a;
+    WITHIN(k) a.at[k] = A(p.at[k]);
+    return a;
+}
+
+template <int W, class X> __device__ inline void write(X *x, const Pack<W, A> &a)
+{
+    Pack<W, X> p;
+    WITHIN(k) p.at[k] = X(a.at[k]);
+    if constexpr (sizeof p % sizeof(uint4) == 0)  // by __stwb, because NVRTC splits an ordinary store of 16 bytes
+        for (int q = 0; q < int(sizeof p / sizeof(uint4)); q++) __stwb((uint4 *)x + q, ((const uint4 *)p.at)[q]);
+    else
+        *(Pack<W, X> *)x = p;
+}
+
+template <int W, class F, class... X> __device__ inline Pack<W, A> mapped(F f, const Pack<W, A> &first, const X &...others)
+{
+    Pack<W, A> u;
+    WITHIN(k) u.at[k] = f(first.at[k], others.at[k]...);
+    return u;
+}
+
+// f(w), where w.value is WIDE or 1 as a constant.
+template <int x> struct Constant { static constexpr int value = x; };
+template <class F> __device__ inline void widely(bool wide, F f)
+{
+    if (wide)
+        f(Constant<WIDE>());
+    else
+        f(Constant<1>());
+}
+
+// u[i] = f(x[i], ...) for i < n, in a launch by `each_wide`. What 16 bytes leave over comes entry by entry.
+template <class F, class... X> __device__ inline void map(Int n, T *u, F f, const X *...x)
+{
+    const Int thread = blockIdx.x * (Int)blockDim.x + threadIdx.x, threads = gridDim.x * (Int)blockDim.x;
+    const Int whole = aligned(u, x...) ? n / WIDE * WIDE : 0;
+    for (Int i = thread * WIDE; i < whole; i += threads * WIDE) write(u + i, mapped(f, read<WIDE>(x + i)...));
+    for (Int i = whole + thread; i < n; i += threads) u[i] = T(f(A(x[i])...));
+}
+
 __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
 
 __device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
@@ -66,3 +120,12 @@ __device__ inline bool any_in_warp(bool yes)
 __device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadIdx.y; }
 
 #define TEAM(j, n) for (Int j = threadIdx.x; j < n; j += blockDim.x)
+
+// The same for W entries at once.
+#define TEAM_WIDE(j, n) for (Int j = threadIdx.x * Int(W); j < n; j += blockDim.x * Int(W))
+
+// In a launch by `by_columns`: a thread's loops over its columns out of n, W at once, and over its rows.
+#define ACROSS (blockDim.x * Int(WIDE))
+#define COLUMNS(j, n) \
+    for (Int j = blockIdx.x * ACROSS + threadIdx.x * Int(W); j < min(Int(n), (blockIdx.x + 1) * ACROSS); j += blockDim.x * Int(W))
+#define ROWS(i, rows) for (Int i = blockIdx.y * (Int)blockDim.y + threadIdx.y; i < rows; i += gridDim.y * (Int)blockDim.y)

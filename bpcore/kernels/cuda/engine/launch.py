@@ -15,7 +15,13 @@ import cupy
 import numpy as np
 
 HERE = Path(__file__).parent
-SHARED = {"convolution": ("placement",), "pooling": ("placement",)}  # by family, files that its kernels need after common.cu
+SHARED = {
+    "activations": ("gelu",),
+    "batch_normalization": ("columns",),
+    "convolution": ("placement",),
+    "pooling": ("placement",),
+    "sums": ("gelu", "columns"),
+}  # by family, files that its kernels need after common.cu
 NUMBERS = {
     "e": ("__half", "float"),
     "f": ("float", "float"),
@@ -23,6 +29,7 @@ NUMBERS = {
 }  # by dtype.char: the types of arrays and of computation
 THREADS = 256  # per block, unless a launch says otherwise
 BLOCKS = 4096  # per loop over all entries: enough to fill a GPU
+SUMMING = 528  # blocks that share sums of columns: 4, with 1024 threads, for each of an H100's 132 multiprocessors
 
 
 def source(family: str, char: str, **constants: int) -> str:
@@ -63,14 +70,44 @@ def each(family: str, name: str, char: str, n: int, *args: Any) -> None:
         kernel(family, name, char)((min(BLOCKS, -(-n // THREADS)),), (THREADS,), (n, *args))
 
 
-def teams(rows: int, n: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def wide(char: str) -> int:
+    """How many numbers of this dtype are loaded at once: 16 bytes. WIDE in common.cu."""
+    return {"d": 2, "f": 4}.get(char, 8)
+
+
+def each_wide(family: str, name: str, char: str, n: int, *args: Any) -> None:
+    """Launch a kernel that applies `map` of common.cu to n entries."""
+    if n:
+        kernel(family, name, char)((min(BLOCKS, -(-n // (THREADS * wide(char)))),), (THREADS,), (n, *args))
+
+
+def by_columns(rows: int, n: int, char: str, blocks: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(grid, block) for kernels whose threads keep their columns of a matrix (rows, n), and loop over some of its rows.
+
+    A block of x by y threads has x times `wide` columns, and y threads for each. blocks: at most about so many.
+    """
+    across = -(-n // wide(char))
+    x = min(32, 1 << (across - 1).bit_length())
+    y, strips = THREADS // x, -(-across // x)
+    return (strips, max(1, min(-(-rows // (4 * y)), blocks // strips))), (x, y)
+
+
+def each_row(family: str, name: str, char: str, rows: int, n: int, *args: Any) -> None:
+    """Launch a kernel that treats each entry of a matrix (rows, n), with values that are the same in all rows."""
+    if rows and n:
+        grid, block = by_columns(rows, n, char, 4 * SUMMING)
+        kernel(family, name, char)(grid, block, (rows, n, *args))
+
+
+def teams(rows: int, n: int, char: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(grid, block) for kernels in which a team, the threads along x of a block, shares a row of n entries.
 
-    A team is a part of a warp, a warp, or, for more than 1024 entries, a whole block.
+    A thread takes `wide` entries at once. A team is a part of a warp, a warp, or, for long rows, a whole block.
     """
-    if n > 1024:
-        return (rows,), (256 if n <= 8192 else 1024, 1)
-    x = min(32, 1 << max(0, n - 1).bit_length())
+    turns = -(-n // wide(char))
+    if turns > 256:
+        return (rows,), (256 if turns <= 2048 else 1024, 1)
+    x = min(32, 1 << max(0, turns - 1).bit_length())
     y = 128 // x
     return (-(-rows // y),), (x, y)
 

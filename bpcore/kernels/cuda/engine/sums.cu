@@ -1,51 +1,107 @@
 // Sums over the rows of a matrix and over a vector, in two passes: blocks sum parts, then the parts are added in a fixed order.
 
-// part (gridDim.y, n), or (gridDim.y, 2 n) if z is not null: the sums over some of the rows of v (rows, n), and of v x with
-// x = (z - mean) scale. `span` rows and `width` columns share one number of mean and scale; mean may be null. eps >= 0: `scale`
-// is a variance; eps < 0: mean is measured from the first entry of z of the rows and columns that share it. If u is not null, v
-// counts as 0 where u <= 0, and v with all other entries set to 0 is written to dt. A block has
-// 32 x 8 threads and sums 32 columns.
-extern "C" __global__ void columns(Int rows, Int n, const T *v, const T *z, const A *mean, const A *scale, double eps, Int span,
-                                   Int width, const T *u, T *dt, A *part)
+// part (gridDim.y, n): the sums over some of the rows of v (rows, n).
+extern "C" __global__ void __launch_bounds__(256, 4) columns(Int rows, Int n, const T *v, A *part)
 {
-    __shared__ A sums[2][8][32];
-    const Int j = blockIdx.x * 32LL + threadIdx.x, groups = n / width;
-    A v_sum = 0, x_sum = 0;
-    if (j < n)
-        for (Int i = blockIdx.y * 8LL + threadIdx.y; i < rows; i += gridDim.y * 8LL) {
-            const A v_ij = u && A(u[i * n + j]) <= 0 ? A(0) : A(v[i * n + j]);
-            if (u) dt[i * n + j] = T(v_ij);
-            v_sum += v_ij;
-            if (z) {
-                const Int at = i / span * groups + j / width;
-                const A start = mean && eps < 0 ? A(z[i / span * span * n + j / width * width]) : A(0);
-                const A centre = mean ? A(mean[at]) : A(0);
-                const A factor = eps >= 0 ? 1 / sqrt(A(scale[at]) + A(eps)) : A(scale[at]);
-                x_sum += v_ij * ((A(z[i * n + j]) - start - centre) * factor);
-            }
+    widely(n % WIDE == 0 && aligned(v), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            Pack<W, A> sum = {};
+#pragma unroll 4
+            ROWS(i, rows) add_to(sum, read<W>(v + i * n + j));
+            keep_sum(0, j, sum);
         }
-    sums[0][threadIdx.y][threadIdx.x] = v_sum;
-    sums[1][threadIdx.y][threadIdx.x] = x_sum;
-    __syncthreads();
-    if (threadIdx.y < 2 && j < n && (threadIdx.y == 0 || z)) {
-        A total = 0;
-        for (int k = 0; k < 8; k++) total += sums[threadIdx.y][k][threadIdx.x];
-        part[blockIdx.y * (z ? 2 * n : n) + threadIdx.y * n + j] = total;
-    }
+    });
+    sum_block(0, n, part + blockIdx.y * n);
+}
+
+// The same for dt = f(u, v), which is written too.
+template <class F> __device__ inline void columns_through(Int rows, Int n, const T *v, const T *u, T *dt, A *part, F f)
+{
+    widely(n % WIDE == 0 && aligned(v, u, dt), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            Pack<W, A> sum = {};
+            ROWS(i, rows) {
+                const Pack<W, A> dt_i = mapped(f, read<W>(u + i * n + j), read<W>(v + i * n + j));
+                write(dt + i * n + j, dt_i);
+                add_to(sum, dt_i);
+            }
+            keep_sum(0, j, sum);
+        }
+    });
+    sum_block(0, n, part + blockIdx.y * n);
+}
+
+#define COLUMNS_THROUGH(name, formula) \
+    extern "C" __global__ void __launch_bounds__(256, 4) name(Int rows, Int n, const T *v_, const T *u_, T *dt, A *part) \
+    { columns_through(rows, n, v_, u_, dt, part, [](A u, A v) { return formula; }); }
+
+COLUMNS_THROUGH(columns_relu, u <= 0 ? A(0) : v)
+COLUMNS_THROUGH(columns_gelu, flush(v * gelu_slope(u)))
+
+// part (gridDim.y, 2 n): the sums of v, and of v x with x = (z - start - mean) scale. `span` rows and `width` columns share one
+// number of mean and scale, and start is the first entry of z among these. mean may be null, and counts as 0, as does start.
+extern "C" __global__ void __launch_bounds__(256, 4) columns_normalized(Int rows, Int n, const T *v, const T *z, const A *mean,
+                                                                        const A *scale, Int span, Int width, A *part)
+{
+    widely(n % WIDE == 0 && width % WIDE == 0 && aligned(v, z), [&](auto w) {
+        constexpr int W = w.value;
+        const Int groups = n / width;
+        COLUMNS(j, n) {
+            const Int group = j / width;
+            Pack<W, A> sum = {}, x_sum = {};
+#pragma unroll 2
+            ROWS(i, rows) {
+                const Int example = span == 1 ? i : i / span, shared = example * groups + group;
+                const A start = mean ? A(z[example * span * n + group * width]) : A(0), centre = mean ? mean[shared] : A(0);
+                const A factor = scale[shared];
+                const Pack<W, A> v_i = read<W>(v + i * n + j), z_i = read<W>(z + i * n + j);
+                WITHIN(k) x_sum.at[k] += v_i.at[k] * ((z_i.at[k] - start - centre) * factor);
+                add_to(sum, v_i);
+            }
+            keep_sum(0, j, sum);
+            keep_sum(1, j, x_sum);
+        }
+    });
+    sum_block(0, n, part + blockIdx.y * 2 * n);
+    sum_block(1, n, part + (blockIdx.y * 2 + 1) * n);
+}
+
+// The same with x = (z - mean) / sqrt(variance + eps), where each column has its mean and variance.
+extern "C" __global__ void __launch_bounds__(256, 4) columns_standardized(Int rows, Int n, const T *v, const T *z, const A *mean,
+                                                                          const A *variance, double eps, A *part)
+{
+    widely(n % WIDE == 0 && aligned(v, z, mean, variance), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            const Pack<W, A> centre = read<W>(mean + j);
+            Pack<W, A> sum = {}, x_sum = {};
+#pragma unroll 2
+            ROWS(i, rows) {
+                const Pack<W, A> v_i = read<W>(v + i * n + j), z_i = read<W>(z + i * n + j);
+                WITHIN(k) x_sum.at[k] += v_i.at[k] * (z_i.at[k] - centre.at[k]);
+                add_to(sum, v_i);
+            }
+            const auto scaled = [&](A sum, A square) { return sum / sqrt(square + A(eps)); };
+            keep_sum(0, j, sum);
+            keep_sum(1, j, mapped(scaled, x_sum, read<W>(variance + j)));
+        }
+    });
+    sum_block(0, n, part + blockIdx.y * 2 * n);
+    sum_block(1, n, part + (blockIdx.y * 2 + 1) * n);
 }
 
 // Adds up part (parts, n), or (parts, 2 n) if dgamma is not null, and writes the sums to dbeta and dgamma, each null or (n,).
-extern "C" __global__ void finish_columns(Int count, Int parts, Int n, const A *part, T *dbeta, T *dgamma)
+extern "C" __global__ void __launch_bounds__(1024) finish_columns(Int count, Int n, Int parts, const A *part, T *dbeta, T *dgamma)
 {
-    const Int stride = dgamma ? 2 * n : n;
-    EACH(j, count) {
-        A total = 0;
-        for (Int k = 0; k < parts; k++) total += part[k * stride + j];
-        if (j >= n)
-            dgamma[j - n] = T(total);
-        else if (dbeta)
-            dbeta[j] = T(total);
-    }
+    const A total = sum_parts(part, parts, count);
+    const Int j = finished_column();
+    if (threadIdx.x != 0 || j >= count) return;
+    if (j >= n)
+        dgamma[j - n] = T(total);
+    else if (dbeta)
+        dbeta[j] = T(total);
 }
 
 // part (blocks,): for each block, its part of the sum of x.
@@ -75,11 +131,25 @@ extern "C" __global__ void finish_total(Int parts, const A *part, double least, 
     if (threadIdx.x == 0) *out = T(sum < A(least) ? A(least) : sum);  // NaN stays NaN
 }
 
-// u = u + b in each row, b null or (n,); then max(u, 0) if `relu`.
-extern "C" __global__ void add_rows(Int count, Int n, const T *b, Int relu, T *u)
+extern "C" __global__ void add(Int n, const T *a, const T *b, T *u)
 {
-    EACH(i, count) {
-        const A x = b ? A(u[i]) + A(b[i % n]) : A(u[i]);
-        u[i] = T(relu && x < 0 ? A(0) : x);
-    }
+    map(n, u, [](A a, A b) { return a + b; }, a, b);
+}
+
+// u = z + b in each row, b null or (n,); then max(u, 0) if `relu`. u may be z.
+extern "C" __global__ void add_rows(Int rows, Int n, const T *z, const T *b, Int relu, T *u)
+{
+    widely(n % WIDE == 0 && aligned(z, b, u), [&](auto w) {
+        constexpr int W = w.value;
+        COLUMNS(j, n) {
+            const Pack<W, A> shift = b ? read<W>(b + j) : Pack<W, A>{};
+            ROWS(i, rows) {
+                const auto f = [&](A z, A shift) {
+                    const A x = b ? z + shift : z;
+                    return relu && x < 0 ? A(0) : x;
+                };
+                write(u + i * n + j, mapped(f, read<W>(z + i * n + j), shift));
+            }
+        }
+    });
 }

@@ -7,7 +7,7 @@ from typing import Any
 import cupy
 
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each, kernel, pointer
+from bpcore.kernels.cuda.engine.launch import SUMMING, by_columns, kernel, pointer
 
 PARTS = 512  # blocks that share the sum of a vector
 
@@ -28,12 +28,6 @@ def with_statistics(count: int) -> Any:
     return serves
 
 
-def grid_of_columns(rows: int, n: int) -> tuple[int, int]:
-    """The grid of blocks of 32 x 8 threads that sum the columns of a matrix: strips of 32 columns, and parts of the rows."""
-    strips = -(-n // 32)
-    return strips, max(1, min(rows // 32, 2048 // strips))
-
-
 def sum_columns(
     v: Any,
     dbeta: Any,
@@ -44,26 +38,40 @@ def sum_columns(
     *,
     span: int = 1,
     width: int | None = None,
-    eps: float = -1.0,
+    eps: float | None = None,
     u: Any = None,
     dt: Any = None,
+    through: str = "relu",
 ) -> None:
     """Writes the sums over rows of v (rows, n) to dbeta, and of v (z - mean) scale to dgamma. Arguments may be None.
 
-    span, width: how many rows and columns share one entry of mean and scale; width None means all columns. eps >= 0: `scale` is
-    a variance; else mean is measured from the first entry of z of those that share it. u: entries of v count only where u > 0.
-    dt: v, with all other entries set to 0, is written there.
+    span, width: how many rows and columns share one entry of mean and scale, where width None means all columns; mean is measured
+    from the first entry of z of those that share it. eps: if given, each column has its mean, and `scale` is its variance.
+    u, dt: the sums are those of dt = B[f, ·](v), which is written too. `through` names f: "relu", where u is what f returned, or
+    "gelu", where u is what f was given.
     """
     n, char = v.shape[-1], v.dtype.char
     rows = v.size // n if n else 0
     if not n:
         return
-    strips, parts = grid_of_columns(rows, n)
-    part = scratch(parts * n * (1 if dgamma is None else 2), char)
-    statistics = pointer(z), pointer(mean), pointer(scale), eps, span, n if width is None else width
-    kernel("sums", "columns", char)((strips, parts), (32, 8), (rows, n, v, *statistics, pointer(u), pointer(dt), part))
+    grid, block = by_columns(rows, n, char, SUMMING)
     count = n if dgamma is None else 2 * n
-    each("sums", "finish_columns", char, count, parts, n, part, pointer(dbeta), pointer(dgamma))
+    part = scratch((grid[1], count), char)
+    more: tuple[Any, ...] = ()
+    name = "columns"
+    if u is not None:
+        name, more = f"columns_{through}", (u, dt)
+    elif dgamma is not None and eps is not None:
+        name, more = "columns_standardized", (z, mean, scale, eps)
+    elif dgamma is not None:
+        name, more = "columns_normalized", (z, pointer(mean), scale, span, n if width is None else width)
+    kernel("sums", name, char)(grid, block, (rows, n, v, *more, part))
+    finish("sums", "finish_columns", char, count, n, grid[1], part, pointer(dbeta), pointer(dgamma))
+
+
+def finish(family: str, name: str, char: str, count: int, *args: Any) -> None:
+    """Launch the second pass of sums over `count` columns: `sum_parts` in columns.cu."""
+    kernel(family, name, char)((-(-count // 32),), (32, 32), (count, *args))
 
 
 def blocks(x: Any) -> int:
