@@ -27,6 +27,7 @@ FLOAT32_ONLY = (
     "attention_backward",
     "clip_norm",
 )  # twins that serve no other dtype, in one set at least
+FLOAT16_ONLY = (("kernels.cudnn", "attention"), ("kernels.cudnn", "attention_backward"))  # test_cudnn.py has the tests
 SHAPES = {
     "empty": (0, 5),
     "one": (1, 1),

@@ -90,7 +90,7 @@ def of_a_kind(qkv: Any, heads: int, padding: Any, keep: Any) -> bool:
     if keep is not None or tokens < 2 or n * tokens * tokens * width < 3 * SMALL or qkv.dtype.char not in HALVES:
         return False
     d = width // (3 * heads)
-    fits = d % 8 == 0 and d <= LARGEST and CUDNN.dense(qkv) and aligned(qkv)
+    fits = d % 8 == 0 and d <= LARGEST and CUDNN.nonempty(qkv) and aligned(qkv)
     return fits and CUDNN.mask(padding) and (padding is None or padding.shape == (n, tokens))
 
 

@@ -57,18 +57,22 @@ class Description(Protocol):
         """Add the tensors and the operation to the graph."""
 
 
+def operation(what: Description, **named: Any) -> Any:
+    """A graph with a Description's operation, which cuDNN has checked. named: more arguments of the graph."""
+    graph = cudnn.pygraph(io_data_type=TYPES[what.char], intermediate_data_type=FLOAT, compute_data_type=FLOAT, **named)
+    what.describe(graph)
+    graph.validate()
+    graph.build_operation_graph()
+    return graph
+
+
 class Plan:
     """A built plan. captured: whether a captured graph launches it."""
 
     def __init__(self, what: Description):
-        self.graph = cudnn.pygraph(
-            io_data_type=TYPES[what.char], intermediate_data_type=FLOAT, compute_data_type=FLOAT, handle=handle()
-        )
-        what.describe(self.graph)
-        self.graph.validate()
-        self.graph.build_operation_graph()
+        self.graph = operation(what, handle=handle())
         self.graph.create_execution_plans(MODES)
-        if what.without:  # between these two calls, else it has no effect
+        if what.without:  # here: after check_support it has no effect
             self.graph.deselect_numeric_notes(list(what.without))
         if what.workspace is not None:
             self.graph.deselect_workspace_greater_than(what.workspace)

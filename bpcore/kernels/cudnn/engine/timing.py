@@ -17,12 +17,12 @@ import cupy
 
 from bpcore import files
 
-TRIED = 8  # plans, at most
+TRIED = 16  # plans, at most
 RUNS = 3  # of each, after one that is not timed
 
 
 def build_fastest(graph: Any, handle: Any, what: str, sizes: dict[int, int]) -> None:
-    """Build and select the fastest plan of a graph. Raises cudnnGraphNotSupportedError if none can be built.
+    """Build and select the fastest plan of a graph.
 
     what: names the graph in the file. sizes: the bytes of each array, by uid.
     """
@@ -32,23 +32,32 @@ def build_fastest(graph: Any, handle: Any, what: str, sizes: dict[int, int]) -> 
     if known in names:
         graph.build_plan_at_index(names.index(known))
         return
-    milliseconds: dict[int, float] = {}
-    pool = cupy.cuda.MemoryPool()  # of its own, so that a captured graph's pool does not grow
-    with cupy.cuda.using_allocator(pool.malloc):
-        arrays = {uid: cupy.zeros(size, "u1") for uid, size in sizes.items()}
-        addresses = {uid: x.data.ptr for uid, x in arrays.items()}
-        for i in range(len(names)):
-            with suppress(cudnn.cudnnGraphNotSupportedError, RuntimeError):  # a plan that cannot be built
-                graph.build_plan_at_index(i)
-                workspace = cupy.empty(max(1, graph.get_workspace_size()), "u1")
-                milliseconds[i] = timed(lambda at=workspace.data.ptr: graph.execute(addresses, at, handle=handle))
-            if len(milliseconds) == TRIED:
-                break
-    if not milliseconds:
-        raise cudnn.cudnnGraphNotSupportedError("none of its plans can be built")
-    best = min(milliseconds, key=milliseconds.__getitem__)
+    times = measured(graph, handle, len(names), sizes)
+    if not times:  # no memory to try them
+        graph.build_plans()
+        return
+    best = min(times, key=times.__getitem__)
     graph.build_plan_at_index(best)
     remember(what, names[best])
+
+
+def measured(graph: Any, handle: Any, count: int, sizes: dict[int, int]) -> dict[int, float]:
+    """The milliseconds of plans, by index: of the first TRIED that can be built, as far as there is memory for their arrays."""
+    times: dict[int, float] = {}
+    pool = cupy.cuda.MemoryPool()  # of its own, so that a captured graph's pool does not grow
+    with suppress(MemoryError), cupy.cuda.using_allocator(pool.malloc):
+        arrays = {uid: cupy.zeros(size, "u1") for uid, size in sizes.items()}
+        addresses = {uid: x.data.ptr for uid, x in arrays.items()}
+        for i in range(count):
+            try:
+                graph.build_plan_at_index(i)
+            except (cudnn.cudnnGraphNotSupportedError, RuntimeError):
+                continue
+            workspace = cupy.empty(max(1, graph.get_workspace_size()), "u1")
+            times[i] = timed(lambda at=workspace.data.ptr: graph.execute(addresses, at, handle=handle))
+            if len(times) == TRIED:
+                break
+    return times
 
 
 def timed(run: Any) -> float:
