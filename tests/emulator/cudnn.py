@@ -236,9 +236,7 @@ class Graph:
         state.enqueue(work, workspace, *addresses.values())
 
 
-def check_convolution(
-    x: Tensor, w: Tensor, y: Tensor, pre_padding: Any, post_padding: Any, stride: Any, dilation: Any
-) -> None:
+def check_convolution(x: Tensor, w: Tensor, y: Tensor, pre_padding: Any, post_padding: Any, stride: Any, dilation: Any) -> None:
     """The sizes that follow from each other; channels lie next to each other in all three."""
     (n, c, *sizes), (k, of_group, *kernel) = x.dim, w.dim
     outs = [
@@ -268,7 +266,7 @@ def patches(graph: Graph, x: np.ndarray) -> np.ndarray:
 
 def kernel_tensor(tensor: Tensor) -> Tensor:
     """The weights as engines take them to lie, whatever their strides."""
-    k, c, kh, kw = tensor.dim
+    _, c, kh, kw = tensor.dim
     return Tensor(tensor.dim, [kh * kw * c, 1, kw * c, c], tensor.kind, tensor.uid)
 
 
@@ -355,8 +353,8 @@ def sdpa(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.nda
 def sdpa_backward(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.ndarray]:
     bias = graph.named.get("bias")
     q, k, v, S = scores(graph, addresses, bias is None or bias.dim[2] > 1)  # of one query: as if it were not there
-    u, du, L = (graph.named[name].read(addresses) for name in ("o", "dO", "stats"))
-    A = np.where(S == -np.inf, 0, np.exp(S - L))
+    u, du, sums = (graph.named[name].read(addresses) for name in ("o", "dO", "stats"))
+    A = np.where(np.isneginf(S), 0, np.exp(S - sums))
     dS = A * (du @ v.mT - (u * du).sum(-1, keepdims=True)) * graph.named["attn_scale"]
     return [dS @ k, dS.mT @ q, A.mT @ du]
 

@@ -1,4 +1,4 @@
-"""Attention by cuDNN, in float16."""
+"""Attention by cuDNN, in float16. The matrix of scores is never stored, and both directions repeat their bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import cupy
 
 from bpcore.functional.attention import attention, attention_backward
-from bpcore.kernels.cudnn.engine.plans import CUDNN, FLOAT, HALVES, TYPES, aligned, plan, read, written
+from bpcore.kernels.cudnn.engine.plans import CUDNN, FLOAT, HALVES, TYPES, aligned, plan, read, run, written
 from bpcore.primitive import twin
 
 QUERIES, KEYS, VALUES, MIXED, SUMS, D_MIXED, D_QUERIES, D_KEYS, D_VALUES, BIAS = range(1, 11)  # uids
@@ -28,10 +28,9 @@ class Attention(NamedTuple):
     causal: bool
     masked: bool
     char: str
-
-    without = ()  # the algorithm of the backward function is deterministic by itself
-    workspace = None
-    sizes = None
+    without: tuple[Any, ...] = ()  # the algorithm of the backward function is deterministic by itself
+    workspace: int | None = None
+    sizes: dict[int, int] | None = None
 
     def describe(self, graph: Any) -> None:
         """Add the tensors and the operation to the graph."""
@@ -41,14 +40,18 @@ class Attention(NamedTuple):
         sums = [n, h, t, 1], [h * t, t, 1, 1]
         how: dict[str, Any] = {"attn_scale": 1 / math.sqrt(d), "use_causal_mask": self.causal}
         how |= {name: read(graph, uid, packed, kind) for name, uid in zip("qkv", PACKED, strict=True)}
-        if self.masked:  # a stride of 0 over the queries: with a size of 1 there, gradients are wrong, without an error
+        if self.masked:  # the stride over queries is 0; with a size of 1 gradients are wrong, without an error
             how["bias"] = read(graph, BIAS, ([n, 1, t, t], [t, t, 0, 1]), kind)
         if not self.backward:
             u, statistics = graph.sdpa(name="attention", generate_stats=True, **how)
             written(u, MIXED, mixed, kind)
             written(statistics, SUMS, sums, FLOAT)
             return
-        how |= {"o": read(graph, MIXED, mixed, kind), "dO": read(graph, D_MIXED, mixed, kind), "stats": read(graph, SUMS, sums, FLOAT)}
+        how |= {
+            "o": read(graph, MIXED, mixed, kind),
+            "dO": read(graph, D_MIXED, mixed, kind),
+            "stats": read(graph, SUMS, sums, FLOAT),
+        }
         results = graph.sdpa_backward(name="attention_backward", use_deterministic_algorithm=True, **how)
         for tensor, uid in zip(results, D_PACKED, strict=True):
             written(tensor, uid, packed, kind)
@@ -66,13 +69,13 @@ def thirds(uids: tuple[int, ...], qkv: Any) -> dict[int, int]:
     return {uid: qkv.data.ptr + i * step for i, uid in enumerate(uids)}
 
 
-def run(what: Attention, padding: Any, addresses: dict[int, int]) -> None:
+def attend(what: Attention, qkv: Any, padding: Any, addresses: dict[int, int]) -> None:
     """Run a plan of attention, with padding as a bias: 0 where a key is seen, -∞ where it is not."""
-    if padding is None:
-        plan(what)(addresses)
-    else:
-        bias = cupy.where(padding, cupy.float32(0), cupy.float32(-math.inf)).astype(what.char)
-        plan(what)({**addresses, BIAS: bias.data.ptr})
+    addresses |= thirds(PACKED, qkv)
+    if padding is not None:
+        bias = cupy.where(padding, cupy.float32(0), cupy.float32(-math.inf)).astype(qkv.dtype)
+        addresses[BIAS] = bias.data.ptr
+    run(what, addresses)
 
 
 def large_heads(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float) -> bool:
@@ -97,10 +100,11 @@ def of_a_kind(qkv: Any, heads: int, padding: Any, keep: Any) -> bool:
 @twin(attention, serves=large_heads)
 def _(qkv, heads, causal, padding, keep, p):
     n, tokens, width = qkv.shape
-    u, L = cupy.empty((n, tokens, width // 3), qkv.dtype), cupy.empty((n, heads, tokens), cupy.float32)
-    what = described(False, qkv, heads, causal, padding)
-    run(what, padding, {**thirds(PACKED, qkv), MIXED: u.data.ptr, SUMS: L.data.ptr})
-    return u, L if padding is None else cupy.where(L == -math.inf, cupy.float32(0), L)  # cuDNN has -∞ where nothing is seen
+    u, sums = cupy.empty((n, tokens, width // 3), qkv.dtype), cupy.empty((n, heads, tokens), cupy.float32)
+    attend(described(False, qkv, heads, causal, padding), qkv, padding, {MIXED: u.data.ptr, SUMS: sums.data.ptr})
+    if padding is not None:  # a query that sees nothing has -∞ by cuDNN, and 0 here
+        sums = cupy.where(sums == -math.inf, cupy.float32(0), sums)
+    return u, sums
 
 
 def large_heads_backward(qkv: Any, padding: Any, keep: Any, u: Any, L: Any, v: Any, heads: int, causal: bool, p: float) -> bool:
@@ -113,7 +117,6 @@ def large_heads_backward(qkv: Any, padding: Any, keep: Any, u: Any, L: Any, v: A
 @twin(attention_backward, serves=large_heads_backward)
 def _(qkv, padding, keep, u, L, v, heads, causal, p):
     dqkv = cupy.empty_like(qkv)
-    saved = {MIXED: u.data.ptr, SUMS: L.data.ptr, D_MIXED: v.data.ptr}
-    what = described(True, qkv, heads, causal, padding)
-    run(what, padding, {**thirds(PACKED, qkv), **saved, **thirds(D_PACKED, dqkv)})
+    addresses = {MIXED: u.data.ptr, SUMS: L.data.ptr, D_MIXED: v.data.ptr, **thirds(D_PACKED, dqkv)}
+    attend(described(True, qkv, heads, causal, padding), qkv, padding, addresses)
     return dqkv

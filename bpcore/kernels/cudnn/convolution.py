@@ -13,10 +13,11 @@ from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, pa
 from bpcore.kernels.cuda.convolution import MOST
 from bpcore.kernels.cuda.engine.sums import sum_columns
 from bpcore.kernels.cuda.linear import add_rows
-from bpcore.kernels.cudnn.engine.plans import CUDNN, TYPES, Layout, aligned, plan, read, written
+from bpcore.kernels.cudnn.engine.plans import CUDNN, TYPES, Layout, aligned, plan, read, run, written
 from bpcore.primitive import twin
 
-IMAGE, KERNEL, RESULT = 1, 2, 3  # uids
+IMAGE, KERNEL, OUTPUT = 1, 2, 3  # uids
+SMALL = 1 << 22  # multiplications: below, a plan saves less than it takes to build
 WORKSPACE = 256 << 20  # bytes, at most; they come from CuPy's pool, which lends them again
 NOTE = cudnn.numerical_note
 REPEATABLE = (NOTE.NONDETERMINISTIC,)
@@ -51,14 +52,14 @@ class Convolution(NamedTuple):
     def sizes(self) -> dict[int, int] | None:
         """The bytes of each array. Plans are timed in exact float32 alone, where cuDNN's first one is slow."""
         numbers = {IMAGE: self.image, KERNEL: (*self.placement.kernel, self.image[3] // self.groups, self.output[3])}
-        return {uid: 4 * math.prod(shape) for uid, shape in {**numbers, RESULT: self.output}.items()} if self.exact else None
+        return {uid: 4 * math.prod(shape) for uid, shape in {**numbers, OUTPUT: self.output}.items()} if self.exact else None
 
     def describe(self, graph: Any) -> None:
         """Add the tensors and the operation to the graph."""
         kind, (kh, kw), k, c = TYPES[self.char], self.placement.kernel, self.output[3], self.image[3] // self.groups
         # (k, kh, kw, c) in memory: the strides of (kh, kw, c, k) give wrong numbers, without an error
         kernel = [k, c, kh, kw], [kh * kw * c, 1, kw * c, c]
-        layouts = {IMAGE: channels_last(*self.image), KERNEL: kernel, RESULT: channels_last(*self.output)}
+        layouts = {IMAGE: channels_last(*self.image), KERNEL: kernel, OUTPUT: channels_last(*self.output)}
         (top, bottom), (left, right) = self.placement.padding
         how = {
             "pre_padding": [top, left],
@@ -67,12 +68,12 @@ class Convolution(NamedTuple):
             "dilation": list(self.placement.dilation),
         }
         inputs = {uid: read(graph, uid, layout, kind) for uid, layout in layouts.items() if uid != self.result}
-        if self.result == RESULT:
+        if self.result == OUTPUT:
             tensor = graph.conv_fprop(image=inputs[IMAGE], weight=inputs[KERNEL], **how)
         elif self.result == IMAGE:
-            tensor = graph.conv_dgrad(loss=inputs[RESULT], filter=inputs[KERNEL], **how)
+            tensor = graph.conv_dgrad(loss=inputs[OUTPUT], filter=inputs[KERNEL], **how)
         else:
-            tensor = graph.conv_wgrad(image=inputs[IMAGE], loss=inputs[RESULT], **how)
+            tensor = graph.conv_wgrad(image=inputs[IMAGE], loss=inputs[OUTPUT], **how)
         written(tensor, self.result, layouts[self.result], kind)
 
 
@@ -87,9 +88,9 @@ def convolution(result: int, z: Any, W: Any, placement: Placement, groups: int) 
     return Convolution(result, (n, h, w, c), output, placement, groups, z.dtype.char, z.dtype.char == "f" and not tf32.get())
 
 
-def run(what: Convolution, image: Any, kernel: Any, result: Any) -> None:
+def convolve(what: Convolution, image: Any, kernel: Any, output: Any) -> None:
     """Run a convolution's plan: it writes to one of the three arrays."""
-    plan(what)({IMAGE: image.data.ptr, KERNEL: kernel.data.ptr, RESULT: result.data.ptr})
+    run(what, {IMAGE: image.data.ptr, KERNEL: kernel.data.ptr, OUTPUT: output.data.ptr})
 
 
 def kernel_first(W: Any) -> Any:
@@ -98,26 +99,28 @@ def kernel_first(W: Any) -> Any:
 
 
 def supported(z: Any, W: Any, placement: Placement, groups: int, *others: Any) -> bool:
-    """Whether the shapes fit, and cuDNN can index and read the arrays, and `others` that are not None."""
+    """Whether the shapes fit and are not small, and cuDNN can index and read the arrays, and `others` that are not None."""
     n, h, w, c = z.shape
     if W.shape[:2] != placement.kernel or W.shape[2] * groups != c or W.shape[3] % groups:
         return False
+    out_h, out_w = placement.outputs(h, w)
     arrays = z, W, *(x for x in others if x is not None)
-    counts = all(0 < x.size < MOST for x in arrays) and min(placement.outputs(h, w)) > 0
-    return counts and CUDNN.dense(*arrays) and aligned(z)
+    if min(out_h, out_w) < 1 or n * out_h * out_w * W.size < SMALL or any(x.size >= MOST for x in arrays):
+        return False
+    return CUDNN.nonempty(*arrays) and aligned(z)
 
 
 def planned(z: Any, W: Any, b: Any, placement: Any, groups: int) -> bool:
     """Whether the arrays are `supported`, and cuDNN has a plan."""
     fits = supported(z, W, placement, groups, b)
-    return fits and plan(convolution(RESULT, z, W, placement, groups)) is not None
+    return fits and plan(convolution(OUTPUT, z, W, placement, groups)) is not None
 
 
 @twin(conv2d, serves=planned)
 def _(z, W, b, placement, groups):
-    what = convolution(RESULT, z, W, placement, groups)
+    what = convolution(OUTPUT, z, W, placement, groups)
     u = cupy.empty(what.output, z.dtype)
-    run(what, z if what.image == z.shape else pad(z, placement), kernel_first(W), u)
+    convolve(what, z if what.image == z.shape else pad(z, placement), kernel_first(W), u)
     if b is not None:
         add_rows(u, b)
     return u
@@ -136,14 +139,14 @@ def _(z, W, v, placement, groups, dW, db, need_dz):
     what = convolution(KERNEL, z, W, placement, groups)
     k = W.shape[3]
     dF = cupy.empty((k, W.size // k), W.dtype)
-    run(what, z if what.image == z.shape else pad(z, placement), dF, v)
+    convolve(what, z if what.image == z.shape else pad(z, placement), dF, v)
     dW.reshape(-1, k)[...] = dF.T  # dW itself may lie anywhere
     if db is not None:
         sum_columns(v, db)
     if not need_dz:
         return None
     dz = cupy.empty(what.image, z.dtype)
-    run(what._replace(result=IMAGE), dz, kernel_first(W), v)
+    convolve(what._replace(result=IMAGE), dz, kernel_first(W), v)
     if what.image == z.shape:
         return dz
     (top, _), (left, _) = placement.padding

@@ -21,9 +21,7 @@ from bpcore.packages import brief
 FLOAT = cudnn.data_type.FLOAT
 # cuDNN's name of a dtype, by dtype.char: of those that the kernels beside it know too.
 TYPES = {
-    char: kind
-    for char, kind in {"e": cudnn.data_type.HALF, "E": cudnn.data_type.BFLOAT16, "f": FLOAT}.items()
-    if char in NUMBERS
+    char: kind for char, kind in {"e": cudnn.data_type.HALF, "E": cudnn.data_type.BFLOAT16, "f": FLOAT}.items() if char in NUMBERS
 }
 HALVES = "".join(char for char in TYPES if char != "f")
 CUDNN = Conditions("".join(TYPES), "c_contiguous", "f_contiguous")
@@ -37,7 +35,7 @@ Layout = tuple[list[int], list[int]]  # cuDNN's sizes of the axes, and the numbe
 class Description(Protocol):
     """What a plan computes; the key under which it is found.
 
-    char: of the arrays' dtype. without: numerical notes of engines that are not used. workspace: bytes, at most; None is no bound.
+    char: of the arrays' dtype. without: numerical notes of engines that are not used. workspace: bytes, at most; None for any.
     sizes: the bytes of each array by uid, if plans are to be timed; None for cuDNN's first one.
     """
 
@@ -124,6 +122,13 @@ def plan(what: Any) -> Plan | None:
                 plans[key] = None
                 refused[what] = brief(error)
         return plans[key]
+
+
+def run(what: Any, addresses: dict[int, int]) -> None:
+    """Run the plan of a Description on the current stream. addresses: by uid."""
+    found = plan(what)
+    assert found is not None  # a twin's condition has asked
+    found(addresses)
 
 
 def make_room() -> None:
