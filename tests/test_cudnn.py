@@ -257,6 +257,15 @@ def test_attention(cupy, d, causal, masked):
     check_attention(cupy, (3, 21, 2, d), causal, masked)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_in_parts_of_the_examples(cupy, masked, monkeypatch):
+    """cuDNN's workspace grows with the square of the tokens."""
+    monkeypatch.setattr(primitive.load("kernels.cudnn")[0].attention, "PART", 2 * 2 * 2 * 20 * 20)
+    check_attention(cupy, (3, 20, 2, 8), True, masked)
+    plans = sys.modules["bpcore.kernels.cudnn.engine.plans"].plans
+    assert [what.n for _, what in plans if what.backward] == [2, 1]
+
+
 def test_two_tokens(cupy):
     check_attention(cupy, (3, 2, 2, 8), True, True)
 
@@ -526,41 +535,55 @@ def test_a_network_whose_plans_are_missing_runs_step_by_step(cupy):
 # Packages
 
 ACCEPTED = """
+import json
 import cudnn
 from emulator import graphs
 graphs.install()
 from bpcore.functional.convolution import Placement
 from bpcore.kernels.cudnn.attention import Attention
 from bpcore.kernels.cudnn.convolution import Convolution
-from bpcore.kernels.cudnn.engine.plans import operation
+from bpcore.kernels.cudnn.engine import plans, timing
+
+gpu = {
+    "maxGridSize": [2**31 - 1, 65535, 65535], "maxBlockSize": [1024, 1024, 64], "regsPerBlock": 65536, "warpSize": 32,
+    "multiProcessorCount": 132, "maxSharedMemoryPerBlock": 49152, "maxSharedMemoryPerBlockOptin": 232448,
+    "reservedSharedMemoryPerBlock": 1024, "maxRegistersPerSM": 65536, "maxCtasPerSM": 32, "maxThreadsPerBlock": 1024,
+    "maxThreadsPerSM": 2048, "pciDeviceId": 0, "isTccDriver": 0, "supportCoopLaunch": 1, "smClockRateKHz": 1980000,
+    "memClockRateKHz": 3201000, "l2CacheSize": 62914560, "deviceVer": 900, "driverVer": 13000, "cudaDeviceId": 0,
+    "totalGlobalMem": 150 * 10**9, "deviceName": "NVIDIA H200",
+}
+properties, operation = cudnn.create_device_properties(json.dumps(gpu)), plans.operation
+plans.operation = lambda what, handle: operation(what, sm_version=90, device_property=properties)
+plans.handle, timing.device, timing.timed = (lambda: None), (lambda: "H200"), (lambda run: 1.0)
 
 placements = Placement((3, 3), padding=((1, 1), (1, 1))), Placement((3, 2), (2, 1), ((1, 1), (2, 2)), (2, 1)), Placement((1, 1))
-described = [
-    Convolution(result, (2, 16, 12, 8), (2, *placement.outputs(16, 12), 16), placement, groups, char, char == "f")
-    for result in (1, 2, 3) for placement in placements for groups in (1, 2, 8) for char in "ef"
+built = [
+    plans.Plan(Convolution(result, (2, 16, 12, c), (2, *placement.outputs(16, 12), 16), placement, groups, char, exact))
+    for result in (1, 2, 3) for placement in placements for groups, c in ((1, 3), (1, 8), (2, 8), (8, 8))
+    for char, exact in (("e", False), ("f", False), ("f", True))
 ]
-described += [
-    Attention(backward, 3, tokens, 4, d, causal, masked, "e")
-    for backward in (False, True) for tokens in (2, 77, 200) for d in (8, 64, 128, 256) for causal in (False, True)
-    for masked in (False, True)
-]
-for what in described:
-    operation(what, sm_version=90)
-print(len(described))
+for backward in (False, True):
+    for tokens in (2, 77, 200):
+        for d in (8, 64, 128, 256):
+            for causal in (False, True):
+                for masked in (False, True):
+                    operation(Attention(backward, 3, tokens, 4, d, causal, masked, "e"), sm_version=90)
+print(len(built), max(plan.bytes for plan in built) < 1 << 28)
 """
 
 
 @pytest.mark.skipif(EMULATED, reason="this is about cuDNN itself")
-def test_cudnn_accepts_every_operation():
-    """The front end and the library check them, without a GPU, as for one of compute capability 9.0."""
+def test_cudnn_accepts_every_operation(tmp_path):
+    """Without a GPU: cuDNN builds plans of convolutions for a described one, and checks the operations of attention."""
     if importlib.util.find_spec("cudnn") is None:
         pytest.skip("cuDNN's front end is not installed")
     if why := emulator.why_not():
         pytest.skip(why)
-    done = subprocess.run([sys.executable, "-c", ACCEPTED], env=environment(), capture_output=True, text=True, timeout=100)
+    variables = environment(CUPY_CACHE_DIR=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", ACCEPTED], env=variables, capture_output=True, text=True, timeout=100)
     if "finds no cuDNN" in done.stderr or "cuDNN's twins need" in done.stderr:
         pytest.skip(done.stderr.splitlines()[-1])
-    assert (done.returncode, done.stdout) == (0, "150\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "108 True\n"), done.stdout + done.stderr
 
 
 def test_the_set_is_in_use_by_its_setting(cupy):

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import cupy
 
 from bpcore.functional.attention import attention, attention_backward
+from bpcore.functional.convolution import chunks
 from bpcore.kernels.cudnn.engine.plans import CUDNN, FLOAT, HALVES, TYPES, aligned, plan, read, run, written
 from bpcore.primitive import twin
 
 QUERIES, KEYS, VALUES, MIXED, SUMS, D_MIXED, D_QUERIES, D_KEYS, D_VALUES, BIAS = range(1, 11)  # uids
 PACKED, D_PACKED = (QUERIES, KEYS, VALUES), (D_QUERIES, D_KEYS, D_VALUES)
 LARGEST = 256  # features of a head
+WORKSPACE, PART = 2 << 30, 1 << 30  # bytes, at most; the bytes that a part of the examples should need
 SMALL = 1 << 24  # multiplications of scores: below, a plan saves less than it takes to build, and lengths may vary
 
 
@@ -29,7 +31,7 @@ class Attention(NamedTuple):
     masked: bool
     char: str
     without: tuple[Any, ...] = ()  # the algorithm of the backward function is deterministic by itself
-    workspace: int | None = None
+    workspace: int = WORKSPACE
     sizes: dict[int, int] | None = None
 
     def describe(self, graph: Any) -> None:
@@ -107,16 +109,27 @@ def _(qkv, heads, causal, padding, keep, p):
     return u, sums
 
 
+def parts(qkv: Any, heads: int) -> list[slice]:
+    """The examples, in parts. cuDNN 9.19 needs 2 n · heads · tokens² bytes for gradients that repeat their bits."""
+    n, tokens, _ = qkv.shape
+    return [*chunks(n, 2 * heads * tokens * tokens, PART)]
+
+
 def large_heads_backward(qkv: Any, padding: Any, keep: Any, u: Any, L: Any, v: Any, heads: int, causal: bool, p: float) -> bool:
     """As `large_heads`, for u, L and v too."""
-    computed = L.dtype.char == "f" and L.flags.c_contiguous and CUDNN.dense(qkv, u, v) and aligned(u, L, v)
-    fits = computed and v.shape == u.shape and of_a_kind(qkv, heads, padding, keep)
-    return fits and plan(described(True, qkv, heads, causal, padding)) is not None
+    computed = L.dtype.char == "f" and L.flags.c_contiguous and CUDNN.dense(qkv, u, v) and aligned(u, v)
+    if not (computed and v.shape == u.shape and of_a_kind(qkv, heads, padding, keep)):
+        return False
+    whats = ((described(True, qkv[part], heads, causal, padding), L[part]) for part in parts(qkv, heads))
+    return all(aligned(sums) and plan(what) is not None for what, sums in whats)
 
 
 @twin(attention_backward, serves=large_heads_backward)
 def _(qkv, padding, keep, u, L, v, heads, causal, p):
     dqkv = cupy.empty_like(qkv)
-    addresses = {MIXED: u.data.ptr, SUMS: L.data.ptr, D_MIXED: v.data.ptr, **thirds(D_PACKED, dqkv)}
-    attend(described(True, qkv, heads, causal, padding), qkv, padding, addresses)
+    for part in parts(qkv, heads):
+        saved = {MIXED: u[part].data.ptr, SUMS: L[part].data.ptr, D_MIXED: v[part].data.ptr}
+        what = described(True, qkv[part], heads, causal, padding)
+        seen = None if padding is None else padding[part]
+        attend(what, qkv[part], seen, saved | thirds(D_PACKED, dqkv[part]))
     return dqkv

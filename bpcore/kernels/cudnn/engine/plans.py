@@ -35,7 +35,7 @@ Layout = tuple[list[int], list[int]]  # cuDNN's sizes of the axes, and the numbe
 class Description(Protocol):
     """What a plan computes; the key under which it is found.
 
-    char: of the arrays' dtype. without: numerical notes of engines that are not used. workspace: bytes, at most; None for any.
+    char: of the arrays' dtype. without: numerical notes of engines that are not used. workspace: bytes, at most.
     sizes: the bytes of each array by uid, if plans are to be timed; None for cuDNN's first one.
     """
 
@@ -46,7 +46,7 @@ class Description(Protocol):
     def without(self) -> tuple[Any, ...]: ...
 
     @property
-    def workspace(self) -> int | None: ...
+    def workspace(self) -> int: ...
 
     @property
     def sizes(self) -> dict[int, int] | None: ...
@@ -70,10 +70,8 @@ class Plan:
     def __init__(self, what: Description):
         self.graph = operation(what, handle=handle())
         self.graph.create_execution_plans(MODES)
-        if what.without:  # here: after check_support it has no effect
-            self.graph.deselect_numeric_notes(list(what.without))
-        if what.workspace is not None:
-            self.graph.deselect_workspace_greater_than(what.workspace)
+        self.graph.deselect_numeric_notes(list(what.without))  # here: after check_support it has no effect
+        self.graph.deselect_workspace_greater_than(what.workspace)
         self.graph.check_support()
         if what.sizes is None:
             self.graph.build_plans()

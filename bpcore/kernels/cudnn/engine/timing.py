@@ -80,7 +80,7 @@ def device() -> str:
 
 def file() -> Path:
     """Where choices are remembered."""
-    return Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache") / "bpcore_cudnn_plans.json"
+    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")) / "bpcore_cudnn_plans.json"
 
 
 def remembered() -> dict[str, str]:
