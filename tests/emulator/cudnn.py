@@ -294,13 +294,14 @@ def operands(graph: Graph, addresses: dict[int, int], engine: Engine, *names: st
 def fprop(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.ndarray]:
     groups, (x, w) = operands(graph, addresses, engine, "x", "w")
     seen, w = by_group(patches(graph, x), groups), w.reshape(groups, -1, *w.shape[1:])
-    return [np.einsum("ngchwij,gkcij->ngkhw", seen, w).reshape(graph.named["y"].dim)]
+    return [np.einsum("ngchwij,gkcij->ngkhw", seen, w, optimize=True).reshape(graph.named["y"].dim)]
 
 
 def dgrad(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.ndarray]:
     groups, (y, w) = operands(graph, addresses, engine, "y", "w")
     seen = patches(graph, np.zeros(graph.named["x"].dim))
-    columns = np.einsum("ngkhw,gkcij->ngchwij", by_group(y, groups), w.reshape(groups, -1, *w.shape[1:])).reshape(seen.shape)
+    w = w.reshape(groups, -1, *w.shape[1:])
+    columns = np.einsum("ngkhw,gkcij->ngchwij", by_group(y, groups), w, optimize=True).reshape(seen.shape)
     for i in range(seen.shape[4]):
         for j in range(seen.shape[5]):
             seen[..., i, j] += columns[..., i, j]
@@ -310,7 +311,8 @@ def dgrad(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.nd
 def wgrad(graph: Graph, addresses: dict[int, int], engine: Engine) -> list[np.ndarray]:
     groups, (x, y) = operands(graph, addresses, engine, "x", "y")
     w = graph.named["w"]
-    dw = np.einsum("ngchwij,ngkhw->gkcij", by_group(patches(graph, x), groups), by_group(y, groups)).reshape(w.dim)
+    seen, y = by_group(patches(graph, x), groups), by_group(y, groups)
+    dw = np.einsum("ngchwij,ngkhw->gkcij", seen, y, optimize=True).reshape(w.dim)
     kernel_tensor(w).array(addresses)[...] = dw
     return [w.array(addresses).copy()]  # written once more, where it says that it lies
 
