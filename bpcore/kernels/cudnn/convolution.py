@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -49,14 +50,19 @@ class Convolution(NamedTuple):
         return EXACT if self.exact else REPEATABLE
 
     @property
+    def weights(self) -> tuple[int, ...]:
+        """The shape of W."""
+        return (*self.placement.kernel, self.image[3] // self.groups, self.output[3])
+
+    @property
     def sizes(self) -> dict[int, int] | None:
         """The bytes of each array. Plans are timed in exact float32 alone, where cuDNN's first one is slow."""
-        numbers = {IMAGE: self.image, KERNEL: (*self.placement.kernel, self.image[3] // self.groups, self.output[3])}
-        return {uid: 4 * math.prod(shape) for uid, shape in {**numbers, OUTPUT: self.output}.items()} if self.exact else None
+        shapes = {IMAGE: self.image, KERNEL: self.weights, OUTPUT: self.output}
+        return {uid: 4 * math.prod(shape) for uid, shape in shapes.items()} if self.exact else None
 
     def describe(self, graph: Any) -> None:
         """Add the tensors and the operation to the graph."""
-        kind, (kh, kw), k, c = TYPES[self.char], self.placement.kernel, self.output[3], self.image[3] // self.groups
+        kind, (kh, kw, c, k) = TYPES[self.char], self.weights
         # (k, kh, kw, c) in memory: the strides of (kh, kw, c, k) give wrong numbers, without an error
         kernel = [k, c, kh, kw], [kh * kw * c, 1, kw * c, c]
         layouts = {IMAGE: channels_last(*self.image), KERNEL: kernel, OUTPUT: channels_last(*self.output)}
@@ -77,15 +83,25 @@ class Convolution(NamedTuple):
         written(tensor, self.result, layouts[self.result], kind)
 
 
-def convolution(result: int, z: Any, W: Any, placement: Placement, groups: int) -> Convolution:
-    """The Convolution of these arguments. If the paddings of two sides differ, which some engines compute wrongly, the image has
-    its padding already."""
-    n, h, w, c = z.shape
+@functools.lru_cache(maxsize=4096)
+def described(
+    result: int, image: tuple[int, ...], k: int, placement: Placement, groups: int, char: str, in_tf32: bool
+) -> Convolution:
+    """The Convolution of images of this shape to k channels.
+
+    If the paddings of two sides differ, which some engines compute wrongly, its image has the padding already.
+    """
+    n, h, w, c = image
     if any(before != after for before, after in placement.padding):
         h, w = placement.padded(h, w)
         placement = Placement(placement.kernel, placement.stride, dilation=placement.dilation)
-    output = n, *placement.outputs(h, w), W.shape[3]
-    return Convolution(result, (n, h, w, c), output, placement, groups, z.dtype.char, z.dtype.char == "f" and not tf32.get())
+    output = n, *placement.outputs(h, w), k
+    return Convolution(result, (n, h, w, c), output, placement, groups, char, char == "f" and not in_tf32)
+
+
+def convolution(result: int, z: Any, W: Any, placement: Placement, groups: int) -> Convolution:
+    """The Convolution of these arguments."""
+    return described(result, z.shape, W.shape[3], placement, groups, z.dtype.char, tf32.get())
 
 
 def convolve(what: Convolution, image: Any, kernel: Any, output: Any) -> None:
@@ -98,22 +114,19 @@ def kernel_first(W: Any) -> Any:
     return cupy.ascontiguousarray(W.reshape(-1, W.shape[3]).T)
 
 
-def supported(z: Any, W: Any, placement: Placement, groups: int, *others: Any) -> bool:
-    """Whether the shapes fit and are not small, and cuDNN can index and read the arrays, and `others` that are not None."""
-    n, h, w, c = z.shape
-    if W.shape[:2] != placement.kernel or W.shape[2] * groups != c or W.shape[3] % groups:
+def supported(what: Convolution, z: Any, W: Any, *others: Any) -> bool:
+    """Whether W fits, the arrays are not small, and cuDNN can index and read them, and `others` that are not None."""
+    groups, (n, h, w, k) = what.groups, what.output
+    if W.shape != what.weights or z.shape[3] % groups or k % groups or min(h, w) < 1 or n * h * w * W.size < SMALL:
         return False
-    out_h, out_w = placement.outputs(h, w)
     arrays = z, W, *(x for x in others if x is not None)
-    if min(out_h, out_w) < 1 or n * out_h * out_w * W.size < SMALL or any(x.size >= MOST for x in arrays):
-        return False
-    return CUDNN.nonempty(*arrays) and aligned(z)
+    return CUDNN.nonempty(*arrays) and all(x.size < MOST for x in arrays) and aligned(z)
 
 
 def planned(z: Any, W: Any, b: Any, placement: Any, groups: int) -> bool:
     """Whether the arrays are `supported`, and cuDNN has a plan."""
-    fits = supported(z, W, placement, groups, b)
-    return fits and plan(convolution(OUTPUT, z, W, placement, groups)) is not None
+    what = convolution(OUTPUT, z, W, placement, groups)
+    return supported(what, z, W, b) and plan(what) is not None
 
 
 @twin(conv2d, serves=planned)
@@ -128,10 +141,10 @@ def _(z, W, b, placement, groups):
 
 def planned_backward(z: Any, W: Any, v: Any, placement: Any, groups: int, dW: Any, db: Any, need_dz: bool) -> bool:
     """As `planned`, for v, the windows dW and db, and one or two plans."""
-    if not (supported(z, W, placement, groups, v, dW, db) and aligned(v)):
+    what = convolution(KERNEL, z, W, placement, groups)
+    if v.shape != what.output or dW.shape != W.shape or not supported(what, z, W, v, dW, db) or not aligned(v):
         return False
-    whats = [convolution(uid, z, W, placement, groups) for uid in ((KERNEL, IMAGE) if need_dz else (KERNEL,))]
-    return v.shape == whats[0].output and dW.shape == W.shape and all(plan(what) is not None for what in whats)
+    return plan(what) is not None and (not need_dz or plan(what._replace(result=IMAGE)) is not None)
 
 
 @twin(conv2d_backward, serves=planned_backward)
