@@ -322,9 +322,10 @@ def test_attention_that_is_left_to_others(cupy, what):
     assert of_cudnn("attention_backward").serves(**back) is (what is None)
 
 
-@pytest.mark.parametrize(
-    "change", [{"v": ((2, 6, 16), "float16", 1)}, {"L": ((2, 2, 6), "float16")}, {"v": ((2, 6, 8), "float16")}]
-)
+@pytest.mark.parametrize("change", [
+    {"v": ((2, 6, 16), "float16", 1)}, {"v": ((2, 6, 8), "float16")}, {"L": ((2, 2, 6), "float16")},
+    {"L": ((2, 2, 6), "float32", 1)},
+])  # fmt: skip
 def test_saved_arrays_that_cudnn_cannot_read(cupy, change):
     saved = {"u": ((2, 6, 16), "float16"), "L": ((2, 2, 6), "float32"), "v": ((2, 6, 16), "float16")} | change
     row = {name: arrays(cupy, *x) if isinstance(x, tuple) else x for name, x in (SERVED | saved).items()}
@@ -445,6 +446,17 @@ def test_what_cudnn_refuses_is_left_to_others(fake, cupy, monkeypatch):
     told = bp.backend_info()["products"]["cudnn"]
     assert "cuDNN 9.19.0, front end 1.28.0; 1 shapes refused, such as Convolution(" in told
     assert "(NotSupported: No execution plans support the graph)" in told
+
+
+def test_images_gradients_that_cudnn_refuses(fake, cupy, monkeypatch):
+    def refuse(self, **named):
+        raise fake.NotSupported("no")
+
+    monkeypatch.setattr(fake.Graph, "conv_dgrad", refuse)
+    z, W, b = (arrays(cupy, *x) for x in CONVOLUTION.values())
+    v = arrays(cupy, (2, 3, 2, 8))
+    for need_dz in (True, False):
+        assert of_cudnn("conv2d_backward").serves(z, W, v, Placement((3, 3)), 1, W, b, need_dz) is not need_dz
 
 
 def test_plans_are_built_once_and_the_oldest_are_dropped(fake, cupy, monkeypatch):
