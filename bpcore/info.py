@@ -17,7 +17,10 @@ from bpcore.packages import brief
 
 __all__ = ["backend_info"]
 
-PACKAGES = ("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = (
+    *("bpcore", "numpy", "array-api-compat", "safetensors", "numba", "onednn-cpu-gomp", "cupy-cuda12x", "cupy-cuda13x"),
+    *("nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cudnn-frontend"),
+)
 ORACLES = ("torch", "array-api-strict")  # backends for tests
 
 

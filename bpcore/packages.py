@@ -13,6 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "fast": ("numba>=0.61", "onednn-cpu-gomp==2023.2.0"),
     "cuda12": ("cupy-cuda12x[ctk]>=14.0",),
     "cuda13": ("cupy-cuda13x[ctk]>=14.0",),
+    "cudnn": ("nvidia-cudnn-cu13>=9.19", "nvidia-cudnn-frontend>=1.28,<1.29"),
     "tensorboard": ("tensorboardX>=2.6.4",),
 }
 ONEDNN = sys.platform == "linux" and platform.machine() == "x86_64"  # the systems that have its wheel

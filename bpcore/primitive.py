@@ -39,10 +39,10 @@ if SETTING not in SETTINGS:
 # by its module's name within bpcore.
 SETS: dict[str, tuple[str, ...]] = {
     "numpy": ("kernels.fast", "kernels.numpy"),
-    "cupy": ("kernels.cuda",),
+    "cupy": ("kernels.cudnn", "kernels.cuda"),
     "bpcore": ("counting",),
 }
-EXTRAS = ("kernels.fast",)  # sets that need a package beyond the array's library
+EXTRAS = ("kernels.fast", "kernels.cudnn")  # sets that need a package beyond the array's library
 ALWAYS = ("counting",)  # sets that every setting uses: they are not faster, they say what a primitive means for these arrays
 
 P = ParamSpec("P")
@@ -250,7 +250,7 @@ def load(name: str) -> tuple[ModuleType | None, str]:
         reason = (
             f"the package that it needs, in this version or setting, raised {brief(error)}"  # e.g. a Numba newer than this file
         )
-        warnings.warn(f"bpcore.{name} is not in use, and NumPy computes: {reason}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"bpcore.{name} is not in use, and the next set computes: {reason}", RuntimeWarning, stacklevel=2)
         return None, reason
 
 

@@ -69,7 +69,7 @@ def multiplies_padding(name: str, row: tuple) -> bool:
 @pytest.mark.parametrize(("library", "of", "name"), twins())
 def test_twin_equals_its_definition(library, of, name, values, dtype):
     if not name:
-        extra = of.removeprefix("kernels.") if library == "numpy" else library
+        extra = of.removeprefix("kernels.") if of in primitive.EXTRAS else library
         missing(extra, f"the twins of {of} cannot be imported here: {primitive.load(of)[1]}")
     try:
         backend = bp.get_backend(library)

@@ -27,6 +27,7 @@ FLOAT32_ONLY = (
     "attention_backward",
     "clip_norm",
 )  # twins that serve no other dtype, in one set at least
+LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
 SHAPES = {
     "empty": (0, 5),
     "one": (1, 1),

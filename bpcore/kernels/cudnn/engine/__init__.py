@@ -1,0 +1,1 @@
+"""The machinery of cuDNN's twins: plans, and the choice between them."""
