@@ -26,7 +26,13 @@ from emulator.cupy import ndarray
 
 SWITCH = "BPCORE_EMULATE_GRAPHS"
 UNIT = 512
-MODES = SimpleNamespace(streamCaptureModeGlobal=0, streamCaptureModeThreadLocal=1, streamCaptureModeRelaxed=2)
+TOTAL = 1 << 32  # bytes of the device
+RUNTIME = SimpleNamespace(
+    streamCaptureModeGlobal=0,
+    streamCaptureModeThreadLocal=1,
+    streamCaptureModeRelaxed=2,
+    memGetInfo=lambda: (TOTAL - sum(m.size for m in state.memories), TOTAL),
+)
 
 
 class Memory:
@@ -121,7 +127,7 @@ class Stream:
         state.forbid("cudaStreamSynchronize")
 
     def begin_capture(self, mode: int) -> None:
-        assert mode == MODES.streamCaptureModeThreadLocal
+        assert mode == RUNTIME.streamCaptureModeThreadLocal
         assert self.ptr != 0
         assert self.captured is None
         self.captured, self.invalid = [], False
@@ -359,7 +365,7 @@ def install() -> None:
     build = emulator.built
     emulator.built = lambda code: state.forbid("loading a module") or build(code)  # type: ignore[func-returns-value]
     emulator.enqueue = lambda work, args: state.enqueue(work, *pointers(list(args)))
-    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, MODES
+    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, RUNTIME
     cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
     cublas.install()
