@@ -15,6 +15,7 @@ import ctypes
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -340,6 +341,7 @@ def install() -> None:
     from emulator import cublas
 
     cupy = emulator.install()
+    del sys.modules["bpcore.kernels.cuda.engine.graph"]
     from bpcore import array
 
     for module in (cupy, array._namespaces[ndarray]):
