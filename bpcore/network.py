@@ -74,8 +74,8 @@ class Network:
     CUPY_TF32=1).
 
     replay: "auto", True or False. On a GPU, evaluation in batches of one shape becomes one launch after a few normal runs, with
-    the same results bit for bit; "auto" says why it cannot, once, and True says so on a CPU too. It can be assigned later. See
-    bpcore/recordings.py.
+    the same results bit for bit; "auto" says why it cannot, once, and True says so on a CPU too. It can be assigned later; see
+    Trainer for steps, and bpcore/recordings.py.
     """
 
     replay: bool | str

@@ -49,8 +49,9 @@ class Trainer:
     bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend; None draws one,
     which `trainer.seed` shows and `save` keeps. replay: "auto", True or False. On a GPU, after a few steps of a
     shape, a step is launched as one recorded graph, with the same results bit for bit. Where that cannot be, steps run one kernel
-    at a time, and a warning says why, with "auto" only on a GPU: see bpcore/recordings.py. progress: by default there
-    is a bp.Progress where somebody looks, on a terminal or in a notebook; True shows one anywhere, False none.
+    at a time, and a warning says why, with "auto" only on a GPU: see bpcore/recordings.py. The Python of modules does not
+    run in a replayed step: a module of your own that appends to a list in `forward` needs replay=False. progress: by default
+    there is a bp.Progress where somebody looks, on a terminal or in a notebook; True shows one anywhere, False none.
 
     `steps` and `epoch` count what is done so far; `position` counts the steps done in the current epoch. `history` has the
     record of each epoch. `training_step` is the Step that the loop repeats.
