@@ -112,7 +112,7 @@ def bpcore(
     if extra is not None:
         import_module(f"bpcore.kernels.{extra}")
     try:
-        net = bp.Network(bpcore_module(cell), backend=backend)
+        net = bp.Network(bpcore_module(cell), backend=backend, replay=replay)
     except RuntimeError as error:
         raise Unable(str(error)) from error
     parameters = net.parameters()
@@ -124,8 +124,7 @@ def bpcore(
     for path, value in theta.items():
         parameters[path][...] = net.backend.asarray(value)
     optimizer = bp.AdamW(cell.lr, weight_decay=cell.decay) if cell.decay else bp.Adam(cell.lr)
-    options = {"replay": True} if replay else {}
-    trainer = bp.Trainer(net, bp.CrossEntropy(), optimizer, schedule, clip_norm=cell.clip, **options)
+    trainer = bp.Trainer(net, bp.CrossEntropy(), optimizer, schedule, clip_norm=cell.clip, replay=replay)
     if backend != "cupy":
         return Engine(trainer.step, net, host=net.backend.to_host)
     import cupy

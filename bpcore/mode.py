@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from bpcore.arguments import flag, given, show, whole
-from bpcore.array import Array
+from bpcore.array import Array, namespace
 from bpcore.backend import backend_of
 from bpcore.functional.dropout import keep_mask
 from bpcore.windows import Windows
@@ -20,6 +20,8 @@ class Mode:
     saving: whether a backward pass may follow; if not, containers release what their children saved. `tracked` collects the
     updates of buffers; `commit` writes them, in order, when the step has succeeded.
     """
+
+    postponed: list[tuple[Any, Array, Array]] | None = None  # checks of ids that wait: (check, least id, greatest id)
 
     def __init__(
         self, training: bool = False, seed: int = 0, step: int = 0, micro: int = 0, look: bool = False, saving: bool = True
@@ -46,9 +48,17 @@ class Mode:
         """Raise IndexError unless ids are from 0 to n - 1, if values may be looked at. name: of the module, for the error."""
         if not self.look or 0 in ids.shape:
             return
-        host = backend_of(ids).to_host(ids)
-        if host.min() < 0 or host.max() >= n:
-            raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {host.min()} to {host.max()}; recode them")
+
+        def check(least: Any, greatest: Any) -> None:
+            if least < 0 or greatest >= n:
+                raise IndexError(f"{name} expected ids from 0 to {n - 1}, got values from {least} to {greatest}; recode them")
+
+        if self.postponed is not None:
+            xp = namespace(ids)
+            self.postponed.append((check, xp.min(ids), xp.max(ids)))
+        else:
+            host = backend_of(ids).to_host(ids)
+            check(host.min(), host.max())
 
     def again(self) -> Mode:
         """This mode for a second evaluation: the same masks; it looks at no values, and its updates of buffers are dropped."""
@@ -56,6 +66,13 @@ class Mode:
         mode.look = False
         mode.saving = True
         mode.tracked = []
+        return mode
+
+    def postponing(self) -> Mode:
+        """This mode for a recording: `postponed` collects the checks of values, and updates of buffers are its own."""
+        mode = copy.copy(self)
+        mode.tracked = []
+        mode.postponed = []
         return mode
 
     def forgetting(self) -> Mode:

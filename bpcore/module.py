@@ -122,11 +122,20 @@ class Module:
     children: Mapping[str, Module] = Fixed()
     rows_independent: bool = False
     further: tuple[str, ...] = ()
+    _changes = 0  # of attributes of all modules: recordings compare them again when this has grown
     _own = True  # whether forward and backward are bpcore's own; what others return is checked
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
         cls._own = all(str(getattr(f, "__module__", "")).startswith("bpcore.") for f in (cls.forward, cls.backward))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        Module._changes += 1
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        Module._changes += 1
 
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
         """forward(theta, *z, mode) -> (u, saved): evaluate at the inputs z. saved: what `backward` will need.

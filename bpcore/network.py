@@ -24,6 +24,7 @@ from bpcore.module import EMPTY, Mode, Module, Observed, Parameter, Windows, run
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.prediction import by_batches, expect_loss
+from bpcore.recordings import checked, recordings_for
 from bpcore.structure import arranged, describe, expect_structure, rebuild, saved_network, saved_theta
 from bpcore.windows import join
 
@@ -71,7 +72,13 @@ class Network:
     below 6e-8 become zero.
     "tf32": a GPU multiplies matrices of float32 with 10 bits after the point, in bpcore's own kernels (in CuPy's products only if
     CUPY_TF32=1).
+
+    replay: "auto", True or False. On a GPU, evaluation in batches of one shape becomes one launch after a few normal runs, with
+    the same results bit for bit; "auto" says why it cannot, once, and True says so on a CPU too. It can be assigned later; see
+    Trainer for steps, and bpcore/recordings.py.
     """
+
+    replay: bool | str
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class Network:
         seed: int | None = 0,
         compute_dtype: Any = None,
         theta: Any = None,
+        replay: bool | str = "auto",
     ):
         expect_module(module, "Network")
         if isinstance(backend, Module):
@@ -91,6 +99,7 @@ class Network:
         self.backend = get_backend(backend)
         self.dtype = self.backend.check_dtype(dtype)
         self.compute_dtype = self.backend.check_compute(compute_dtype, self.dtype)
+        vars(self)["replay"] = checked(replay)
         self.seed = arguments.seed(seed) if theta is None else None
         values = self.layout.draw(self.seed) if self.seed is not None else host_data(theta, "theta")
         if values is None or values.shape != (self.layout.size,):
@@ -102,7 +111,9 @@ class Network:
         if name not in FIXED and not name.startswith("_") and hasattr(type(self), name):
             raise TypeError(f"{name} is a method of networks; call it, net.{name}(...), or choose another name for the attribute")
         if name not in FIXED or name not in self.__dict__.keys() | {"theta", "windows", "n_parameters"}:
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, checked(value) if name == "replay" else value)
+            if name == "replay":
+                self._recordings = recordings_for("Evaluations", self.backend, self.replay)
         elif value is not getattr(self, name):  # it is itself after `net.theta += 1`
             raise TypeError(f"a network's {name} cannot be replaced, since θ and its windows depend on it; {FIXED[name]}")
 
@@ -124,10 +135,11 @@ class Network:
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
         # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
+        self.replay = self.replay  # without recordings yet: they would read the old θ
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: θ as one vector on the host, without what `_bind` makes of it."""
-        derived = ("_windows", "_dtype", "_half", "_computed", "_gradient")
+        derived = ("_windows", "_dtype", "_half", "_computed", "_gradient", "_recordings")
         kept = {name: value for name, value in vars(self).items() if name not in derived}
         return kept | {"_theta": self.backend.to_host(self._theta)}
 
@@ -143,6 +155,11 @@ class Network:
     def theta(self) -> Array:
         """θ, the vector itself: decayed | not decayed | buffers. Assign in place, `net.theta[...] = x`."""
         return self._theta
+
+    @property
+    def scratch(self) -> tuple[Any, ...]:
+        """The arrays that a step reads and writes beside θ: a recording of a step holds them."""
+        return self._half, self._gradient
 
     @property
     def windows(self) -> Windows:
@@ -223,7 +240,11 @@ class Network:
 
     @quiet
     def _evaluate(self, X: Any, mode: Mode) -> Any:
-        return self._run(self.module, self.inputs(X), mode)[0]
+        inputs = self.inputs(X)
+        if self._recordings is None or mode.training:
+            return self._run(self.module, inputs, mode)[0]
+        self.expect_layout()
+        return self._recordings.evaluate(lambda mode, X: self._run(self.module, tuple(X), mode)[0], inputs, mode, self.module)
 
     def predict(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
         """The labels at X, an array of this backend: `loss.predict` of the outputs, e.g. class indices. See `__call__`."""
@@ -236,7 +257,7 @@ class Network:
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""
         if Parameter.changes != self._changes:
-            self._expect_layout()
+            self.expect_layout()
         if self.compute_dtype == self.dtype:
             return run(module, self._windows, X, mode)
         with computing_in(self.compute_dtype):
@@ -247,8 +268,10 @@ class Network:
             return tuple(self.backend.asarray(output, self.dtype) for output in u), saved
         return self.backend.asarray(u, self.dtype), saved
 
-    def _expect_layout(self) -> None:
+    def expect_layout(self) -> None:
         """Raise a ValueError unless the module's parameters are declared as they were when θ was laid out."""
+        if Parameter.changes == self._changes:
+            return
         path = self.layout.changed()
         if path is not None:
             raise ValueError(f"{path} was changed after this network was made; make another: bp.Network(module)")
@@ -367,7 +390,7 @@ class Network:
 
     def state(self) -> tuple[Tensors, Header]:
         """(tensors, header) of a checkpoint of this network."""
-        self._expect_layout()
+        self.expect_layout()
         header = {"structure": describe(self.module), "parameters": self.layout.manifest(), "dtype": self.dtype}
         if self.layout.computed > self.layout.trained:
             header["frozen"] = self.layout.frozen()

@@ -34,7 +34,7 @@ FLOORS = {
     **dict.fromkeys(("functional", "kernels"), 2),
     **dict.fromkeys(("module", "mode", "windows", "expect", "layout", "by_hand", "initializers", "checkpoint"), 3),
     "modules": 4,
-    **dict.fromkeys(("network", "check", "trial", "causes", "costs", "counting", "prediction", "structure"), 5),
+    **dict.fromkeys(("network", "check", "trial", "causes", "costs", "counting", "prediction", "recordings", "structure"), 5),
     **dict.fromkeys(("training", "optimizers", "schedules"), 6),
     **dict.fromkeys(("plots", "datasets", "downloads", "info"), 7),
 }

@@ -64,7 +64,7 @@ class Container(Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.fixed and name in self.__dict__:
             raise TypeError(f"{type(self).__name__}'s {name} cannot be replaced, it was made of them; make another one")
-        object.__setattr__(self, name, Fixed(value) if name in self.fixed and isinstance(value, dict) else value)
+        super().__setattr__(name, Fixed(value) if name in self.fixed and isinstance(value, dict) else value)
 
 
 class Checked(Module):

@@ -17,6 +17,7 @@ from bpcore.checkpoint import Header, Tensors
 from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.optimizers import Optimizer
+from bpcore.recordings import checked
 from bpcore.schedules import Constant, Schedule
 from bpcore.training import door, outlived, state
 from bpcore.training.callbacks import Callback
@@ -46,10 +47,11 @@ class Trainer:
     the step. metrics: names or objects, see bpcore.training.metrics. clip_norm: the largest norm of a step's gradient.
     accumulate: the number of micro-batches into which a batch is split; J and ∇J stay those of the whole batch. callbacks: see
     bp.Callback. seed: of the order of the data and of dropout's masks, which are the same on every backend; None draws one,
-    which `trainer.seed` shows and `save` keeps. replay: on a GPU, launch a step as one recorded graph, with the same results
-    bit for bit, which is faster for small networks. If that is not possible, steps run one kernel at a time, and a warning says
-    why: see bpcore.training.replay. progress: by default there is a bp.Progress where somebody looks, on a terminal or in a
-    notebook; True shows one anywhere, False none.
+    which `trainer.seed` shows and `save` keeps. replay: "auto", True or False. On a GPU, after a few steps of a
+    shape, a step is launched as one recorded graph, with the same results bit for bit. Where that cannot be, steps run one kernel
+    at a time, and a warning says why, with "auto" only on a GPU: see bpcore/recordings.py. The Python of modules does not
+    run in a replayed step: a module of your own that appends to a list in `forward` needs replay=False. progress: by default
+    there is a bp.Progress where somebody looks, on a terminal or in a notebook; True shows one anywhere, False none.
 
     `steps` and `epoch` count what is done so far; `position` counts the steps done in the current epoch. `history` has the
     record of each epoch. `training_step` is the Step that the loop repeats.
@@ -84,7 +86,7 @@ class Trainer:
         accumulate: int = 1,
         callbacks: Callback | Iterable[Callback] = (),
         seed: int | None = 0,
-        replay: bool = False,
+        replay: bool | str = "auto",
         progress: bool | None = None,
     ):
         self.training_step = Step(network, loss, optimizer, clip_norm, accumulate, seed)
@@ -96,7 +98,7 @@ class Trainer:
         self.finished: str | None = None  # why training is over for good, e.g. by early stopping
         self.interrupted = False
         self.position_of: tuple[Any, Any] | None = None  # (rows, batch size) of the current epoch
-        self._replay: Replay | None = replay_for(self.training_step) if arguments.flag("replay", replay) else None
+        self._replay: Replay | None = replay_for(self.training_step, checked(replay))
         self._take: Step | Replay = self._replay or self.training_step
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
         self._columns: Columns = {}  # of the tables it was trained on; a checkpoint does not store them

@@ -410,6 +410,7 @@ def install() -> Any:
     cupy.cuda = SimpleNamespace(Device=Device, nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)))  # type: ignore[attr-defined]
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
+    sys.modules["bpcore.kernels.cuda.engine.graph"] = None  # type: ignore[assignment]  # no graphs here: see emulator.graphs
 
     from bpcore import array
 

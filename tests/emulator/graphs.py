@@ -15,6 +15,7 @@ import ctypes
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,13 @@ from emulator.cupy import ndarray
 
 SWITCH = "BPCORE_EMULATE_GRAPHS"
 UNIT = 512
-MODES = SimpleNamespace(streamCaptureModeGlobal=0, streamCaptureModeThreadLocal=1, streamCaptureModeRelaxed=2)
+TOTAL = 1 << 32  # bytes of the device
+RUNTIME = SimpleNamespace(
+    streamCaptureModeGlobal=0,
+    streamCaptureModeThreadLocal=1,
+    streamCaptureModeRelaxed=2,
+    memGetInfo=lambda: (TOTAL - sum(m.size for m in state.memories), TOTAL),
+)
 
 
 class Memory:
@@ -121,7 +128,7 @@ class Stream:
         state.forbid("cudaStreamSynchronize")
 
     def begin_capture(self, mode: int) -> None:
-        assert mode == MODES.streamCaptureModeThreadLocal
+        assert mode == RUNTIME.streamCaptureModeThreadLocal
         assert self.ptr != 0
         assert self.captured is None
         self.captured, self.invalid = [], False
@@ -334,6 +341,7 @@ def install() -> None:
     from emulator import cublas, cublaslt
 
     cupy = emulator.install()
+    del sys.modules["bpcore.kernels.cuda.engine.graph"]
     from bpcore import array
 
     for module in (cupy, array._namespaces[ndarray]):
@@ -359,7 +367,7 @@ def install() -> None:
     build = emulator.built
     emulator.built = lambda code: state.forbid("loading a module") or build(code)  # type: ignore[func-returns-value]
     emulator.enqueue = lambda work, args: state.enqueue(work, *pointers(list(args)))
-    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, MODES
+    cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, RUNTIME
     cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
     cublas.install()

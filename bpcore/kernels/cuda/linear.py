@@ -1,4 +1,4 @@
-"""The module MM, alone and with ReLU, and products of matrices."""
+"""The module MM, alone and with ReLU or GELU, and products of matrices."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import cupy
 import numpy as np
 
-from bpcore.functional.activations import relu_backward
+from bpcore.functional.activations import gelu_backward, relu_backward
 from bpcore.functional.arithmetic import matmul
-from bpcore.functional.linear import linear, linear_backward, linear_relu, linear_relu_backward
+from bpcore.functional.linear import linear, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine import cublaslt
 from bpcore.kernels.cuda.engine.gemm import gemm
@@ -84,17 +84,27 @@ def _(z, W, v, dW, db, need_dz):
     return products_backward(z, W, v_rows, dW, need_dz)
 
 
-def dense_u(z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
-    """As `CUDA.linear_backward`, for u too."""
+def backward_through(name: str, backward: Any, z: Any, W: Any, u: Any, v: Any, dW: Any, db: Any, need_dz: bool) -> Any:
+    """`linear_backward` for dt = backward(u, v), which is computed with the sum for db; name: of the activation."""
+    v_rows = v.reshape(-1, W.shape[1])
+    if db is None:
+        dt = backward(u, v).reshape(v_rows.shape)
+    else:
+        dt = cupy.empty_like(v_rows)
+        sum_columns(v_rows, db, u=u, dt=dt, through=name)
+    return products_backward(z, W, dt, dW, need_dz)
+
+
+def dense_u(z: Any, W: Any, u: Any, /, v: Any, dW: Any, db: Any, need_dz: bool) -> bool:
+    """As `CUDA.linear_backward`, for the third array too: what ReLU returned, or what GELU was given."""
     return CUDA.linear_backward(z, W, v, dW, db, need_dz) and CUDA.dense(u, v)
 
 
 @twin(linear_relu_backward, serves=dense_u)
 def _(z, W, u, v, dW, db, need_dz):
-    v_rows = v.reshape(-1, W.shape[1])
-    if db is None:
-        dt = relu_backward(u, v).reshape(v_rows.shape)
-    else:
-        dt = cupy.empty_like(v_rows)
-        sum_columns(v_rows, db, u=u, dt=dt)
-    return products_backward(z, W, dt, dW, need_dz)
+    return backward_through("relu", relu_backward, z, W, u, v, dW, db, need_dz)
+
+
+@twin(linear_gelu_backward, serves=dense_u)
+def _(z, W, t, v, dW, db, need_dz):
+    return backward_through("gelu", gelu_backward, z, W, t, v, dW, db, need_dz)

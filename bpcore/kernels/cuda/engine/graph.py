@@ -54,6 +54,23 @@ class Graph:
         finally:
             current.wait_event(side.record())
 
+    @staticmethod
+    def stream() -> int | None:
+        """The address of the current stream, or None while somebody captures it."""
+        current = cupy.cuda.get_current_stream()
+        return None if current.is_capturing() else int(current.ptr)
+
+    @staticmethod
+    def memory() -> tuple[int, int, int]:
+        """Bytes: those that CuPy's pool has got back and not lent again, those free on the device, all on the device."""
+        free, total = cupy.cuda.runtime.memGetInfo()
+        return int(cupy.get_default_memory_pool().free_bytes()), int(free), int(total)
+
+    @staticmethod
+    def release() -> None:
+        """Return to the device what CuPy's pool has got back."""
+        cupy.get_default_memory_pool().free_all_blocks()
+
     def run(self, function: Callable[[], Any]) -> Any:
         """Run the function without capturing it, and return its result."""
         before = self.pool.total_bytes()
