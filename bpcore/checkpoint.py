@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -63,10 +64,18 @@ def read(path: str | os.PathLike[str]) -> tuple[Tensors, Header]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if os.path.isdir(arguments.path("path", path)):
+    try:
+        mode = os.stat(arguments.path("path", path)).st_mode
+    except PermissionError as error:
+        raise PermissionError(
+            f"cannot read {path}: you may not enter its folder; change its mode, or run as its owner"
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(f"there is no checkpoint at {path}") from error
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"cannot read {path}: it is a folder; name the checkpoint in it")
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    if not stat.S_ISREG(mode):
+        raise FileNotFoundError(f"there is no checkpoint at {path}: it is a device or a pipe")
     if not os.access(path, os.R_OK):
         raise PermissionError(f"cannot read {path}: you may not; change its mode, or run as its owner")
     try:

@@ -318,6 +318,8 @@ def test_nothing_there(tmp_path):
     for use in (NET.save, bp.Network.load):
         with pytest.raises(ValueError, match="path has a null character"):
             use("a\0b")
+    with pytest.raises(FileNotFoundError, match="it is a device or a pipe"):
+        bp.Network.load(os.devnull)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing; make it first"):
         NET.save(tmp_path / "missing" / "net")
     with pytest.raises(IsADirectoryError, match="it is a folder; name a file in it"):

@@ -243,7 +243,24 @@ def no_thread_is_left():
     assert not readers()
 
 
+class OneBuffer:
+    """Batches in one buffer, which is filled again and again."""
+
+    def __iter__(self):
+        given = examples(weights=True)
+        buffers = tuple(np.empty_like(x[:7]) for x in given)
+        for i in range(0, ROWS, 7):
+            yield tuple(copy_to(buffer, x[i : i + 7]) for buffer, x in zip(buffers, given, strict=True))
+
+
+def copy_to(buffer, x):
+    """The first rows of the buffer, which are x now."""
+    buffer[: len(x)] = x
+    return buffer[: len(x)]
+
+
 GIVEN = {
+    "one buffer": lambda folder: OneBuffer(),
     "arrays": lambda folder: examples(weights=True),
     "memmaps": mapped,
     "iterable": lambda folder: [tuple(x[i : i + 7] for x in examples(weights=True)) for i in range(0, ROWS, 7)],

@@ -132,19 +132,26 @@ def test_where_one_may_not_write():
         "for path in sys.argv[1:]:\n"
         "    try: files.write(path, b'new')\n"
         "    except PermissionError as error: print(error)\n"
+        "os.chmod('dark', 0)\n"
+        "try: bp.Network.load('dark/file')\n"
+        "except PermissionError as error: print(error)\n"
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as name:  # a folder that another user may enter, as those of pytest are not
         folder = Path(name)
         folder.chmod(0o777)
         (folder / "closed").mkdir(mode=0o555)
+        (folder / "dark").mkdir()
+        if os.getuid() == 0:
+            os.chown(folder / "dark", 65534, 65534)
         (folder / "kept").write_bytes(b"old")
         (folder / "kept").chmod(0o444)
         command = [sys.executable, "-c", code, *(str(folder / file) for file in ("closed/file", "kept", "new"))]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=True)
-        closed, kept = done.stdout.splitlines()
+        done = subprocess.run(command, env=environment(), cwd=folder, capture_output=True, text=True, timeout=60, check=True)
+        closed, kept, dark = done.stdout.splitlines()
+        assert "dark/file: you may not enter its folder" in dark
         assert "you may make no file in" in closed
         assert "kept: the file is read-only; make it writable" in kept
-        assert sorted(os.listdir(folder)) == ["closed", "kept", "new"]
+        assert sorted(os.listdir(folder)) == ["closed", "dark", "kept", "new"]
         assert (folder / "kept").read_bytes() == b"old"
 
 

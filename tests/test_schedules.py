@@ -161,7 +161,7 @@ def test_warm_up_takes_schedules_alone(then):
 
 @pytest.mark.parametrize("schedule", [schedules.WarmUp(3, schedules.Cosine(6)), lambda step: np.float32(1 / (1 + step))])
 def test_a_run_follows_it(schedule):
-    """Under SGD each step is lr times the factor times the gradient, and the history has the rate of the next step."""
+    """Under SGD each step is lr times the factor times the gradient, and the history has the rate of the last step."""
     run = trainer(optimizer=bp.SGD(LR), schedule=schedule, dtype="float32")
     X, y = examples()
     for step in range(7):
@@ -170,7 +170,7 @@ def test_a_run_follows_it(schedule):
         run.step(X, y)
         np.testing.assert_allclose(before - run.network.theta, LR * float(schedule(step)) * gradient, rtol=1e-3, atol=1e-7)
     run.fit((X, y), epochs=1, batch_size=20)
-    assert run.history[-1]["lr"] == pytest.approx(LR * float(schedule(9)))
+    assert run.history[-1]["lr"] == pytest.approx(LR * float(schedule(8)))
 
 
 def test_plateau_in_a_run():

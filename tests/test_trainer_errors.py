@@ -59,7 +59,12 @@ DATA = {
     "(n,) against (n, 3)": ((X, T[:, 0]), ValueError, r"one shape, got \(2, 3\) and \(2,\); give the network as many", SQUARED),
     "no examples": ((X[:0], Y[:0]), ValueError, "train is empty: X has 0 rows; give at least one example"),
     "no batches": ([], ValueError, "train is empty: it gave no batch"),
-    "an empty batch": ([(X[:0], Y[:0])], ValueError, "train is empty: X has 0 rows"),
+    "an empty batch": ([(X[:0], Y[:0])], ValueError, "batch 0 of train is empty: X has 0 rows"),
+    "an empty batch later": (
+        [(X, Y), (X[:0], Y[:0])],
+        ValueError,
+        "batch 1 of train is empty: X has 0 rows; give at least one example",
+    ),
     "complex X": ((X * 1j, Y), TypeError, r"train: X expected numbers, got an array of dtype complex128; give real and"),
     "too few features": ((X[:, 1:], Y), ValueError, r"0: Linear expected features 5 in the last axis, got z of shape \(2, 4\); "),
     "features without an axis": ((X[:, 0], Y), ValueError, r"X needs rows and features, got shape \(40,\); .*reshape"),

@@ -66,6 +66,10 @@ class Run(Protocol):
         """The learning rate of the next step."""
         ...
 
+    def lr_of(self, step: int) -> float:
+        """The learning rate of a step, 0 the first: `lr_of(steps - 1)` is that of the last one."""
+        ...
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint of the run."""
         ...

@@ -305,7 +305,10 @@ class Batches:
         """The rows of each batch; of the first one if the batches are not stored in a list or a tuple."""
         stored = self.source if isinstance(self.source, (list, tuple)) else ()
         labels = [batch[1] for batch in stored if isinstance(batch, (list, tuple)) and len(batch) > 1]
-        return [int(self.first()[1].shape[0]), *(len(y) for y in labels if isinstance(y, Sized))]
+        rows = [int(self.first()[1].shape[0]), *(len(y) for y in labels[1:] if isinstance(y, Sized))]
+        if 0 in rows:
+            raise ValueError(f"batch {rows.index(0)} of {self.name} is empty: X has 0 rows; give at least one example")
+        return rows
 
     def steps(self, batch_size: int, drop_last: bool = False) -> int | None:
         """The number of batches of an epoch, or None if it is not known."""
@@ -333,14 +336,14 @@ class Batches:
         iterator = iter(self.source)
         empty = True
         try:
-            for batch in iterator:
-                empty = False
-                inputs, y, weights = split(batch, self.name)
+            for i, batch in enumerate(iterator):
+                empty, of = False, f"batch {i} of {self.name}"
+                inputs, y, weights = split(batch, of)
                 for label, x in zip((*labels_of(inputs), "y"), (*inputs, y), strict=True):
                     if isinstance(x, np.ndarray):
-                        check_finite(self.name, label, x, self.dtype if x is y else self.computing)
+                        check_finite(of, label, x, self.dtype if x is y else self.computing)
                 if isinstance(weights, np.ndarray):
-                    check_weights(self.name, weights, self.dtype, some=False)
+                    check_weights(of, weights, self.dtype, some=False)
                 yield inputs, y, weights
         finally:
             if isinstance(iterator, Generator):

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from bpcore.array import Array
+from bpcore.backend import backend_of
 from bpcore.streams import SideStream
 from bpcore.training.data import AUGMENT, Arrays, Batch, Batches, Epoch, Reading, stream
 
@@ -33,11 +34,14 @@ def batches(
 ) -> Placing:
     """The shuffled batches of an epoch, each as `place(*batch)`. The caller closes the generator, which ends the thread.
 
-    ahead: how many batches a thread prepares in advance. It also places them, if there is a side stream.
+    ahead: how many batches a thread prepares in advance. It also places them, if there is a side stream. Batches that wait are
+    copies of what an iterable or `augment` gave.
     """
     reading = examples.shuffled(epoch)
     if augment is not None:
         reading = augmented(reading, augment, epoch)
+    if ahead and (augment is not None or isinstance(examples, Batches)):
+        reading = owned(reading)
     if ahead and side is not None:
         return read_ahead(placed(reading, place), ahead, side)
     return placed(read_ahead(reading, ahead) if ahead else reading, place)
@@ -48,6 +52,18 @@ def placed(reading: Reading, place: Place) -> Placing:
     with closing(reading):
         for batch in reading:
             yield place(*batch)
+
+
+def owned(reading: Reading) -> Reading:
+    """The batches as copies: a loader or `augment` may fill one buffer again and again, while batches wait."""
+    with closing(reading):
+        for inputs, y, weights in reading:
+            yield tuple(map(copied, inputs)), copied(y), None if weights is None else copied(weights)
+
+
+def copied(x: Any) -> Any:
+    """A copy of an array, on its device."""
+    return backend_of(x).xp.asarray(x, copy=True)
 
 
 def augmented(reading: Reading, augment: Augment, epoch: Epoch) -> Reading:

@@ -52,7 +52,7 @@ class TensorBoard(Callback):
     def on_step(self, trainer: Run, J: Array) -> None:
         if trainer.steps % self.every == 0:
             self._add(trainer, "step/J", float(trainer.network.backend.to_host(J)))
-            self._add(trainer, "step/lr", trainer.lr)
+            self._add(trainer, "step/lr", trainer.lr_of(trainer.steps - 1))
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         for name, value in record.items():

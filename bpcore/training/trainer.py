@@ -141,22 +141,25 @@ class Trainer:
         if self._ends is not None and self.counters.steps >= self._ends:
             door.warn_end(self, self.counters.steps + 1)
         guard.begin()
-        outcome = self._take(batch, labels, self.counters.steps, self.lr, guard.look)
+        outcome = self._take(batch, labels, self.counters.steps, self.lr_of(self.counters.steps), guard.look)
         self.counters.steps += 1
         return outcome.J
 
     @property
     def lr(self) -> float:
         """The learning rate of the next step."""
-        steps = self.counters.steps
+        return self.lr_of(self.counters.steps)
+
+    def lr_of(self, step: int) -> float:
+        """The learning rate of a step, 0 the first. A schedule that observes epochs answers as of now."""
         if self._observed is not None and getattr(self._observed, "_run", self.counters) is not self.counters:
             self._own()
-        factor = self.schedule(steps)
+        factor = self.schedule(step)
         if type(factor) is not float:
-            factor = door.as_factor(factor, steps)
+            factor = door.as_factor(factor, step)
         lr = self.training_step.optimizer.lr * factor
         if not 0.0 <= lr < math.inf:
-            raise ValueError(f"the schedule gave a learning rate of {lr} at step {steps}; it must be finite and at least 0")
+            raise ValueError(f"the schedule gave a learning rate of {lr} at step {step}; it must be finite and at least 0")
         return lr
 
     @lr.setter
@@ -187,7 +190,7 @@ class Trainer:
         batches of batch_size, in a new random order in each epoch; memmaps are shuffled in runs of neighbouring rows, which a
         disk reads quickly. drop_last: leave out an epoch's last batch if it has fewer rows. At the end of each epoch the training
         loss, the test loss and the metrics are measured in evaluation mode, at the same θ, evaluation_batch_size rows at a time.
-        Column `lr` of the history is the learning rate of the next step.
+        Column `lr` of the history is the learning rate of the epoch's last step.
         training_sample: measure the training loss and metrics on so many rows only, the same in each epoch; with 0 they are not
         measured, the history has no such columns, and an iterable is read once an epoch. Ctrl-C stops after the current step and
         loses nothing; call `fit` again to continue.
@@ -262,7 +265,7 @@ class Trainer:
                 return
         self._own()
         self.guard.look_back()
-        record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr}
+        record: dict[str, Any] = {"epoch": self.epoch + 1, "steps": self.steps, "lr": self.lr_of(self.steps - 1)}
         for prefix, examples in (("training", measured), ("test", held_out)):
             if examples is not None:
                 record.update({f"{prefix}_{name}": value for name, value in self.evaluate(examples, batch_size).items()})
