@@ -91,7 +91,7 @@ def main() -> None:
     workers = {}
     for engine in ENGINES:
         command = [sys.executable, __file__, "--worker", engine, "--steps", str(arguments.steps), "--seed", str(arguments.seed)]
-        variables = environment(arguments.threads, tf32=False)
+        variables = environment(arguments.threads)
         workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
     print(f"{'':5}  {'training loss':^17}  {'validation loss':^17}  {'ms a step':^15}")
     print(f"steps  {'bpcore':>8} {'torch':>8}  {'bpcore':>8} {'torch':>8}  {'bpcore':>7} {'torch':>7}  ratio")

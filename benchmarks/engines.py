@@ -78,6 +78,7 @@ ENGINES = {
     ),
 }
 GPU_BLOCK = 20
+COMPUTE = {"f32": "float32", "tf32": "tf32", "f16": "float16", "bf16": "bfloat16"}  # a precision, and bpcore's compute_dtype
 
 
 def build(name: str, cell: Cell, theta: Theta) -> Engine:
