@@ -437,5 +437,5 @@ def operations(known: Primitive, row: Row, arguments: Arguments) -> float:
     if family(known) not in PRODUCTS:
         return 0
     before = counting.operations
-    known.call(*(counting.CountingArray(x.shape, str(x.dtype)) if is_array(x) else x for x in arguments))
+    known.call(*(counting.CountingArray(x.shape, "float32") if is_array(x) else x for x in arguments))
     return row.part * (counting.operations - before)

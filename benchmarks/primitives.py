@@ -1,4 +1,4 @@
-"""Every primitive at real sizes: its time, what it must move and compute, and the fraction of the machine's ceiling that it reaches.
+"""Every primitive at real sizes: its time, its bytes and operations, and the fraction of the machine's ceiling that it reaches.
 
 The ceilings are measured first: the bytes a second of a copy, and the operations a second of a large product. At these a
 primitive's bytes and operations (the longer of both counts) take a time; that time over the measured one is the fraction. It
@@ -106,7 +106,8 @@ def lines(results: Results) -> Iterator[str]:
         yield f"left out: {engine}: {reason}"
     for engine, of in results["ceilings"].items():
         yield f"ceiling of {engine}: copies {of['bytes'] / 1e9:.1f} GB/s, products {of['operations'] / 1e9:.0f} GFLOP/s"
-    yield f"{'primitive':27} {'size':26} {'engine':9} {'set':10} {'ms':>9} {'MB':>8} {'GFLOP':>8} {'of ceiling':>10} without its twins"
+    what = f"{'primitive':27} {'size':26}"
+    yield f"{what} {'engine':9} {'set':10} {'ms':>9} {'MB':>8} {'GFLOP':>8} {'of ceiling':>10} without its twins, times as long"
     low = []
     for row in results["rows"]:
         what = f"{row['primitive']:27} {row['label']:26}"

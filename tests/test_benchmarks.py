@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import environment
+from emulator import cupy as emulator
 
 import bpcore as bp
+from bpcore.primitive import PRIMITIVES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -25,13 +27,15 @@ import engines  # noqa: E402
 import figures  # noqa: E402
 import library  # noqa: E402
 import linear_cost  # noqa: E402
+import primitive_rows  # noqa: E402
+import primitives  # noqa: E402
 
 TWO = ("--quick", "--measures", "cells", "--engines", "mygrad", "gemms-plain")
 
 
-def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0) -> tuple[str, str]:
+def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0, script: str = "run.py") -> tuple[str, str]:
     """What the command prints, and complains of; path: where it looks for modules first."""
-    command = [sys.executable, str(BENCHMARKS / "run.py"), *arguments]
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join([str(path), variables["PYTHONPATH"]])
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables, check=False)
@@ -183,3 +187,117 @@ def test_engines_do_the_same_job(name, kind):
     probabilities = name in ("sklearn", "thinc")  # they have no logits
     np.testing.assert_allclose(got[: -1 if probabilities else None], expected[: -1 if probabilities else None], rtol=2e-3)
     assert sum(got[12:16]) < sum(got[:4])
+
+
+SMALL = primitive_rows.SIZES["small"]
+
+
+def test_every_primitive_has_a_row():
+    assert set(primitive_rows.rows()) == set(PRIMITIVES)
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_rows_of_primitives(name):
+    """Each takes its arguments; it moves something; and those with products have operations."""
+    draw, known = primitive_rows.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    for row in primitive_rows.rows(SMALL)[name]:
+        arguments = row.draw(draw)
+        results = known.call(*arguments)
+        assert all(np.isfinite(x).all() for x in primitive_rows.arrays(tuple(arguments)))
+        assert primitive_rows.moved(known, row, arguments, results) > 0
+        counted = primitive_rows.operations(known, row, arguments)
+        assert (counted > 0) == (primitive_rows.family(known) in primitive_rows.PRODUCTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "counted"),
+    [
+        ("gelu_backward", 3 * 16 * 64, 0),
+        ("linear", 16 * 16 + 16 * 64 + 64 + 16 * 64, 2 * 16 * 16 * 64 + 16 * 64),
+        ("attention", 2 * 8 * (48 + 16) + 2 * 2 * 8, None),
+        ("batch_norm_backward", 2 * 8 * 8 * 8 * 5 + 5 * 8, 0),
+        ("embedding", 2 * 2 * 8 * 16 + 2 * 16, 0),  # ids are twice as large as numbers
+        ("keep_mask", 16 * 64 / 4, 0),
+        ("adam", 7 * 1000, 0),
+        ("clip_norm", 2 * 1000, 0),
+    ],
+)
+def test_what_a_primitive_must_do(name, numbers, counted):
+    """Bytes by hand, in numbers of float32, and operations."""
+    draw, known = primitive_rows.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    row = primitive_rows.rows(SMALL)[name][0]
+    arguments = row.draw(draw)
+    got = primitive_rows.moved(known, row, arguments, known.call(*arguments))
+    assert got == pytest.approx(4 * numbers, abs=8)  # a sum of squares is a number more
+    if counted is not None:
+        assert primitive_rows.operations(known, row, arguments) == counted
+
+
+def test_the_command_for_primitives(tmp_path):
+    """A smoke run: each engine's figures in a file, and the same table from it."""
+    path = tmp_path / "quick.json"
+    chosen = ("--only", "matmul", "gelu", "--engines", "cpu-plain", "cpu-off", "gpu")
+    printed, _ = run("--quick", *chosen, "--json", str(path), script="primitives.py")
+    results = json.loads(path.read_text())
+    assert {"machine", "settings", "skipped", "ceilings", "rows"} == set(results)
+    assert [row["primitive"] for row in results["rows"]] == ["matmul", "matmul", "gelu"]
+    gelu = results["rows"][-1]["engines"]
+    assert (gelu["cpu-plain"]["set"], gelu["cpu-off"]["set"]) == ("numpy", "definition")
+    assert "gpu" in gelu or "CuPy" in results["skipped"]["gpu"]
+    (line,) = (
+        line for line in printed.splitlines() if line.startswith("gelu ") and "ms lost" not in line and "cpu-plain" in line
+    )
+    ms = np.median(gelu["cpu-plain"]["seconds"]) * 1e3
+    assert f"{ms:.3f}" in line.split()
+    assert line in run("--show", str(path), script="primitives.py")[0]
+
+
+def test_fractions_of_the_ceiling():
+    """A floor is the longer of both, at the device's highest figures; what is below half is listed, the largest loss first."""
+
+    def row(name: str, seconds: float, bytes: float, operations: float, **more: float) -> dict:
+        its = {"bytes": bytes, "operations": operations, "set": "fast"}
+        others = {engine: its | {"seconds": [slower] * 3} for engine, slower in more.items()}
+        return {"primitive": name, "label": "", "engines": {"cpu": its | {"seconds": [seconds, seconds, 9.0]}, **others}}
+
+    ceilings = {"cpu": {"bytes": 50.0, "operations": 10.0}, "cpu-off": {"bytes": 100.0, "operations": 5.0}}
+    rows = [row("a", 2.0, 100.0, 5.0, **{"cpu-off": 4.0}), row("b", 4.0, 100.0, 15.0), row("c", 3.0, 90.0, 0.0)]
+    rows.append({"primitive": "d", "label": "", "engines": {"cpu": {"failed": "MemoryError: "}}})
+    *_, a, b, c, failed, count, first, second = primitives.lines({"skipped": {}, "ceilings": ceilings, "rows": rows})
+    assert [line.split()[6] for line in (a, b, c)] == ["0.50", "0.38", "0.30"]
+    assert "failed: MemoryError" in failed
+    assert count.endswith(": 2")
+    assert (first[0], second[0]) == ("b", "c")
+    assert "2.500 ms lost" not in first
+    assert "2500.000 ms lost" in first
+
+
+ON_A_GPU = """
+import sys, time, emulator.cupy, cupy
+class Event:
+    def record(self): self.at = time.perf_counter()
+    def synchronize(self): pass
+cupy.cuda.Event, cupy.cuda.get_elapsed_time = Event, lambda start, end: 1e3 * (end.at - start.at)
+sys.path.append(sys.argv[1])
+import primitive_worker
+primitive_worker.HEAD_START = primitive_worker.CALLS = 2
+for precision in ("f32", "tf32", "f16"):
+    worker = primitive_worker.Worker("gpu", precision, "small")
+    assert min(worker.ceilings(0).values()) > 0
+    for name, its in worker.rows.items():
+        for i in range(len(its)):
+            got = worker.answer(name, i, 0)
+            assert got.get("seconds", 0) > 0, (precision, name, got)
+            print(name, got["set"])
+"""
+
+
+def test_primitives_on_an_emulated_gpu():
+    """Every row in each precision, on a stand-in for CuPy without times; kernels serve."""
+    if why := emulator.why_not():
+        pytest.skip(why)
+    command = [sys.executable, "-c", ON_A_GPU, str(BENCHMARKS)]
+    variables = environment(**{emulator.SWITCH: "1", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"gelu cuda", "batch_norm_backward cuda", "adam cuda"} <= set(done.stdout.splitlines())
