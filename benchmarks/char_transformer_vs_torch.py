@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch_engine
-from cells import CELLS, TOKENS
+from cells import CELLS
 from engines import Engine, bpcore, bpcore_module
 from process import environment
 from run import machine
@@ -29,6 +29,7 @@ from run import machine
 import bpcore as bp
 
 CELL, ENGINES = CELLS["transformer"], ("bpcore", "torch")
+TOKENS = CELL.dims.tokens
 WARM, TURN = 100, 50  # steps
 LIMIT = 0.02  # on the difference of the last validation losses
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -114,14 +115,15 @@ def test_r2_of_a_line():
     assert all(len(points) >= 6 for points in linear_cost.PANELS.values())
 
 
-@pytest.mark.parametrize("name", ["small", "deep", "cnn", "transformer"])
+@pytest.mark.parametrize("name", ["small", "deep", "cnn", "transformer", "gpt", "resnet"])
 def test_gemms_are_those_of_the_step(name):
     """They are nearly all of the operations that bpcore counts forward, and it needs twice as many backward."""
     cell = replace(cells.CELLS[name], batch=2)
     counted = bp.cost(engines.bpcore_module(cell), next(cells.batches(cell))[0])
     products = cells.products(cell)
     assert 0.9 < 2 * sum(p.stack * p.n * p.k * p.m for p in products) / counted.forward < 1
-    assert [p.need_left for p in products] == [name == "transformer", *[True] * (len(products) - 1)]  # embeddings have θ before
+    embedded = name in ("transformer", "gpt")  # embeddings have θ before
+    assert [p.need_left for p in products] == [embedded, *[True] * (len(products) - 1)]
 
 
 def test_bare_gemms_compute_products():
@@ -145,24 +147,38 @@ KINDS = {
     "mlp": cells.CELLS["tiny"],
     "cnn": replace(cells.CELLS["cnn"], batch=8, dropout=0.0),  # masks differ
     "transformer": replace(cells.CELLS["transformer"], batch=2),
+    "gpt": replace(cells.CELLS["gpt"], batch=2, dims=cells.Transformer(32, 8, 16, 2, 2)),
+    "resnet": replace(cells.CELLS["resnet"], batch=8, sizes=(8, 16), image=(8, 8, 3)),
 }
 STEPS = """
 import contextlib, json, sys
 import test_benchmarks as test
 with contextlib.redirect_stdout(sys.stderr):
-    found = test.losses(sys.argv[1], sys.argv[2])
+    found = test.losses(*sys.argv[1:])
 print(json.dumps(found))
 """
 
 
-def losses(name: str, kind: str) -> list[float]:
+def losses(name: str, kind: str, precision: str = "f32") -> list[float]:
     """J of some steps, and the mean of what the network then answers."""
     cell = KINDS[kind]
-    engine = engines.build(name, cell, cells.theta(cell))
+    engine = engines.build(name, cell, cells.theta(cell), precision)
     ring = [(engine.place(X), engine.place(labels[0])) for X, labels in islice(cells.batches(cell), 4)]
     found = [float(engine.host(engine.step(X, y))) for _ in range(4) for X, y in ring]
     engine.training(False)
     return [*found, float(np.square(engine.host(engine.predict(ring[0][0]))).mean())]
+
+
+def losses_of(name: str, *arguments: str) -> list[float]:
+    """`losses` in a process of the engine's own."""
+    root = engines.ENGINES[name].library.partition(".")[0]
+    if find_spec(root) is None:
+        pytest.skip(f"{root} is not installed")
+    variables = environment(**engines.ENGINES[name].environment)
+    command = [sys.executable, "-c", STEPS, name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -170,23 +186,47 @@ def losses(name: str, kind: str) -> list[float]:
     [
         *(("torch", kind) for kind in KINDS),
         *(("jax", kind) for kind in KINDS),
-        ("torch-cl", "cnn"),
+        *(("torch-cl", kind) for kind in ("cnn", "resnet")),
         *((name, "mlp") for name in ("mygrad", "sklearn", "thinc")),
     ],
 )
 def test_engines_do_the_same_job(name, kind):
     """From one θ, on the same batches, they have the losses that bpcore has, and they fall."""
-    root = engines.ENGINES[name].library.partition(".")[0]
-    if find_spec(root) is None:
-        pytest.skip(f"{root} is not installed")
-    variables = environment(**engines.ENGINES[name].environment)
-    command = [sys.executable, "-c", STEPS, name, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
-    assert done.returncode == 0, done.stderr
-    got, expected = json.loads(done.stdout), losses("bpcore-plain", kind)
+    got, expected = losses_of(name, kind), losses("bpcore-plain", kind)
     probabilities = name in ("sklearn", "thinc")  # they have no logits
     np.testing.assert_allclose(got[: -1 if probabilities else None], expected[: -1 if probabilities else None], rtol=2e-3)
     assert sum(got[12:16]) < sum(got[:4])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "precision"),
+    [
+        *((name, kind, "bf16") for name in ("torch", "jax") for kind in ("gpt", "resnet")),
+        *((name, kind, "f16") for name in ("torch", "bpcore-plain") for kind in ("gpt", "resnet")),
+        ("jax", "resnet", "f16"),  # its attention in float16 is for GPUs
+    ],
+)
+def test_half_precision_does_the_same_job(name, kind, precision):
+    """The losses are close to those of float32, and not the same: something is computed in half precision."""
+    got, exact = (losses_of if name != "bpcore-plain" else losses)(name, kind, precision), losses("bpcore-plain", kind)
+    np.testing.assert_allclose(got[:16], exact[:16], rtol=5e-3 if precision == "f16" else 4e-2)
+    assert max(abs(a / b - 1) for a, b in zip(got[:16], exact[:16], strict=True)) > 1e-5
+
+
+def test_a_precision_that_bpcore_does_not_have_leaves_it_out():
+    cell = KINDS["gpt"]
+    with pytest.raises(engines.Unable, match="tf32"):
+        engines.build("bpcore-plain", cell, cells.theta(cell), "tf32")
+
+
+def test_sizes_of_the_cells_of_a_gpu():
+    """20 convolutions and 14 million parameters; 12 blocks and 92 million."""
+    resnet, gpt = cells.CELLS["resnet"], cells.CELLS["gpt"]
+    assert len(cells.convolutions(resnet)) == 20
+    count = {name: sum(map(math.prod, cells.shapes(cells.CELLS[name]).values())) for name in ("resnet", "gpt", "gpt-2048")}
+    assert 13e6 < count["resnet"] < 15e6
+    assert 91e6 < count["gpt"] < 93e6
+    assert count["gpt-2048"] - count["gpt"] == (2048 - 512) * gpt.dims.d
 
 
 SMALL = primitive_rows.SIZES["small"]
