@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 from engines import COMPUTE
-from primitive_rows import SIZES, Arguments, Draw, moved, operations, rows
+from primitive_draw import SIZES, Draw
+from primitive_rows import Arguments, moved, operations, rows
 from primitives import ENGINES
 
 from bpcore.backend import get_backend

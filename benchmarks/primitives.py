@@ -51,7 +51,8 @@ ENGINES = {
 
 def measure(options: argparse.Namespace) -> Results:
     """Measure each row, round by round; engines take turns."""
-    from primitive_rows import SIZES, rows
+    from primitive_draw import SIZES
+    from primitive_rows import rows
 
     results: Results = {"machine": machine(gpus()), "settings": {}, "skipped": {}, "ceilings": {}, "rows": []}
     results["settings"] = {name: getattr(options, name) for name in ("rounds", "seconds", "threads", "precision", "sizes")}

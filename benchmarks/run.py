@@ -6,6 +6,7 @@ machine with a CUDA GPU, the engines for a GPU and a large cell are measured too
 
     python benchmarks/run.py --check                   # everything; exit status 1 if a limit does not hold
     python benchmarks/run.py --measures cells --cells tiny small --engines bpcore torch
+    python benchmarks/run.py --measures cells --cells gpt gpt-2048 resnet --precision f16    # on a GPU
     python benchmarks/run.py --quick                   # a smoke run
     python benchmarks/run.py --show benchmarks/results/cpu.json --check
 """
@@ -69,6 +70,9 @@ class Bench:
         self.results: dict[str, Any] = {"machine": machine(gpu), "settings": settings, "skipped": [], "cells": {}}
         if not gpu:
             self.skip("all", "a GPU", "nvidia-smi finds no CUDA GPU")
+        if options.precision != "f32":
+            self.engines = [name for name in self.engines if ENGINES[name].gpu]
+            self.skip("all", "a CPU", f"{options.precision} is measured on a GPU")
 
     def start(self, engine: str, cell: str) -> Process:
         """A process with the engine in a cell, or for the measure "accuracy"."""
@@ -191,7 +195,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=None, help="of each engine in each round; 1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=COMPUTE, default="f32", help="of every engine; but for f32, on a GPU only")
-    parser.add_argument("--json", type=Path, default=None, help="by default benchmarks/results/cpu.json, or gpu.json")
+    parser.add_argument("--json", type=Path, default=None, help="benchmarks/results/cpu.json, or gpu.json, gpu-f16.json")
     parser.add_argument("--check", action="store_true", help="print the limits, and whether they hold")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two short rounds of tiny; no file unless --json")
     parser.add_argument("--show", type=Path, help="measure nothing; print the table of an existing file")
@@ -201,7 +205,8 @@ def arguments() -> argparse.Namespace:
     options.cells = options.cells or (["tiny"] if quick else list(CELLS))
     options.rounds, options.seconds = options.rounds or (2 if quick else 7), options.seconds or (0.05 if quick else 1.0)
     if options.json is None and not quick:
-        options.json = HERE / "results" / ("gpu.json" if gpus() else "cpu.json")
+        suffix = "" if options.precision == "f32" else f"-{options.precision}"
+        options.json = HERE / "results" / (f"gpu{suffix}.json" if gpus() else "cpu.json")
     return options
 
 

@@ -28,6 +28,7 @@ import engines  # noqa: E402
 import figures  # noqa: E402
 import library  # noqa: E402
 import linear_cost  # noqa: E402
+import primitive_draw  # noqa: E402
 import primitive_rows  # noqa: E402
 import primitives  # noqa: E402
 
@@ -71,6 +72,13 @@ def test_an_engine_that_is_not_there_is_left_out_with_the_reason(tmp_path):
     assert "tiny        gemms-plain" in printed
 
 
+def test_half_precision_is_for_a_gpu():
+    """What computes on a CPU is left out."""
+    printed, _ = run(*TWO, "--precision", "f16")
+    assert "left out of all: a CPU: f16 is measured on a GPU" in printed
+    assert "gemms-plain" not in printed
+
+
 def test_an_engine_that_fails_is_left_out_and_fails_the_run(tmp_path):
     (tmp_path / "mygrad.py").write_text("raise ZeroDivisionError('a fault')")
     printed, complaints = run(*TWO, path=tmp_path, code=1)
@@ -105,6 +113,15 @@ def test_what_must_hold(got, holds):
     measured = {line: verdict for verdict, line in figures.verdicts(results(*got)) if verdict is not None}
     assert [line[:2] for line in measured] == ["1.", "4.", "4.", "5."]
     assert set(measured.values()) == {holds}
+
+
+@pytest.mark.parametrize(("precision", "held"), [("f32", [True]), ("tf32", [False]), ("f16", [False]), ("bf16", [])])
+def test_limits_at_a_precision(precision, held):
+    """A ResNet at 1.05 of the best of PyTorch's: that holds in float32, in bfloat16 nothing is asked for."""
+    step = {"bpcore-cupy-graph": 1.05, "torch-cuda": 2.0, "torch-cuda-cl": 1.0, "torch-cuda-reduce-overhead": 1.5}
+    resnet = {name: {"step": [seconds] * 3} for name, seconds in step.items()}
+    verdicts = figures.verdicts({"settings": {"precision": precision}, "cells": {"resnet": resnet}})
+    assert [holds for holds, line in verdicts if "resnet" in line] == held
 
 
 def test_r2_of_a_line():
@@ -229,7 +246,7 @@ def test_sizes_of_the_cells_of_a_gpu():
     assert count["gpt-2048"] - count["gpt"] == (2048 - 512) * gpt.dims.d
 
 
-SMALL = primitive_rows.SIZES["small"]
+SMALL = primitive_draw.SIZES["small"]
 
 
 def test_every_primitive_has_a_row():
@@ -239,7 +256,7 @@ def test_every_primitive_has_a_row():
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_rows_of_primitives(name):
     """Each takes its arguments; it moves something; and those with products have operations."""
-    draw, known = primitive_rows.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    draw, known = primitive_draw.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
     for row in primitive_rows.rows(SMALL)[name]:
         arguments = row.draw(draw)
         results = known.call(*arguments)
@@ -264,7 +281,7 @@ def test_rows_of_primitives(name):
 )
 def test_what_a_primitive_must_do(name, numbers, counted):
     """Bytes by hand, in numbers of float32, and operations."""
-    draw, known = primitive_rows.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    draw, known = primitive_draw.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
     row = primitive_rows.rows(SMALL)[name][0]
     arguments = row.draw(draw)
     got = primitive_rows.moved(known, row, arguments, known.call(*arguments))
