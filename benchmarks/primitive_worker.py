@@ -30,7 +30,8 @@ from bpcore.primitive import PRIMITIVES, SETS, Primitive, in_use, load
 COPIED = {"real": 1 << 26, "small": 1 << 16}  # numbers in the array that is copied
 SIDES = {"real": {"numpy": 2048, "cupy": 8192}, "small": {"numpy": 64, "cupy": 64}}  # of the matrices that are multiplied
 HEAD_START = 50  # copies that a GPU does before the calls that are measured
-CALLS = 20  # of them
+CALLS = 20  # of them, at most
+LONG = 0.2  # seconds, for these calls together
 
 
 class Clock:
@@ -67,23 +68,29 @@ class GPUClock(Clock):
     def __init__(self, copied: int):
         import cupy
 
-        self.events = cupy.cuda
+        self.events, self.calls = cupy.cuda, 1
         self.source, self.target = (cupy.zeros(copied, "float32") for _ in range(2))
 
     def copy(self) -> None:
         self.target[...] = self.source
 
+    def seconds(self, call: Callable[[], Any], seconds: float) -> float:
+        call()  # compiles
+        self.calls = 1
+        self.calls = max(1, min(CALLS, int(LONG / self.block(call))))
+        return super().seconds(call, seconds)
+
     def block(self, call: Callable[[], Any]) -> float:
-        """The mean of CALLS calls."""
+        """The mean of some calls."""
         start, end = self.events.Event(), self.events.Event()
         for _ in range(HEAD_START):
             self.copy()
         start.record()
-        for _ in range(CALLS):
+        for _ in range(self.calls):
             call()
         end.record()
         end.synchronize()
-        return float(self.events.get_elapsed_time(start, end)) / 1e3 / CALLS
+        return float(self.events.get_elapsed_time(start, end)) / 1e3 / self.calls
 
 
 def serving(known: Primitive, arguments: Arguments) -> str:

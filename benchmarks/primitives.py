@@ -70,12 +70,20 @@ def measure(options: argparse.Namespace) -> Results:
             print(f"measuring {name}, {row.label}", file=sys.stderr, flush=True)
             found: dict[str, Any] = {}
             for _ in range(options.rounds):
-                for engine, worker in workers.items():
-                    got = worker.ask(name=name, row=i, seconds=options.seconds)
+                for engine, worker in list(workers.items()):
+                    try:
+                        got = worker.ask(name=name, row=i, seconds=options.seconds)
+                    except LeftOut as reason:  # its process is gone
+                        results["skipped"][engine] = f"{name}, {row.label}: {reason}"
+                        del workers[engine]
+                        found.pop(engine, None)
+                        continue
                     if "seconds" in got:
                         got["seconds"] = [*found.get(engine, got | {"seconds": []})["seconds"], got["seconds"]]
                     found[engine] = got
             results["rows"].append({"primitive": name, "label": row.label, "engines": found})
+            if options.json:  # so far: a run may be cut off
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
     for worker in workers.values():
         worker.end()
     return results
@@ -158,14 +166,15 @@ def main() -> None:
         here = ["gpu"] if gpus() else []
         here += ["cpu"] if options.precision == "f32" else []
         options.engines = options.engines or [engine for engine in ENGINES if device(engine) in here]
-        results = measure(options)
+        if not options.engines:
+            parser.error(f"{options.precision} is measured on a GPU, and nvidia-smi finds none")
         if options.json is None and not options.quick:
             options.json = HERE / "results" / f"primitives-{device(options.engines[0])}-{options.precision}.json"
-        if options.json:
-            options.json.write_text(json.dumps(results, indent=1) + "\n")
+        results = measure(options)
     for line in lines(results):
         print(line)
-    raise SystemExit(any("failed" in its for row in results["rows"] for its in row["engines"].values()) or not results["rows"])
+    measured = [its for row in results["rows"] for its in row["engines"].values()]
+    raise SystemExit(not measured or any("failed" in its for its in measured))
 
 
 if __name__ == "__main__":
