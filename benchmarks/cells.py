@@ -15,24 +15,41 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-CHARACTERS, TOKENS, D, HEADS, BLOCKS = 65, 64, 128, 4, 4  # of the transformer
 RING = 1 << 28  # bytes of X: as many different batches as they hold
 LABELINGS, NOISE = 17, 0.2  # vectors of labels for an X; the fraction of labels that is random
 Theta = dict[str, np.ndarray]
 
 
+class Transformer(NamedTuple):
+    """The sizes of a transformer."""
+
+    vocabulary: int
+    tokens: int
+    d: int
+    heads: int
+    blocks: int
+
+
+CHARACTERS = Transformer(65, 64, 128, 4, 4)  # examples/char_transformer.py
+GPT = Transformer(8192, 512, 768, 12, 12)
+REAL: dict[str, Any] = {"lr": 3e-4, "decay": 0.1, "clip": 1.0, "gpu": True, "block": 4}  # of cells at real sizes
+
+
 @dataclass(frozen=True)
 class Cell:
-    """A network of a kind (mlp, cnn, transformer), its batch size, and its optimiser: Adam, or AdamW if decay > 0."""
+    """A network of a kind (mlp, cnn, resnet, transformer), its batch size, and its optimiser: Adam, or AdamW if decay > 0."""
 
     kind: str
     batch: int
-    sizes: tuple[int, ...] = ()  # of an mlp
+    sizes: tuple[int, ...] = ()  # of an mlp; the channels of a resnet's stages
+    dims: Transformer = CHARACTERS
+    image: tuple[int, int, int] = (28, 28, 1)  # of a cnn or resnet
     lr: float = 1e-3
     decay: float = 0.0
     clip: float | None = None  # the largest norm of a gradient
     dropout: float = 0.0  # of a cnn
     gpu: bool = False  # too large for a CPU
+    block: int = 20  # calls between two waits for a GPU
 
 
 CELLS = {
@@ -45,7 +62,35 @@ CELLS = {
     "cnn": Cell("cnn", 128, decay=0.02, dropout=0.4),  # the network of examples/train_mnist.py
     "transformer": Cell("transformer", 32, lr=2e-3, decay=0.1, clip=1.0),  # the network of examples/char_transformer.py
     "gpu-large": Cell("mlp", 8192, (784, 4096, 4096, 10), gpu=True),
+    "gpt": Cell("transformer", 16, dims=GPT, **REAL),  # 92 million parameters
+    "gpt-2048": Cell("transformer", 4, dims=GPT._replace(tokens=2048), **REAL),
+    "resnet": Cell("resnet", 256, (64, 128, 256, 512), image=(32, 32, 3), **REAL),  # 14 million
 }
+
+
+class Convolution(NamedTuple):
+    """A 3x3 convolution of a resnet with padding 1, and the normalisation after it. side: of the images that it returns."""
+
+    path: str
+    norm: str
+    c_in: int
+    c_out: int
+    stride: int
+    side: int
+
+
+def convolutions(cell: Cell) -> list[Convolution]:
+    """Those of a resnet. A stage has one, then two residual modules of two each; from the second stage on it halves the image."""
+    found: list[Convolution] = []
+    side, before = cell.image[0], cell.image[2]
+    for stage, c in enumerate(cell.sizes):
+        stride, i = (2, 7 * stage) if stage else (1, 0)
+        side //= stride
+        found.append(Convolution(f"{i}", f"{i + 1}", before, c, stride, side))
+        for body in (f"{i + 3}.body", f"{i + 5}.body"):
+            found += [Convolution(f"{body}.{k}", f"{body}.{k + 1}", c, c, 1, side) for k in (0, 3)]
+        before = c
+    return found
 
 
 def shapes(cell: Cell) -> dict[str, tuple[int, ...]]:
@@ -53,19 +98,26 @@ def shapes(cell: Cell) -> dict[str, tuple[int, ...]]:
     if cell.kind == "mlp":
         layers = list(enumerate(pairwise(cell.sizes)))
         return {f"{2 * i}.{name}": shape for i, (n, m) in layers for name, shape in (("W", (n, m)), ("b", (m,)))}
-    if cell.kind == "cnn":
-        of_cnn: dict[str, tuple[int, ...]] = {}
-        for i, shape in ((0, (5, 5, 1, 24)), (3, (3, 3, 24, 48)), (7, (3, 3, 48, 96))):
-            of_cnn |= {f"{i}.W": shape, f"{i + 1}.gamma": shape[-1:], f"{i + 1}.beta": shape[-1:]}
-        return of_cnn | {"12.W": (4 * 4 * 96, 10), "12.b": (10,)}
-    of_transformer = {"0.W": (CHARACTERS, D), "1.W": (TOKENS, D)}
-    for i in range(2, BLOCKS + 2):
-        of_transformer |= {f"{i}.{norm}.{name}": (D,) for norm in ("norm", "feed.body.0") for name in ("gamma", "beta")}
-        of_transformer |= {f"{i}.attention.W": (D, 3 * D), f"{i}.attention.b": (3 * D,)}
-        of_transformer |= {f"{i}.attention.W_o": (D, D), f"{i}.attention.b_o": (D,)}
-        of_transformer |= {f"{i}.feed.body.1.W": (D, 4 * D), f"{i}.feed.body.1.b": (4 * D,)}
-        of_transformer |= {f"{i}.feed.body.3.W": (4 * D, D), f"{i}.feed.body.3.b": (D,)}
-    return of_transformer | {f"{BLOCKS + 2}.gamma": (D,), f"{BLOCKS + 2}.beta": (D,)}
+    if cell.kind in ("cnn", "resnet"):
+        weights: dict[str, tuple[int, ...]] = {"0": (5, 5, 1, 24), "3": (3, 3, 24, 48), "7": (3, 3, 48, 96)}
+        norms, last, features = {path: str(int(path) + 1) for path in weights}, "12", 4 * 4 * 96
+        if cell.kind == "resnet":
+            weights = {c.path: (3, 3, c.c_in, c.c_out) for c in convolutions(cell)}
+            norms = {c.path: c.norm for c in convolutions(cell)}
+            last, features = str(7 * len(cell.sizes) + 1), cell.sizes[-1]
+        of_images: dict[str, tuple[int, ...]] = {}
+        for path, shape in weights.items():
+            of_images |= {f"{path}.W": shape, f"{norms[path]}.gamma": shape[-1:], f"{norms[path]}.beta": shape[-1:]}
+        return of_images | {f"{last}.W": (features, 10), f"{last}.b": (10,)}
+    d, blocks = cell.dims.d, cell.dims.blocks
+    of_transformer = {"0.W": (cell.dims.vocabulary, d), "1.W": (cell.dims.tokens, d)}
+    for i in range(2, blocks + 2):
+        of_transformer |= {f"{i}.{norm}.{name}": (d,) for norm in ("norm", "feed.body.0") for name in ("gamma", "beta")}
+        of_transformer |= {f"{i}.attention.W": (d, 3 * d), f"{i}.attention.b": (3 * d,)}
+        of_transformer |= {f"{i}.attention.W_o": (d, d), f"{i}.attention.b_o": (d,)}
+        of_transformer |= {f"{i}.feed.body.1.W": (d, 4 * d), f"{i}.feed.body.1.b": (4 * d,)}
+        of_transformer |= {f"{i}.feed.body.3.W": (4 * d, d), f"{i}.feed.body.3.b": (d,)}
+    return of_transformer | {f"{blocks + 2}.gamma": (d,), f"{blocks + 2}.beta": (d,)}
 
 
 def theta(cell: Cell, seed: int = 0) -> Theta:
@@ -88,14 +140,15 @@ def batches(cell: Cell, seed: int = 0) -> Iterator[tuple[Any, list[Any]]]:
     gradient stay away from zero, where subnormal numbers would slow some engines down.
     """
     generator = np.random.default_rng(seed)
-    shape = {"mlp": cell.sizes[:1], "cnn": (28, 28, 1), "transformer": (TOKENS,)}[cell.kind]
-    classes = {"mlp": cell.sizes[-1:], "cnn": (10,), "transformer": (CHARACTERS,)}[cell.kind][0]
-    centres = generator.standard_normal((classes, *shape), "float32")
+    tokens = cell.dims.tokens
+    shape = {"mlp": cell.sizes[:1], "transformer": (tokens,)}.get(cell.kind, cell.image)
+    classes = {"mlp": cell.sizes[-1:], "transformer": cell.dims[:1]}.get(cell.kind, (10,))[0]
+    centres = None if cell.kind == "transformer" else generator.standard_normal((classes, *shape), "float32")
     for _ in range(min(16, max(4, RING // (4 * cell.batch * math.prod(shape))))):
-        if cell.kind == "transformer":  # through the alphabet in steps of one, two or three characters
+        if centres is None:  # through the alphabet in steps of one, two or three characters
             start = generator.integers(0, classes, (cell.batch, 1))
             stride = generator.integers(1, 4, (cell.batch, 1))
-            ids = (start + stride * np.arange(TOKENS + 1)) % classes
+            ids = (start + stride * np.arange(tokens + 1)) % classes
             X, y = np.ascontiguousarray(ids[:, :-1]), ids[:, 1:]
         else:
             y = generator.integers(0, classes, cell.batch)
@@ -127,8 +180,12 @@ def products(cell: Cell) -> list[Product]:
     if cell.kind == "cnn":
         first = Product(1, n * 14 * 14, 5 * 5 * 1, 24, False)
         return [first, Product(1, n * 12 * 12, 9 * 24, 48), Product(1, n * 4 * 4, 9 * 48, 96), Product(1, n, 4 * 4 * 96, 10)]
-    rows, heads = n * TOKENS, n * HEADS
-    attention = [Product(heads, TOKENS, D // HEADS, TOKENS), Product(heads, TOKENS, TOKENS, D // HEADS)]
-    feed = [Product(1, rows, D, 4 * D), Product(1, rows, 4 * D, D)]
-    block = [Product(1, rows, D, 3 * D), *attention, Product(1, rows, D, D), *feed]
-    return block * BLOCKS + [Product(1, rows, D, CHARACTERS)]
+    if cell.kind == "resnet":
+        of = [Product(1, n * c.side**2, 9 * c.c_in, c.c_out, i > 0) for i, c in enumerate(convolutions(cell))]
+        return [*of, Product(1, n, cell.sizes[-1], 10)]
+    vocabulary, tokens, d, heads, blocks = cell.dims
+    rows, stack = n * tokens, n * heads
+    attention = [Product(stack, tokens, d // heads, tokens), Product(stack, tokens, tokens, d // heads)]
+    feed = [Product(1, rows, d, 4 * d), Product(1, rows, 4 * d, d)]
+    block = [Product(1, rows, d, 3 * d), *attention, Product(1, rows, d, d), *feed]
+    return block * blocks + [Product(1, rows, d, vocabulary)]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch_engine
-from cells import CELLS, TOKENS
+from cells import CELLS
 from engines import Engine, bpcore, bpcore_module
 from process import environment
 from run import machine
@@ -29,6 +29,7 @@ from run import machine
 import bpcore as bp
 
 CELL, ENGINES = CELLS["transformer"], ("bpcore", "torch")
+TOKENS = CELL.dims.tokens
 WARM, TURN = 100, 50  # steps
 LIMIT = 0.02  # on the difference of the last validation losses
 
@@ -91,7 +92,7 @@ def main() -> None:
     workers = {}
     for engine in ENGINES:
         command = [sys.executable, __file__, "--worker", engine, "--steps", str(arguments.steps), "--seed", str(arguments.seed)]
-        variables = environment(arguments.threads, tf32=False)
+        variables = environment(arguments.threads)
         workers[engine] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
     print(f"{'':5}  {'training loss':^17}  {'validation loss':^17}  {'ms a step':^15}")
     print(f"steps  {'bpcore':>8} {'torch':>8}  {'bpcore':>8} {'torch':>8}  {'bpcore':>7} {'torch':>7}  ratio")

@@ -5,6 +5,7 @@ PyTorch's and JAX's engines are in torch_engine.py and jax_engine.py. A worker i
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cells import CHARACTERS, Cell, Product, Theta, batches, in_turn, products, shapes
+from cells import Cell, Product, Theta, batches, in_turn, products, shapes
 
 
 class Unable(Exception):
@@ -32,6 +33,7 @@ class Engine:
     host: Callable[[Any], Any] = np.asarray
     training: Callable[[bool], Any] = lambda on: None  # called between training and evaluation, not timed
     block: int = 1  # calls between two waits: on a GPU the host runs ahead
+    memory: Callable[[], float] | None = None  # the peak MB on the device; None if it is the process's
 
     def ring(self, cell: Cell) -> Iterator[tuple[Any, Any]]:
         """The cell's batches, placed, without end."""
@@ -44,13 +46,13 @@ class Spec:
 
     library: str
     build: str
-    kinds: tuple[str, ...] = ("mlp", "cnn", "transformer")
+    kinds: tuple[str, ...] = ("mlp", "cnn", "resnet", "transformer")
     options: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     gpu: bool = False
 
 
-MLP, CNN = ("mlp",), ("cnn",)
+MLP, IMAGES = ("mlp",), ("cnn", "resnet")
 PLAIN = {"BPCORE_KERNELS": "plain"}
 CUDA = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # engines share the GPU's memory
 ENGINES = {
@@ -59,7 +61,7 @@ ENGINES = {
     "bpcore-plain": Spec("bpcore", "engines:bpcore", environment=PLAIN),
     "bpcore": Spec("bpcore", "engines:bpcore", options={"extra": "fast"}),
     "torch": Spec("torch", "torch_engine:build"),
-    "torch-cl": Spec("torch", "torch_engine:build", CNN, {"channels_last": True}),
+    "torch-cl": Spec("torch", "torch_engine:build", IMAGES, {"channels_last": True}),
     "torch-compile": Spec("torch", "torch_engine:build", options={"mode": "default"}),
     "jax": Spec("jax.numpy", "jax_engine:build", environment={"JAX_PLATFORMS": "cpu"}),
     "sklearn": Spec("sklearn.neural_network", "engines:scikit_learn", MLP),
@@ -68,7 +70,7 @@ ENGINES = {
     "bpcore-cupy": Spec("bpcore", "engines:bpcore", options={"backend": "cupy"}, gpu=True),
     "bpcore-cupy-graph": Spec("bpcore", "engines:bpcore", options={"backend": "cupy", "replay": True}, gpu=True),
     "torch-cuda": Spec("torch", "torch_engine:build", options={"device": "cuda"}, gpu=True),
-    "torch-cuda-cl": Spec("torch", "torch_engine:build", CNN, {"device": "cuda", "channels_last": True}, gpu=True),
+    "torch-cuda-cl": Spec("torch", "torch_engine:build", IMAGES, {"device": "cuda", "channels_last": True}, gpu=True),
     "torch-cuda-compile": Spec("torch", "torch_engine:build", options={"device": "cuda", "mode": "default"}, gpu=True),
     "torch-cuda-reduce-overhead": Spec(
         "torch", "torch_engine:build", options={"device": "cuda", "mode": "reduce-overhead"}, gpu=True
@@ -77,25 +79,31 @@ ENGINES = {
         "jax.numpy", "jax_engine:build", options={"device": "cuda"}, environment={"JAX_PLATFORMS": "cuda", **CUDA}, gpu=True
     ),
 }
-GPU_BLOCK = 20
+COMPUTE = {"f32": "float32", "tf32": "tf32", "f16": "float16", "bf16": "bfloat16"}  # a precision, and bpcore's compute_dtype
 
 
-def build(name: str, cell: Cell, theta: Theta) -> Engine:
+def build(name: str, cell: Cell, theta: Theta, precision: str = "f32") -> Engine:
     """The engine of that name. Raises ImportError or Unable if it cannot be built."""
     spec = ENGINES[name]
     module, function = spec.build.split(":")
-    return getattr(import_module(module), function)(cell, theta, **spec.options)
+    more = {} if precision == "f32" else {"precision": precision}
+    return getattr(import_module(module), function)(cell, theta, **spec.options, **more)
 
 
 def bpcore_module(cell: Cell) -> Any:
-    """The network as bpcore's examples build it."""
+    """The network, as bpcore's examples build theirs."""
     import bpcore as bp
 
     if cell.kind == "mlp":
         return bp.MLP(cell.sizes)
-    sys.path.append(str(Path(__file__).parents[1] / "examples"))
     if cell.kind == "transformer":
-        return import_module("char_transformer").transformer(CHARACTERS)
+        vocabulary, tokens, d, heads, blocks = cell.dims
+        embedding = bp.Embedding(vocabulary, d)
+        of_blocks = (bp.TransformerBlock(d, heads, causal=True) for _ in range(blocks))
+        return bp.Sequential(embedding, bp.PositionalEmbedding(tokens, d), *of_blocks, bp.LayerNorm(d), bp.Unembed(embedding))
+    if cell.kind == "resnet":
+        return resnet(cell)
+    sys.path.append(str(Path(__file__).parents[1] / "examples"))
     module = import_module("train_mnist").cnn()
     for child in module.modules:
         if isinstance(child, bp.Dropout):
@@ -103,24 +111,47 @@ def bpcore_module(cell: Cell) -> Any:
     return module
 
 
+def resnet(cell: Cell) -> Any:
+    """A ResNet for small images: see `cells.convolutions`."""
+    import bpcore as bp
+
+    def convolution(c_in: int, c_out: int, stride: int = 1) -> tuple[Any, Any]:
+        return bp.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False), bp.BatchNorm(c_out)
+
+    layers: list[Any] = []
+    before = cell.image[2]
+    for c in cell.sizes:
+        layers += [*convolution(before, c, 2 if layers else 1), bp.ReLU()]
+        for _ in range(2):
+            layers += [bp.Residual(bp.Sequential(*convolution(c, c), bp.ReLU(), *convolution(c, c))), bp.ReLU()]
+        before = c
+    return bp.Sequential(*layers, bp.GlobalAvgPool(), bp.Linear(before, 10))
+
+
 def bpcore(
-    cell: Cell, theta: Theta, backend: str = "numpy", replay: bool = False, extra: str | None = None, schedule: Any = None
+    cell: Cell,
+    theta: Theta,
+    backend: str = "numpy",
+    replay: bool = False,
+    extra: str | None = None,
+    schedule: Any = None,
+    precision: str = "f32",
 ) -> Engine:
     """bpcore's Trainer. extra: a set of twins, without which the engine cannot be built."""
     import bpcore as bp
+    from bpcore.backend import get_backend
 
     if extra is not None:
         import_module(f"bpcore.kernels.{extra}")
     try:
-        net = bp.Network(bpcore_module(cell), backend=backend, replay=replay)
-    except RuntimeError as error:
+        get_backend(backend).check_compute(COMPUTE[precision], "float32")
+    except (RuntimeError, ValueError) as error:
         raise Unable(str(error)) from error
+    net = bp.Network(bpcore_module(cell), backend=backend, compute_dtype=COMPUTE[precision], replay=replay)
     parameters = net.parameters()
     got = {path: tuple(window.shape) for path, window in parameters.items() if not path.endswith((".mean", ".variance"))}
     if got != shapes(cell):
-        raise ValueError(
-            f"the example's network has other parameters than cells.py: {set(got.items()) ^ set(shapes(cell).items())}"
-        )
+        raise ValueError(f"the network has other parameters than cells.py: {set(got.items()) ^ set(shapes(cell).items())}")
     for path, value in theta.items():
         parameters[path][...] = net.backend.asarray(value)
     optimizer = bp.AdamW(cell.lr, weight_decay=cell.decay) if cell.decay else bp.Adam(cell.lr)
@@ -132,7 +163,13 @@ def bpcore(
     def wait(result: Any) -> None:
         cupy.cuda.Device().synchronize()  # all streams
 
-    return Engine(trainer.step, net, net.backend.asarray, wait, net.backend.to_host, block=GPU_BLOCK)
+    def memory() -> float:
+        """Of the default pool, and of those of recorded steps."""
+        pools = [x for x in gc.get_objects() if isinstance(x, cupy.cuda.MemoryPool)]
+        default = cupy.get_default_memory_pool()
+        return float(default.total_bytes() + sum(x.total_bytes() for x in pools if x is not default)) / 1e6
+
+    return Engine(trainer.step, net, net.backend.asarray, wait, net.backend.to_host, block=cell.block, memory=memory)
 
 
 def numpy_gemm(A: Any, B: Any, out: Any) -> Any:

@@ -11,7 +11,9 @@ from engines import ENGINES
 
 Results = dict[str, Any]
 EAGER = {False: "torch", True: "torch-cuda"}  # by whether the engine runs on a GPU
-PEERS = {False: ("torch", "torch-compile", "jax"), True: ("torch-cuda", "torch-cuda-compile", "jax-cuda")}
+COMPILED = ("torch-cuda-compile", "torch-cuda-reduce-overhead")
+TORCH = ("torch-cuda", "torch-cuda-cl", *COMPILED)
+PEERS = {False: ("torch", "torch-compile", "jax"), True: (*TORCH, "jax-cuda")}
 BARE = {"bpcore-plain": "gemms-plain", "bpcore": "gemms"}
 
 
@@ -48,7 +50,10 @@ def against(figures: dict[str, list[float]], engine: str, among: tuple[str, ...]
 
 
 class Limit(NamedTuple):
-    """A limit: in a measure of a cell, `engine` takes at most `limit` times the figure of the best engine of `among`."""
+    """A limit: in a measure of a cell, `engine` takes at most `limit` times the figure of the best engine of `among`.
+
+    precisions: those at which it must hold.
+    """
 
     number: int
     measure: str
@@ -56,8 +61,10 @@ class Limit(NamedTuple):
     engine: str
     among: tuple[str, ...]
     limit: float
+    precisions: tuple[str, ...] = ("f32", "tf32")
 
 
+REPLAYED = "bpcore-cupy-graph"
 CELLS = ("tiny", "small", "medium", "wide32", "large", "deep")
 LIMITS = [
     *(Limit(1, "step", cell, "bpcore", PEERS[False], 0.9) for cell in ("tiny", "small", "deep")),
@@ -76,6 +83,14 @@ LIMITS = [
     *(
         Limit(6, "step", cell, "bpcore-cupy-graph", ("torch-cuda-reduce-overhead",), 1.1)
         for cell in ("tiny", "small", "medium", "gpu-large")
+    ),
+    Limit(7, "step", "gpt", REPLAYED, COMPILED, 1.0, ("f16", "bf16")),
+    Limit(7, "step", "gpt", REPLAYED, ("torch-cuda",), 0.7, ("f16", "bf16")),
+    Limit(7, "memory", "gpt", REPLAYED, ("torch-cuda",), 1.0, ("f16", "bf16")),
+    Limit(7, "step", "gpt-2048", REPLAYED, ("torch-cuda",), 1.0, ("f16", "bf16")),
+    *(
+        Limit(7, "step", "resnet", REPLAYED, TORCH, limit, (precision,))
+        for precision, limit in (("f16", 0.9), ("tf32", 1.0), ("f32", 1.1))
     ),
 ]
 FIT = 1.3  # limit on an epoch of fit over its bare steps and an evaluation
@@ -97,7 +112,10 @@ def verdicts(results: Results) -> list[tuple[bool | None, str]]:
         else:
             lines.append((bool(holds), f"{what}: {got:.4f}" if isinstance(got, float) else f"{what}: {got}"))
 
-    for number, measure, cell, engine, among, limit in LIMITS:
+    precision = results.get("settings", {}).get("precision", "f32")
+    for number, measure, cell, engine, among, limit, precisions in LIMITS:
+        if precision not in precisions:
+            continue
         rounds = figures_of(results, cell, measure)
         got = against(rounds, engine, among)
         reference = best(rounds, among) or " or ".join(among)

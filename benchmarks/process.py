@@ -1,4 +1,4 @@
-"""A worker as its parent sees it: a process with one engine in one cell. Requests and answers are lines of JSON."""
+"""A worker as its parent sees it: a process with one engine. Requests and answers are lines of JSON."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ class LeftOut(Exception):
         self.failed = failed
 
 
-def environment(threads: int, tf32: bool, engine: str | None = None) -> dict[str, str]:
+def environment(threads: int, precision: str = "f32", engine: str | None = None) -> dict[str, str]:
     """The environment variables of a process: this clone's bpcore, the number of threads, and the engine's own."""
     path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
     pools = {f"{pool}_NUM_THREADS": str(threads) for pool in POOLS}
-    precision = {"CUPY_TF32": "1"} if tf32 else {"NVIDIA_TF32_OVERRIDE": "0"}
+    products = {"CUPY_TF32": "1"} if precision == "tf32" else {"NVIDIA_TF32_OVERRIDE": "0"}
     own = ENGINES[engine].environment if engine else {}
-    return {**os.environ, **pools, **precision, "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path, **own}
+    return {**os.environ, **pools, **products, "TORCHINDUCTOR_COMPILE_THREADS": "1", "PYTHONPATH": path, **own}
 
 
 class Process:
-    """A worker. Raises LeftOut if it cannot do the cell, or ends without an answer."""
+    """A worker, a script of this folder. Raises LeftOut if it cannot do its work, or ends without an answer."""
 
-    def __init__(self, engine: str, cell: str, threads: int, tf32: bool):
-        command = [sys.executable, str(HERE / "worker.py"), engine, cell, str(threads), "on" if tf32 else "off"]
-        variables = environment(threads, tf32, engine)
+    def __init__(self, script: str, *arguments: str, variables: dict[str, str]):
+        command = [sys.executable, str(HERE / script), *arguments]
         self.worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables)
         self.ready = self.answer()
 

@@ -6,6 +6,7 @@ machine with a CUDA GPU, the engines for a GPU and a large cell are measured too
 
     python benchmarks/run.py --check                   # everything; exit status 1 if a limit does not hold
     python benchmarks/run.py --measures cells --cells tiny small --engines bpcore torch
+    python benchmarks/run.py --measures cells --cells gpt gpt-2048 resnet --precision f16    # on a GPU
     python benchmarks/run.py --quick                   # a smoke run
     python benchmarks/run.py --show benchmarks/results/cpu.json --check
 """
@@ -25,7 +26,7 @@ from typing import Any
 import figures
 import library
 from cells import CELLS
-from engines import ENGINES
+from engines import COMPUTE, ENGINES
 from process import HERE, LeftOut, Process, environment
 
 MEASURES = ("cells", "accuracy", "epoch", "import", "install", "linear")
@@ -65,14 +66,18 @@ class Bench:
         self.failed = False
         self.engines = [name for name in ENGINES if name in options.engines and (gpu or not ENGINES[name].gpu)]
         self.cells = [name for name in CELLS if name in options.cells and (gpu or not CELLS[name].gpu)]
-        settings = {name: getattr(options, name) for name in ("rounds", "seconds", "threads", "tf32")}
+        settings = {name: getattr(options, name) for name in ("rounds", "seconds", "threads", "precision")}
         self.results: dict[str, Any] = {"machine": machine(gpu), "settings": settings, "skipped": [], "cells": {}}
         if not gpu:
             self.skip("all", "a GPU", "nvidia-smi finds no CUDA GPU")
+        if options.precision != "f32":
+            self.engines = [name for name in self.engines if ENGINES[name].gpu]
+            self.skip("all", "a CPU", f"{options.precision} is measured on a GPU")
 
     def start(self, engine: str, cell: str) -> Process:
         """A process with the engine in a cell, or for the measure "accuracy"."""
-        return Process(engine, cell, self.options.threads, self.options.tf32)
+        threads, precision = self.options.threads, self.options.precision
+        return Process("worker.py", engine, cell, str(threads), precision, variables=environment(threads, precision, engine))
 
     def skip(self, where: str, engine: str, reason: str | LeftOut) -> None:
         """Note and print that an engine is left out."""
@@ -154,7 +159,7 @@ class Bench:
     def measure_import(self) -> None:
         """Measure the time of an import in a fresh process."""
         self.results["import"], skipped = library.import_times(
-            self.options.rounds, environment(self.options.threads, self.options.tf32)
+            self.options.rounds, environment(self.options.threads, self.options.precision)
         )
         for name, reason in skipped.items():
             self.skip("import", name, reason)
@@ -172,7 +177,7 @@ class Bench:
             command += ["--rounds", str(self.options.rounds), "--seconds", str(self.options.seconds / 4)]
             if self.options.json:
                 command += ["--picture", str(self.options.json.parent / "linear_cost.png")]
-            variables = environment(self.options.threads, self.options.tf32, engine)
+            variables = environment(self.options.threads, self.options.precision, engine)
             done = subprocess.run(command, env=variables, capture_output=True, text=True)
             if done.returncode == 0:
                 self.results["linear"] = json.loads(done.stdout)
@@ -189,8 +194,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help="measured rounds, after a round to warm up; 7")
     parser.add_argument("--seconds", type=float, default=None, help="of each engine in each round; 1")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tf32", action="store_true", help="let every engine use TF32 for float32 products on a GPU")
-    parser.add_argument("--json", type=Path, default=None, help="by default benchmarks/results/cpu.json, or gpu.json")
+    parser.add_argument("--precision", choices=COMPUTE, default="f32", help="of every engine; but for f32, on a GPU only")
+    parser.add_argument("--json", type=Path, default=None, help="benchmarks/results/cpu.json, or gpu.json, gpu-f16.json")
     parser.add_argument("--check", action="store_true", help="print the limits, and whether they hold")
     parser.add_argument("--quick", action="store_true", help="a smoke run: two short rounds of tiny; no file unless --json")
     parser.add_argument("--show", type=Path, help="measure nothing; print the table of an existing file")
@@ -200,7 +205,8 @@ def arguments() -> argparse.Namespace:
     options.cells = options.cells or (["tiny"] if quick else list(CELLS))
     options.rounds, options.seconds = options.rounds or (2 if quick else 7), options.seconds or (0.05 if quick else 1.0)
     if options.json is None and not quick:
-        options.json = HERE / "results" / ("gpu.json" if gpus() else "cpu.json")
+        suffix = "" if options.precision == "f32" else f"-{options.precision}"
+        options.json = HERE / "results" / (f"gpu{suffix}.json" if gpus() else "cpu.json")
     return options
 
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from cells import BLOCKS, CHARACTERS, HEADS, TOKENS, Cell, D, Theta
-from engines import GPU_BLOCK, Engine, Unable
+from cells import Cell, Theta
+from engines import Engine, Unable
 
 
 def mlp(cell: Cell) -> Any:
@@ -36,16 +36,43 @@ def cnn(cell: Cell) -> Any:
     )
 
 
+def resnet(cell: Cell) -> Any:
+    """The ResNet, with bpcore's indices of layers, on images (n, channels, height, width)."""
+    from torch import nn
+
+    class Residual(nn.Sequential):
+        def forward(self, z: Any) -> Any:
+            return z + super().forward(z)
+
+    class GlobalAvgPool(nn.AdaptiveAvgPool2d):
+        def forward(self, z: Any) -> Any:
+            return super().forward(z).flatten(1)
+
+    def convolution(c_in: int, c_out: int, stride: int = 1) -> Any:
+        return nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(c_out)
+
+    layers: list[Any] = []
+    before = cell.image[2]
+    for c in cell.sizes:
+        layers += [*convolution(before, c, 2 if layers else 1), nn.ReLU()]
+        for _ in range(2):
+            layers += [Residual(*convolution(c, c), nn.ReLU(), *convolution(c, c)), nn.ReLU()]
+        before = c
+    return nn.Sequential(*layers, GlobalAvgPool(1), nn.Linear(before, 10))
+
+
 def transformer(cell: Cell) -> Any:
     """The transformer, with bpcore's indices of layers; the last layer shares the weight of the first."""
     import torch
     from torch import nn
     from torch.nn import functional as F
 
+    vocabulary, tokens, d, heads, blocks = cell.dims
+
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.empty(TOKENS, D))
+            self.weight = nn.Parameter(torch.empty(tokens, d))
 
         def forward(self, z: Any) -> Any:
             return z + self.weight[: z.shape[1]]
@@ -53,21 +80,21 @@ def transformer(cell: Cell) -> Any:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.qkv = nn.Linear(D, 3 * D)
-            self.out = nn.Linear(D, D)
+            self.qkv = nn.Linear(d, 3 * d)
+            self.out = nn.Linear(d, d)
 
         def forward(self, z: Any) -> Any:
-            n, tokens, _ = z.shape
-            q, k, v = self.qkv(z).view(n, tokens, 3, HEADS, D // HEADS).permute(2, 0, 3, 1, 4)
+            n, t, _ = z.shape
+            q, k, v = self.qkv(z).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.out(mixed.transpose(1, 2).reshape(n, tokens, D))
+            return self.out(mixed.transpose(1, 2).reshape(n, t, d))
 
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.norm = nn.LayerNorm(D)
+            self.norm = nn.LayerNorm(d)
             self.attention = Attention()
-            self.feed = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
+            self.feed = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
 
         def forward(self, z: Any) -> Any:
             z = z + self.attention(self.norm(z))
@@ -81,9 +108,9 @@ def transformer(cell: Cell) -> Any:
         def forward(self, z: Any) -> Any:
             return z @ self.embedding.weight.T
 
-    embedding = nn.Embedding(CHARACTERS, D)
-    blocks = (Block() for _ in range(BLOCKS))
-    return nn.Sequential(embedding, Positions(), *blocks, nn.LayerNorm(D), Unembed(embedding))
+    embedding = nn.Embedding(vocabulary, d)
+    blocks = (Block() for _ in range(blocks))
+    return nn.Sequential(embedding, Positions(), *blocks, nn.LayerNorm(d), Unembed(embedding))
 
 
 NAMES = {"W": "weight", "b": "bias", "gamma": "weight", "beta": "bias"}
@@ -120,23 +147,35 @@ def build(
     mode: str | None = None,
     channels_last: bool = False,
     schedule: Any = None,
+    precision: str = "f32",
 ) -> Engine:
-    """A model with its fused optimiser. mode: of torch.compile, None for eager. schedule: step -> factor on lr."""
+    """A model with its fused optimiser. mode: of torch.compile, None for eager. schedule: step -> factor on lr.
+
+    In f16 and bf16 it computes by autocast, in f16 with a scaled loss. f32 and tf32 differ by `set_precision`.
+    """
     import torch
     from torch import nn
     from torch.nn import functional as F
 
     if device == "cuda" and not torch.cuda.is_available():
         raise Unable("PyTorch finds no CUDA GPU")
-    model = {"mlp": mlp, "cnn": cnn, "transformer": transformer}[cell.kind](cell)
+    half = {"f16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    model = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "transformer": transformer}[cell.kind](cell)
     load(model, theta)
     model.to(device, memory_format=torch.channels_last) if channels_last else model.to(device)
 
+    def in_half(X: Any) -> Any:
+        with torch.autocast(device, half):
+            return model(X).float()
+
+    logits = model if half is None else in_half
+
     def loss_of(X: Any, y: Any) -> Any:
-        return F.cross_entropy(model(X).flatten(0, -2), y.flatten())
+        return F.cross_entropy(logits(X).flatten(0, -2), y.flatten())
 
     objective = loss_of if mode is None else torch.compile(loss_of, mode=mode, dynamic=False)
-    forward = model if mode is None else torch.compile(model, mode=mode, dynamic=False)
+    forward = logits if mode is None else torch.compile(logits, mode=mode, dynamic=False)
+    scaler = torch.amp.GradScaler(device) if precision == "f16" else None
     if cell.decay:  # it applies to matrices, not to biases and γ, as in bpcore
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim <= 1]
@@ -154,10 +193,16 @@ def build(
             taken += 1
         optimizer.zero_grad()
         J = objective(X, y)
-        J.backward()
+        (J if scaler is None else scaler.scale(J)).backward()
         if cell.clip is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), cell.clip)
-        optimizer.step()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
         return J
 
     @torch.no_grad()
@@ -166,8 +211,9 @@ def build(
 
     def place(x: Any) -> Any:
         x = torch.from_numpy(x)
-        if x.ndim == 4:  # (n, h, w, 1): with one channel, both orders have the same memory
-            x = x.permute(0, 3, 1, 2) if channels_last else x.reshape(len(x), 1, *x.shape[1:3])
+        if x.ndim == 4:
+            x = x.permute(0, 3, 1, 2)  # channels last in memory
+            x = x if channels_last else x.contiguous()
         return x if device == "cpu" else x.to(device)
 
     def wait(result: Any) -> None:
@@ -177,11 +223,18 @@ def build(
     def host(x: Any) -> np.ndarray:
         return x.detach().cpu().numpy()
 
-    return Engine(step, predict, place, wait, host, model.train, GPU_BLOCK if device == "cuda" else 1)
+    if device == "cpu":
+        return Engine(step, predict, place, wait, host, model.train)
+
+    def memory() -> float:
+        return torch.cuda.max_memory_reserved() / 1e6
+
+    return Engine(step, predict, place, wait, host, model.train, cell.block, memory)
 
 
 def set_precision(tf32: bool) -> None:
-    """Set whether float32 products may use TF32 on a GPU. By default cuDNN's may."""
+    """Set whether float32 products may use TF32 on a GPU (by default cuDNN's may), and let cuDNN time its algorithms."""
     import torch
 
+    torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32

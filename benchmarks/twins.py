@@ -147,7 +147,7 @@ class Worker:
 
     def __init__(self, what: str, of: str, without: str, threads: int):
         command = [sys.executable, __file__, "--work", what, of, without]
-        variables = environment(threads, tf32=False) | {"BPCORE_KERNELS": SETTINGS[of]}
+        variables = environment(threads) | {"BPCORE_KERNELS": SETTINGS[of]}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables, cwd=sys.path[0]
         )

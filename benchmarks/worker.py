@@ -1,6 +1,6 @@
 """The process of one engine in one cell. Each line of JSON on its input is a request to measure; it answers with a line of JSON.
 
-python worker.py ENGINE CELL THREADS TF32
+python worker.py ENGINE CELL THREADS PRECISION
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def to_accuracy(name: str, seed: int) -> dict[str, Any]:
 class Worker:
     """An engine in a cell, after its first step."""
 
-    def __init__(self, name: str, cell: Cell):
+    def __init__(self, name: str, cell: Cell, precision: str):
         self.cell = cell
         started = time.perf_counter()
-        self.engine = build(name, cell, theta(cell))
+        self.engine = build(name, cell, theta(cell), precision)
         self.ring = self.engine.ring(cell)
         self.engine.wait(self.engine.step(*next(self.ring)))
         self.first = time.perf_counter() - started
@@ -112,12 +112,12 @@ class Worker:
             self.engine.training(False)
             return timed(self.engine.predict, self.engine, ((X,) for X, _ in self.ring), seconds)
         if measure == "memory":
-            return peak_memory()
+            return self.engine.memory() if self.engine.memory else peak_memory()
         return import_module("fit_epoch").measured(self.cell)
 
 
 def main() -> None:
-    name, cell, threads, tf32 = sys.argv[1:]
+    name, cell, threads, precision = sys.argv[1:]
     if hasattr(os, "sched_setaffinity"):  # for threads that no setting of the engine limits
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(threads)])
     answers = os.fdopen(os.dup(1), "w")  # what a library prints must not reach it
@@ -130,12 +130,12 @@ def main() -> None:
         try:
             import_module(ENGINES[name].library)  # imports are measured apart
             if ENGINES[name].gpu and hasattr(module, "set_precision"):
-                module.set_precision(tf32 == "on")
+                module.set_precision(precision == "tf32")
             if cell == "accuracy":
                 say({})
                 say(to_accuracy(name, json.loads(sys.stdin.readline())["seed"]))
                 return
-            worker = Worker(name, CELLS[cell])
+            worker = Worker(name, CELLS[cell], precision)
             say({"first": worker.first})
             for line in sys.stdin:
                 say(worker.answer(**json.loads(line)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import environment
+from emulator import cupy as emulator
 
 import bpcore as bp
+from bpcore.primitive import PRIMITIVES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -25,13 +28,16 @@ import engines  # noqa: E402
 import figures  # noqa: E402
 import library  # noqa: E402
 import linear_cost  # noqa: E402
+import primitive_draw  # noqa: E402
+import primitive_rows  # noqa: E402
+import primitives  # noqa: E402
 
 TWO = ("--quick", "--measures", "cells", "--engines", "mygrad", "gemms-plain")
 
 
-def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0) -> tuple[str, str]:
+def run(*arguments: str, path: Path = BENCHMARKS, code: int = 0, script: str = "run.py") -> tuple[str, str]:
     """What the command prints, and complains of; path: where it looks for modules first."""
-    command = [sys.executable, str(BENCHMARKS / "run.py"), *arguments]
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join([str(path), variables["PYTHONPATH"]])
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables, check=False)
@@ -64,6 +70,13 @@ def test_an_engine_that_is_not_there_is_left_out_with_the_reason(tmp_path):
     printed, _ = run(*TWO, path=tmp_path)
     assert "left out of tiny: mygrad: MyGrad is not here" in printed
     assert "tiny        gemms-plain" in printed
+
+
+def test_half_precision_is_for_a_gpu():
+    """What computes on a CPU is left out."""
+    printed, _ = run(*TWO, "--precision", "f16")
+    assert "left out of all: a CPU: f16 is measured on a GPU" in printed
+    assert "gemms-plain" not in printed
 
 
 def test_an_engine_that_fails_is_left_out_and_fails_the_run(tmp_path):
@@ -102,6 +115,15 @@ def test_what_must_hold(got, holds):
     assert set(measured.values()) == {holds}
 
 
+@pytest.mark.parametrize(("precision", "held"), [("f32", [True]), ("tf32", [False]), ("f16", [False]), ("bf16", [])])
+def test_limits_at_a_precision(precision, held):
+    """A ResNet at 1.05 of the best of PyTorch's: that holds in float32, in bfloat16 nothing is asked for."""
+    step = {"bpcore-cupy-graph": 1.05, "torch-cuda": 2.0, "torch-cuda-cl": 1.0, "torch-cuda-reduce-overhead": 1.5}
+    resnet = {name: {"step": [seconds] * 3} for name, seconds in step.items()}
+    verdicts = figures.verdicts({"settings": {"precision": precision}, "cells": {"resnet": resnet}})
+    assert [holds for holds, line in verdicts if "resnet" in line] == held
+
+
 def test_r2_of_a_line():
     fit = linear_cost.line([1, 2, 3, 4], [3, 5, 7, 9])
     np.testing.assert_allclose([fit["slope"], fit["intercept"], fit["r2"]], [2, 1, 1])
@@ -110,14 +132,15 @@ def test_r2_of_a_line():
     assert all(len(points) >= 6 for points in linear_cost.PANELS.values())
 
 
-@pytest.mark.parametrize("name", ["small", "deep", "cnn", "transformer"])
+@pytest.mark.parametrize("name", ["small", "deep", "cnn", "transformer", "gpt", "resnet"])
 def test_gemms_are_those_of_the_step(name):
     """They are nearly all of the operations that bpcore counts forward, and it needs twice as many backward."""
     cell = replace(cells.CELLS[name], batch=2)
     counted = bp.cost(engines.bpcore_module(cell), next(cells.batches(cell))[0])
     products = cells.products(cell)
     assert 0.9 < 2 * sum(p.stack * p.n * p.k * p.m for p in products) / counted.forward < 1
-    assert [p.need_left for p in products] == [name == "transformer", *[True] * (len(products) - 1)]  # embeddings have θ before
+    embedded = name in ("transformer", "gpt")  # embeddings have θ before
+    assert [p.need_left for p in products] == [embedded, *[True] * (len(products) - 1)]
 
 
 def test_bare_gemms_compute_products():
@@ -141,24 +164,38 @@ KINDS = {
     "mlp": cells.CELLS["tiny"],
     "cnn": replace(cells.CELLS["cnn"], batch=8, dropout=0.0),  # masks differ
     "transformer": replace(cells.CELLS["transformer"], batch=2),
+    "gpt": replace(cells.CELLS["gpt"], batch=2, dims=cells.Transformer(32, 8, 16, 2, 2)),
+    "resnet": replace(cells.CELLS["resnet"], batch=8, sizes=(8, 16), image=(8, 8, 3)),
 }
 STEPS = """
 import contextlib, json, sys
 import test_benchmarks as test
 with contextlib.redirect_stdout(sys.stderr):
-    found = test.losses(sys.argv[1], sys.argv[2])
+    found = test.losses(*sys.argv[1:])
 print(json.dumps(found))
 """
 
 
-def losses(name: str, kind: str) -> list[float]:
+def losses(name: str, kind: str, precision: str = "f32") -> list[float]:
     """J of some steps, and the mean of what the network then answers."""
     cell = KINDS[kind]
-    engine = engines.build(name, cell, cells.theta(cell))
+    engine = engines.build(name, cell, cells.theta(cell), precision)
     ring = [(engine.place(X), engine.place(labels[0])) for X, labels in islice(cells.batches(cell), 4)]
     found = [float(engine.host(engine.step(X, y))) for _ in range(4) for X, y in ring]
     engine.training(False)
     return [*found, float(np.square(engine.host(engine.predict(ring[0][0]))).mean())]
+
+
+def losses_of(name: str, *arguments: str) -> list[float]:
+    """`losses` in a process of the engine's own."""
+    root = engines.ENGINES[name].library.partition(".")[0]
+    if find_spec(root) is None:
+        pytest.skip(f"{root} is not installed")
+    variables = environment(**engines.ENGINES[name].environment)
+    command = [sys.executable, "-c", STEPS, name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -166,20 +203,158 @@ def losses(name: str, kind: str) -> list[float]:
     [
         *(("torch", kind) for kind in KINDS),
         *(("jax", kind) for kind in KINDS),
-        ("torch-cl", "cnn"),
+        *(("torch-cl", kind) for kind in ("cnn", "resnet")),
         *((name, "mlp") for name in ("mygrad", "sklearn", "thinc")),
     ],
 )
 def test_engines_do_the_same_job(name, kind):
     """From one θ, on the same batches, they have the losses that bpcore has, and they fall."""
-    root = engines.ENGINES[name].library.partition(".")[0]
-    if find_spec(root) is None:
-        pytest.skip(f"{root} is not installed")
-    variables = environment(**engines.ENGINES[name].environment)
-    command = [sys.executable, "-c", STEPS, name, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
-    assert done.returncode == 0, done.stderr
-    got, expected = json.loads(done.stdout), losses("bpcore-plain", kind)
+    got, expected = losses_of(name, kind), losses("bpcore-plain", kind)
     probabilities = name in ("sklearn", "thinc")  # they have no logits
     np.testing.assert_allclose(got[: -1 if probabilities else None], expected[: -1 if probabilities else None], rtol=2e-3)
     assert sum(got[12:16]) < sum(got[:4])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "precision"),
+    [
+        *((name, kind, "bf16") for name in ("torch", "jax") for kind in ("gpt", "resnet")),
+        *((name, kind, "f16") for name in ("torch", "bpcore-plain") for kind in ("gpt", "resnet")),
+        ("jax", "resnet", "f16"),  # its attention in float16 is for GPUs
+    ],
+)
+def test_half_precision_does_the_same_job(name, kind, precision):
+    """The losses are close to those of float32, and not the same: something is computed in half precision."""
+    got, exact = (losses_of if name != "bpcore-plain" else losses)(name, kind, precision), losses("bpcore-plain", kind)
+    np.testing.assert_allclose(got[:16], exact[:16], rtol=5e-3 if precision == "f16" else 4e-2)
+    assert max(abs(a / b - 1) for a, b in zip(got[:16], exact[:16], strict=True)) > 1e-5
+
+
+def test_a_precision_that_bpcore_does_not_have_leaves_it_out():
+    cell = KINDS["gpt"]
+    with pytest.raises(engines.Unable, match="tf32"):
+        engines.build("bpcore-plain", cell, cells.theta(cell), "tf32")
+
+
+def test_sizes_of_the_cells_of_a_gpu():
+    """20 convolutions and 14 million parameters; 12 blocks and 92 million."""
+    resnet, gpt = cells.CELLS["resnet"], cells.CELLS["gpt"]
+    assert len(cells.convolutions(resnet)) == 20
+    count = {name: sum(map(math.prod, cells.shapes(cells.CELLS[name]).values())) for name in ("resnet", "gpt", "gpt-2048")}
+    assert 13e6 < count["resnet"] < 15e6
+    assert 91e6 < count["gpt"] < 93e6
+    assert count["gpt-2048"] - count["gpt"] == (2048 - 512) * gpt.dims.d
+
+
+SMALL = primitive_draw.SIZES["small"]
+
+
+def test_every_primitive_has_a_row():
+    assert set(primitive_rows.rows()) == set(PRIMITIVES)
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_rows_of_primitives(name):
+    """Each takes its arguments; it moves something; and those with products have operations."""
+    draw, known = primitive_draw.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    for row in primitive_rows.rows(SMALL)[name]:
+        arguments = row.draw(draw)
+        results = known.call(*arguments)
+        assert all(np.isfinite(x).all() for x in primitive_rows.arrays(tuple(arguments)))
+        assert primitive_rows.moved(known, row, arguments, results) > 0
+        counted = primitive_rows.operations(known, row, arguments)
+        assert (counted > 0) == (primitive_rows.family(known) in primitive_rows.PRODUCTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "counted"),
+    [
+        ("gelu_backward", 3 * 16 * 64, 0),
+        ("linear", 16 * 16 + 16 * 64 + 64 + 16 * 64, 2 * 16 * 16 * 64 + 16 * 64),
+        ("attention", 2 * 8 * (48 + 16) + 2 * 2 * 8, None),
+        ("batch_norm_backward", 2 * 8 * 8 * 8 * 5 + 5 * 8, 0),
+        ("embedding", 2 * 2 * 8 * 16 + 2 * 16, 0),  # ids are twice as large as numbers
+        ("keep_mask", 16 * 64 / 4, 0),
+        ("adam", 7 * 1000, 0),
+        ("clip_norm", 2 * 1000, 0),
+    ],
+)
+def test_what_a_primitive_must_do(name, numbers, counted):
+    """Bytes by hand, in numbers of float32, and operations."""
+    draw, known = primitive_draw.Draw(bp.get_backend("numpy"), "float32", SMALL), PRIMITIVES[name]
+    row = primitive_rows.rows(SMALL)[name][0]
+    arguments = row.draw(draw)
+    got = primitive_rows.moved(known, row, arguments, known.call(*arguments))
+    assert got == pytest.approx(4 * numbers, abs=8)  # a sum of squares is a number more
+    if counted is not None:
+        assert primitive_rows.operations(known, row, arguments) == counted
+
+
+def test_the_command_for_primitives(tmp_path):
+    """A smoke run: each engine's figures in a file, and the same table from it."""
+    path = tmp_path / "quick.json"
+    chosen = ("--only", "matmul", "gelu", "--engines", "cpu-plain", "cpu-off", "gpu")
+    printed, _ = run("--quick", *chosen, "--json", str(path), script="primitives.py")
+    results = json.loads(path.read_text())
+    assert {"machine", "settings", "skipped", "ceilings", "rows"} == set(results)
+    assert [row["primitive"] for row in results["rows"]] == ["matmul", "matmul", "gelu"]
+    gelu = results["rows"][-1]["engines"]
+    assert (gelu["cpu-plain"]["set"], gelu["cpu-off"]["set"]) == ("numpy", "definition")
+    assert "gpu" in gelu or "CuPy" in results["skipped"]["gpu"]
+    (line,) = (
+        line for line in printed.splitlines() if line.startswith("gelu ") and "ms lost" not in line and "cpu-plain" in line
+    )
+    ms = np.median(gelu["cpu-plain"]["seconds"]) * 1e3
+    assert f"{ms:.3f}" in line.split()
+    assert line in run("--show", str(path), script="primitives.py")[0]
+
+
+def test_fractions_of_the_ceiling():
+    """A floor is the longer of both, at the device's highest figures; what is below half is listed, the largest loss first."""
+
+    def row(name: str, seconds: float, bytes: float, operations: float, **more: float) -> dict:
+        its = {"bytes": bytes, "operations": operations, "set": "fast"}
+        others = {engine: its | {"seconds": [slower] * 3} for engine, slower in more.items()}
+        return {"primitive": name, "label": "", "engines": {"cpu": its | {"seconds": [seconds, seconds, 9.0]}, **others}}
+
+    ceilings = {"cpu": {"bytes": 50.0, "operations": 10.0}, "cpu-off": {"bytes": 100.0, "operations": 5.0}}
+    rows = [row("a", 2.0, 100.0, 5.0, **{"cpu-off": 4.0}), row("b", 4.0, 100.0, 15.0), row("c", 3.0, 90.0, 0.0)]
+    rows.append({"primitive": "d", "label": "", "engines": {"cpu": {"failed": "MemoryError: "}}})
+    *_, a, b, c, failed, count, first, second = primitives.lines({"skipped": {}, "ceilings": ceilings, "rows": rows})
+    assert [line.split()[6] for line in (a, b, c)] == ["0.50", "0.38", "0.30"]
+    assert "failed: MemoryError" in failed
+    assert count.endswith(": 2")
+    assert (first[0], second[0]) == ("b", "c")
+    assert "2.500 ms lost" not in first
+    assert "2500.000 ms lost" in first
+
+
+ON_A_GPU = """
+import sys, time, emulator.cupy, cupy
+class Event:
+    def record(self): self.at = time.perf_counter()
+    def synchronize(self): pass
+cupy.cuda.Event, cupy.cuda.get_elapsed_time = Event, lambda start, end: 1e3 * (end.at - start.at)
+sys.path.append(sys.argv[1])
+import primitive_worker
+primitive_worker.HEAD_START = primitive_worker.CALLS = 2
+for precision in ("f32", "tf32", "f16"):
+    worker = primitive_worker.Worker("gpu", precision, "small")
+    assert min(worker.ceilings(0).values()) > 0
+    for name, its in worker.rows.items():
+        for i in range(len(its)):
+            got = worker.answer(name, i, 0)
+            assert got.get("seconds", 0) > 0, (precision, name, got)
+            print(name, got["set"])
+"""
+
+
+def test_primitives_on_an_emulated_gpu():
+    """Every row in each precision, on a stand-in for CuPy without times; kernels serve."""
+    if why := emulator.why_not():
+        pytest.skip(why)
+    command = [sys.executable, "-c", ON_A_GPU, str(BENCHMARKS)]
+    variables = environment(**{emulator.SWITCH: "1", "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"gelu cuda", "batch_norm_backward cuda", "adam cuda"} <= set(done.stdout.splitlines())
