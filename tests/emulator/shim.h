@@ -5,6 +5,23 @@
 #include <string.h>
 
 typedef _Float16 __half;
+struct __nv_bfloat16 {
+    unsigned short bits;
+    __nv_bfloat16() = default;
+    __nv_bfloat16(float x)
+    {
+        unsigned all;
+        memcpy(&all, &x, sizeof x);
+        bits = x != x ? 0x7fff : (all + 0x7fff + (all >> 16 & 1)) >> 16;  // to the nearest, ties to even
+    }
+    operator float() const
+    {
+        unsigned all = (unsigned)bits << 16;
+        float x;
+        memcpy(&x, &all, sizeof x);
+        return x;
+    }
+};
 struct dim3 { unsigned x, y, z; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
