@@ -69,8 +69,8 @@ class Network:
     buffers, such as running statistics, stay float32. On NumPy the numbers are the same, but it is slow: NumPy has no fast
     float16 on any CPU. A Trainer scales the loss (see bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J
     below 6e-8 become zero.
-    "bfloat16", on CuPy: as float16, with the range of float32 and 8 bits of precision; no loss is scaled. It needs NumPy from 2.1.2
-    and the package ml_dtypes.
+    "bfloat16", on CuPy: as float16, with 8 bits of precision and the range of float32, so that no loss is scaled. It needs NumPy
+    from 2.1.2 and the package ml_dtypes.
     "tf32": a GPU multiplies matrices of float32 with 10 bits after the point, in bpcore's own kernels (in CuPy's products only if
     CUPY_TF32=1).
     """
@@ -125,7 +125,7 @@ class Network:
         # θ without buffers in compute_dtype, if that has 16 bits
         self._half: Array | None = self.backend.zeros(self.layout.computed, self.compute_dtype) if half else None
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
-        # (out, the vector that backward writes: out or its form in compute_dtype, its windows, the spare vector): reused for the same out
+        # (out, the vector that backward writes: out or, of 16 bits, another, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,7 +175,9 @@ class Network:
         return self.layout.trained
 
     def place(self, x: Any, floating: bool = False, half: bool = False, name: str = "X") -> Array:
-        """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype; half: in its compute_dtype.
+        """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype.
+
+        half: in its compute_dtype, which has 16 bits.
 
         Integers stay integers, unless `floating`. name: of the data, for errors. Raises TypeError for data that are not numbers,
         and for an array of another backend or device; ValueError for numbers that the dtype cannot hold.

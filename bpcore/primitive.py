@@ -111,9 +111,9 @@ def primitive(*, float32: bool | None = False, writes: tuple[str, ...] = ()) -> 
     """Make a function of arrays a primitive: `@primitive()`.
 
     float32: compute float16 in float32, because sums or powers in float16 would overflow or lose accuracy; the first result is
-    float16 again, the others stay float32. bfloat16 is always computed in float32, because CuPy's operators on it give float32 or
-    not, one by one; without `float32`, all results are bfloat16 again. None: the definition itself sees to both. writes: the names
-    of the arguments, arrays, that the function overwrites.
+    float16 again, the others stay float32. bfloat16 is always computed in float32, because some of CuPy's operators on it give
+    float32; without `float32` all results are bfloat16 again. None: the definition itself sees to both. writes: the names of the
+    arguments, arrays, that the function overwrites.
 
     The type of the first argument decides what runs, by one dictionary lookup: a twin that serves the arguments, else the
     definition. BPCORE_KERNELS=on uses all sets of twins that can be imported; plain leaves out those that need an extra; off

@@ -49,9 +49,11 @@ def place(backend, x):
 
 
 def close(got, expected, where):
-    """Numbers within ROUNDING of the largest; below 1e-18 both may be 0."""
+    """Numbers within ROUNDING of the largest; what is below 1e-18 may be 0."""
     assert got.shape == expected.shape, where
-    expected = np.where(np.abs(expected) < 1e-18, 0, expected)
+    if np.abs(expected).max(initial=0) < 1e-18:
+        assert np.abs(got).max(initial=0) < 1e-18, where
+        return
     assert apart(got, expected) < ROUNDING, where
 
 
@@ -152,7 +154,10 @@ def test_a_run_goes_on_bit_for_bit(backend, tmp_path):
     assert_same(become(pickled), become(run))
 
 
-@pytest.mark.parametrize(("writes", "reads"), [(None, "bfloat16"), ("bfloat16", None), ("float16", "bfloat16"), ("bfloat16", "float16")])
+OTHERS = [(None, "bfloat16"), ("bfloat16", None), ("float16", "bfloat16"), ("bfloat16", "float16")]
+
+
+@pytest.mark.parametrize(("writes", "reads"), OTHERS)
 def test_a_run_is_taken_up_only_as_it_was(writes, reads, backend, tmp_path):
     path = tmp_path / "run.safetensors"
     trainer(backend="cupy", dtype="float32", compute_dtype=writes).save(path)
@@ -173,7 +178,8 @@ def test_data_beyond_float16_are_taken(backend):
     net = bp.Network(bp.Linear(2, 1), backend, compute_dtype="bfloat16")
     assert np.isfinite(backend.to_host(net(np.full((1, 2), 1e30)))).all()
     run = bp.Trainer(net, bp.SquaredError(), bp.SGD(0.0))
-    run.fit((np.full((4, 2), 1e6), np.zeros((4, 1))), epochs=1, verbose=False)
+    run.fit((np.full((4, 2), 1e6), np.zeros((4, 1))), epochs=1)
+    assert len(run.history) == 1
 
 
 def test_numpy_has_none():
@@ -184,5 +190,5 @@ def test_numpy_has_none():
 
 def test_what_is_too_old_is_told(backend, monkeypatch):
     monkeypatch.setattr(np, "__version__", "2.1.1")
-    with pytest.raises(ValueError, match="needs NumPy from 2.1.2, a CuPy that knows bfloat16, and ml_dtypes, got ImportError"):
+    with pytest.raises(ValueError, match=r"needs NumPy from 2\.1\.2, a CuPy that knows bfloat16, and ml_dtypes, got ImportError"):
         bp.Network(bp.MLP([FEATURES, CLASSES]), backend, compute_dtype="bfloat16")

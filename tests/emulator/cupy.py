@@ -145,7 +145,10 @@ def operator(name: str) -> Any:
         host = self.host
         if host.dtype == BFLOAT16 and any(isinstance(x, (int, float)) for x in others):
             host = host.astype(np.float32)  # as in CuPy
-        return wrap(getattr(host, name)(*map(unwrap, others)))
+        result = getattr(host, name)(*map(unwrap, others))
+        if "matmul" in name and all(x.dtype == BFLOAT16 for x in (self, *others)):
+            result = result.astype(BFLOAT16)  # where NumPy's is float32
+        return wrap(result)
 
     return apply
 
