@@ -125,7 +125,7 @@ class Network:
         # θ without buffers in compute_dtype, if that has 16 bits
         self._half: Array | None = self.backend.zeros(self.layout.computed, self.compute_dtype) if half else None
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
-        # (out, the vector that backward writes: out or, of 16 bits, another, its windows, the spare vector): reused for the same out
+        # (out, the vector that backward writes: out or one of 16 bits, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -217,7 +217,8 @@ def in_float32(
     """`definition`, but computed in float32 where an argument that is read is `narrow`: float16 or bfloat16, or bfloat16 alone.
 
     The first result has the narrow dtype again; further results, which a forward function returns for its backward function, stay
-    float32, but for bfloat16 alone. Arguments that are written keep their dtype: writing to them casts.
+    float32, but for bfloat16 alone. Arguments that are written keep their dtype: writing to them casts. With bfloat16 alone the
+    definition writes copies in float32, so that within it twins see one dtype.
     """
     read = [name not in writes for name in inspect.signature(definition).parameters]
 
@@ -229,12 +230,19 @@ def in_float32(
         if not halves:
             return definition(*args)
         xp, dtype = namespace(halves[0]), halves[0].dtype
-        wide = (xp.astype(x, xp.float32) if r and is_array(x) and is_half(x) else x for x, r in zip(args, read, strict=True))
+        all_wide = narrow is not is_half
+        wide = [
+            xp.astype(x, xp.float32) if (r or all_wide) and is_array(x) and is_half(x) else x
+            for x, r in zip(args, read, strict=True)
+        ]
         results = definition(*wide)
         u, *others = results if isinstance(results, tuple) else (results,)
         u = back(u, dtype)
-        if narrow is not is_half:
+        if all_wide:
             others = [back(x, dtype) for x in others]
+            for x, w, r in zip(args, wide, read, strict=True):
+                if not r and w is not x:
+                    x[...] = w
         return (u, *others) if isinstance(results, tuple) else u
 
     return call

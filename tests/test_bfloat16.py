@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -180,12 +179,6 @@ def test_data_beyond_float16_are_taken(backend):
     run = bp.Trainer(net, bp.SquaredError(), bp.SGD(0.0))
     run.fit((np.full((4, 2), 1e6), np.zeros((4, 1))), epochs=1)
     assert len(run.history) == 1
-
-
-def test_numpy_has_none():
-    expected = "compute_dtype='bfloat16' needs backend 'cupy', got 'numpy'; choose that, or leave it out"
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        bp.Network(bp.MLP([4, 3]), "numpy", compute_dtype="bfloat16")
 
 
 def test_what_is_too_old_is_told(backend, monkeypatch):

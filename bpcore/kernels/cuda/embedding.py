@@ -44,7 +44,7 @@ def _(ids, W):
 
 @twin(embedding_backward, serves=ids_and_gradients)
 def _(ids, v, dW):
-    scatter_add(v, ids, dW)
+    scatter_add(v.reshape(-1, dW.shape[1]), ids.reshape(-1), dW)
 
 
 @twin(scatter_add, serves=rows_and_index)

@@ -106,8 +106,8 @@ def gemm(a: Any, b: Any, out: Any) -> Any:
     """Writes a @ b to out and returns it: a (..., n, k), b (..., k, m), out (..., n, m), arrays of CuPy.
 
     float16, bfloat16 (both summed in float32; out may be float32), float32 (in TF32 if `context.tf32` is set) or float64. a, b:
-    matrices or transposed views of matrices, with any distance between rows; leading axes broadcast. An operand that cuBLAS cannot
-    read is copied first. out: each row is contiguous.
+    matrices or transposed views of matrices, with any distance between rows; leading axes broadcast. An operand that cuBLAS
+    cannot read is copied first. out: each row is contiguous.
     """
     if a.shape[-2:] != (out.shape[-2], a.shape[-1]) or b.shape[-2:] != (a.shape[-1], out.shape[-1]):
         raise ValueError(f"gemm got {a.shape} @ {b.shape} for an output of shape {out.shape}; the shapes do not fit")
