@@ -70,7 +70,7 @@ class Network:
     float16 on any CPU. A Trainer scales the loss (see bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J
     below 6e-8 become zero.
     "bfloat16", on CuPy: as float16, with 8 bits of precision and the range of float32, so that no loss is scaled. It needs NumPy
-    from 2.1.2 and the package ml_dtypes.
+    from 2.1.2 and the package ml_dtypes. On NumPy there is none: see docs/design.md.
     "tf32": a GPU multiplies matrices of float32 with 10 bits after the point, in bpcore's own kernels (in CuPy's products only if
     CUPY_TF32=1).
     """

@@ -17,7 +17,7 @@ from bpcore.array import is_bfloat16, is_floating, is_half, kind
 from bpcore.checkpoint import CheckpointError
 from bpcore.layout import Layout
 from bpcore.module import Mode
-from bpcore.primitive import PRIMITIVES, in_float32
+from bpcore.primitive import PRIMITIVES, in_float32, load
 
 ROUNDING = 4e-2  # ten units in the last place of the largest entry
 
@@ -78,6 +78,23 @@ def test_primitives_agree_with_float64(name, backend):
                 for i, (one, other) in enumerate(pairs):
                     if isinstance(other, np.ndarray) and other.dtype.kind == "f":
                         close(backend.to_host(one), other, f"{name} {shape} {i}")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_twins_serve_bfloat16_as_float16(name, backend):
+    """No primitive is left to its definition because of the dtype."""
+    load("kernels.cuda")
+    twin = PRIMITIVES[name].twins.get("kernels.cuda")
+    if twin is None or twin.serves is None:
+        pytest.skip("no condition")
+    with np.errstate(divide="ignore"):
+        rows = [[rounded(x) for x in args] for args in TABLE[name](Draw(13, 7, "float32"))]
+    for args in rows:
+        served = []
+        for dtype in ("float16", "bfloat16"):
+            here = [backend.asarray(x, dtype if x.dtype.kind == "f" else None) if isinstance(x, np.ndarray) else x for x in args]
+            served.append(twin.serves(*here))
+        assert served[0] == served[1]
 
 
 @pytest.mark.parametrize("one", MODULES, ids=repr)
