@@ -30,8 +30,8 @@ CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
 FILES = [
     f"test_{name}.py"
     for name in (
-        "kernels", "cuda", "bfloat16", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
-        "sequence_networks",
+        "kernels", "cuda", "bfloat16", "modules", "optimizers", "pooling", "embedding", "attention", "infinities",
+        "image_networks", "sequence_networks",
     )
 ]  # fmt: skip
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
