@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,6 +90,15 @@ _namespaces: dict[type, Namespace] = dict.fromkeys((np.ndarray, np.memmap, np.fl
 _kinds: dict[tuple[type, Any], str] = {}
 
 HALF = np.dtype("float16")  # CuPy's float16 is this object too; no other backend computes in float16
+_bfloat16: Any = None  # the dtype of ml_dtypes, once `bfloat16` was called
+
+
+def bfloat16() -> Any:
+    """The dtype bfloat16 of CuPy's arrays. Raises ImportError without the package ml_dtypes."""
+    global _bfloat16
+    if _bfloat16 is None:
+        _bfloat16 = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    return _bfloat16
 
 
 def namespace(array: Array) -> Namespace:
@@ -115,6 +125,8 @@ def kind(array: Array) -> str:
     name = _kinds.get(key)
     if name is None:
         xp = namespace(array)
+        if str(array.dtype) == "bfloat16":  # CuPy's, of which isdtype knows nothing
+            return _kinds.setdefault(key, "real floating")
         name = next((k for k in ("real floating", "integral", "bool") if xp.isdtype(array.dtype, k)), "other")
         _kinds[key] = name
     return name
@@ -126,5 +138,11 @@ def is_floating(array: Array) -> bool:
 
 
 def is_half(array: Array) -> bool:
-    """Whether `array` holds float16."""
-    return array.dtype is HALF
+    """Whether `array` holds float16, or bfloat16 on CuPy."""
+    dtype = array.dtype
+    return dtype is HALF or dtype is _bfloat16
+
+
+def is_bfloat16(array: Array) -> bool:
+    """Whether `array` holds bfloat16, on CuPy."""
+    return array.dtype is _bfloat16

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array, bfloat16, is_bfloat16, namespace
 from bpcore.context import recording
 from bpcore.host import converted
 from bpcore.library import Backend, host_data
@@ -44,7 +44,7 @@ class CuPy(Backend):
     """CuPy, on its current CUDA GPU."""
 
     library = "cupy"
-    compute_dtypes = ("float16", "tf32")
+    compute_dtypes = ("float16", "bfloat16", "tf32")
     asynchronous = True
 
     def __init__(self, suffix: str):
@@ -75,8 +75,31 @@ class CuPy(Backend):
         return array
 
     def _to_host(self, array: Any) -> np.ndarray:
-        host: np.ndarray = array.get()
+        host: np.ndarray = (self.xp.astype(array, self.xp.float32) if is_bfloat16(array) else array).get()
         return host
+
+    def dtype(self, name: str) -> Any:
+        return bfloat16() if str(name) == "bfloat16" else super().dtype(name)
+
+    def asarray(self, host: Any, dtype: str | None = None, name: str = "data") -> Array:
+        if dtype != "bfloat16":
+            return super().asarray(host, dtype, name)
+        wide = super().asarray(host, "float32", name)  # the device rounds
+        return cast(Array, self.xp.astype(wide, self.dtype(dtype)))
+
+    def check_compute(self, compute_dtype: Any, dtype: str) -> str:
+        name = super().check_compute(compute_dtype, dtype)
+        if name == "bfloat16" and dtype == "float32":
+            try:
+                if np.lib.NumpyVersion(np.__version__) < "2.1.2":
+                    raise ImportError(f"this is NumPy {np.__version__}")
+                self.zeros(1, "bfloat16")
+            except Exception as error:  # CuPy raises what NumPy or ml_dtypes raises
+                raise ValueError(
+                    f"compute_dtype='bfloat16' needs NumPy from 2.1.2, a CuPy that knows bfloat16, and ml_dtypes, got "
+                    f"{brief(error)}; {pip('ml_dtypes')}, update both, or choose 'float16'"
+                ) from error
+        return name
 
     def zeros(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         with self.device:

@@ -32,7 +32,7 @@ class Backend:
 
     library: ClassVar[str]  # the package that defines its arrays; the names of its backends begin with it
     names: ClassVar[tuple[str, ...]] = ()  # of its backends; by default `library` alone
-    compute_dtypes: ClassVar[tuple[str, ...]] = ()  # that a network of float32 may compute in: "float16", "tf32"
+    compute_dtypes: ClassVar[tuple[str, ...]] = ()  # that a network of float32 may compute in: "float16", "bfloat16", "tf32"
 
     name: str
     xp: Any
@@ -153,8 +153,9 @@ class Backend:
         name = dtype if compute_dtype is None else dtype_name(compute_dtype)
         if name == dtype:
             return name
-        if name not in ("float16", "tf32"):
-            raise ValueError(f"compute_dtype must be 'float16', 'tf32' or dtype's own {show(dtype)}, got {show(compute_dtype)}")
+        if name not in ("float16", "bfloat16", "tf32"):
+            known = "'float16', 'bfloat16', 'tf32'"
+            raise ValueError(f"compute_dtype must be {known} or dtype's own {show(dtype)}, got {show(compute_dtype)}")
         if dtype != "float32":
             raise ValueError(f"compute_dtype={name!r} needs a θ of dtype='float32', got {show(dtype)}; leave one of them out")
         if name not in self.compute_dtypes:

@@ -65,11 +65,13 @@ class Network:
     "float64". seed: of the initial values, which are the same on every backend; None draws a seed, which `net.seed` then shows.
     theta: the initial values, a vector on the host in θ's order; by default they are drawn.
 
-    compute_dtype: the dtype in which the module computes, by default `dtype`. With the other two, θ and ∇J stay float32:
+    compute_dtype: the dtype in which the module computes, by default `dtype`. With the other three, θ and ∇J stay float32:
     "float16": the module computes from a copy of θ. Inputs are cast to float16 and outputs back, so that a loss is float32;
     buffers, such as running statistics, stay float32. On NumPy the numbers are the same, but it is slow: NumPy has no fast
     float16 on any CPU. A Trainer scales the loss (see bpcore.training.scaling); `value_and_gradient` does not, and entries of ∇J
     below 6e-8 become zero.
+    "bfloat16", on CuPy: as float16, with 8 bits of precision and the range of float32, so that no loss is scaled. It needs NumPy
+    from 2.1.2 and the package ml_dtypes. On NumPy there is none: see docs/design.md.
     "tf32": a GPU multiplies matrices of float32 with 10 bits after the point, in bpcore's own kernels (in CuPy's products only if
     CUPY_TF32=1).
 
@@ -130,10 +132,11 @@ class Network:
         self._theta = theta
         self._windows = self.layout.windows(theta)
         self._dtype = theta.dtype
-        half = self.compute_dtype == "float16"
-        self._half: Array | None = self.backend.zeros(self.layout.computed, "float16") if half else None  # of θ without buffers
+        half = self.compute_dtype in ("float16", "bfloat16")
+        # θ without buffers in compute_dtype, if that has 16 bits
+        self._half: Array | None = self.backend.zeros(self.layout.computed, self.compute_dtype) if half else None
         self._computed = self._windows if self._half is None else self.layout.windows(self._half, theta=theta)
-        # (out, the vector that backward writes: out or its float16 form, its windows, the spare vector): reused for the same out
+        # (out, the vector that backward writes: out or one of 16 bits, its windows, the spare vector): reused for the same out
         self._gradient: tuple[Any, Any, Any, Any] = (None, None, None, None)
         self.replay = self.replay  # without recordings yet: they would read the old θ
 
@@ -189,7 +192,9 @@ class Network:
         return self.layout.trained
 
     def place(self, x: Any, floating: bool = False, half: bool = False, name: str = "X") -> Array:
-        """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype, or in float16.
+        """x (host data, or an array of this backend) on this backend; floating numbers in this network's dtype.
+
+        half: in its compute_dtype, which has 16 bits.
 
         Integers stay integers, unless `floating`. name: of the data, for errors. Raises TypeError for data that are not numbers,
         and for an array of another backend or device; ValueError for numbers that the dtype cannot hold.
@@ -199,9 +204,13 @@ class Network:
             if dtype == self._dtype or (dtype == "int64" and not floating):
                 return x
         host = host_data(x, name)
-        dtype = "float16" if half else self.dtype
+        dtype = self.compute_dtype if half else self.dtype
         if host is not None:
-            return self.backend.asarray(cast(host, dtype, name) if floating or host.dtype.kind == "f" else host)
+            if not floating and host.dtype.kind != "f":
+                return self.backend.asarray(host)
+            if dtype != "bfloat16":
+                return self.backend.asarray(cast(host, dtype, name))
+            return self.backend.asarray(cast(host, self.dtype, name), dtype)
         placed = self.backend.asarray(x, name=name)
         return self.backend.asarray(placed, dtype) if floating or is_floating(placed) else placed
 
@@ -336,7 +345,7 @@ class Network:
         target, written, windows, spare = self._gradient
         if out is None or out is not target:
             target = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
-            dtype = self.dtype if self._half is None else "float16"
+            dtype = self.dtype if self._half is None else self.compute_dtype
             written = target if self._half is None else self.backend.zeros(self.layout.trained, dtype)
             spare = self.backend.zeros(self.layout.spare, dtype) if self.layout.spare else None
             windows = self.layout.windows(written, spare)
@@ -354,7 +363,7 @@ class Network:
             run_backward(self.module, self._windows, evaluation.saved, dz, windows, False)
         else:
             with computing_in(self.compute_dtype):
-                dz = dz if self._half is None else self.backend.asarray(dz, "float16")
+                dz = dz if self._half is None else self.backend.asarray(dz, self.compute_dtype)
                 run_backward(self.module, self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
             self.layout.add_home(written, spare)

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from bpcore.arguments import show
-from bpcore.array import is_half, namespace
+from bpcore.array import is_bfloat16, is_floating, is_half, namespace
 from bpcore.library import is_array
 from bpcore.packages import brief
 from bpcore.verify import verified
@@ -67,7 +67,7 @@ class Primitive:
     type of the first argument, what runs.
     """
 
-    def __init__(self, definition: Callable[..., Any], writes: tuple[str, ...]):
+    def __init__(self, definition: Callable[..., Any], writes: tuple[str, ...], widens: bool = False):
         self.name = definition.__name__
         self.definition = definition
         self.signature = inspect.signature(definition)
@@ -77,6 +77,7 @@ class Primitive:
         self.call: Callable[..., Any] = definition  # until `primitive` sets it
         self.twins: dict[str, Twin] = {}
         self.picked: dict[type, Choice] = {}
+        self.writes, self.widens = writes, widens
 
     def bound(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments by position, defaults included. Raises a TypeError that shows the signature if they do not fit it."""
@@ -89,17 +90,21 @@ class Primitive:
 
     def pick(self, array_type: type) -> Choice:
         """What runs for arrays of exactly this type: the first twin that serves the arguments, else the definition."""
-        chosen: Choice = (None, self.definition, self.definition)
-        for name in reversed(SETS.get(array_type.__module__.partition(".")[0], ())):
+        library = array_type.__module__.partition(".")[0]
+        definition = self.definition
+        if self.widens and library == "cupy":  # the one library whose bfloat16 bpcore computes in
+            definition = in_float32(definition, self.writes, is_bfloat16)
+        chosen: Choice = (None, definition, definition)
+        for name in reversed(SETS.get(library, ())):
             module = load(name)[0] if in_use(name) else None
             if module is None or getattr(module, "ARRAY", None) is not array_type:
                 continue
             if hasattr(module, "around"):
-                around = module.around(self.definition)
-                chosen = (None, around, around)
+                definition = module.around(definition)
+                chosen = (None, definition, definition)
             if name in self.twins:
                 twin = self.twins[name]
-                call = verified(twin.call, name, self.definition) if SETTING == "verify" else twin.call
+                call = verified(twin.call, name, definition) if SETTING == "verify" else twin.call
                 chosen = (twin.serves, call, first_that_serves(*chosen))
         return chosen
 
@@ -108,11 +113,13 @@ RECORDS: dict[Callable[..., Any], Primitive] = {}  # of all primitives, by the f
 PRIMITIVES: dict[str, Primitive] = {}  # bpcore's own, by name
 
 
-def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def primitive(*, float32: bool | None = False, writes: tuple[str, ...] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function of arrays a primitive: `@primitive()`.
 
     float32: compute float16 in float32, because sums or powers in float16 would overflow or lose accuracy; the first result is
-    float16 again, the others stay float32. writes: the names of the arguments, arrays, that the function overwrites.
+    float16 again, the others stay float32. bfloat16 is always computed in float32, because some of CuPy's operators on it give
+    float32; without `float32` all results are bfloat16 again. None: the definition itself sees to both. writes: the names of the
+    arguments, arrays, that the function overwrites.
 
     The type of the first argument decides what runs, by one dictionary lookup: a twin that serves the arguments, else the
     definition. BPCORE_KERNELS=on uses all sets of twins that can be imported; plain leaves out those that need an extra; off
@@ -121,7 +128,7 @@ def primitive(*, float32: bool = False, writes: tuple[str, ...] = ()) -> Callabl
     """
 
     def make(definition: Callable[P, R]) -> Callable[P, R]:
-        record = Primitive(in_float32(definition, writes) if float32 else definition, writes)
+        record = Primitive(in_float32(definition, writes) if float32 else definition, writes, widens=float32 is False)
         picked = record.picked
 
         @functools.wraps(definition)
@@ -210,26 +217,46 @@ def same_parameters(signature: inspect.Signature, expected: inspect.Signature) -
     return len(signature.parameters) == len(names)
 
 
-def in_float32(definition: Callable[..., Any], writes: tuple[str, ...]) -> Callable[..., Any]:
-    """`definition`, but computed in float32 where its first argument is float16.
+def in_float32(
+    definition: Callable[..., Any], writes: tuple[str, ...], narrow: Callable[[Any], bool] = is_half
+) -> Callable[..., Any]:
+    """`definition`, but computed in float32 where an argument that is read is `narrow`: float16 or bfloat16, or bfloat16 alone.
 
-    The first result is float16 again; further results, which a forward function returns for its backward function, stay float32.
-    Arguments that are written keep their dtype: writing to them casts.
+    The first result has the narrow dtype again; further results, which a forward function returns for its backward function, stay
+    float32, but for bfloat16 alone. Arguments that are written keep their dtype: writing to them casts. With bfloat16 alone the
+    definition writes copies in float32, so that within it twins see one dtype.
     """
     read = [name not in writes for name in inspect.signature(definition).parameters]
 
     @functools.wraps(definition)
     def call(*args: Any) -> Any:
-        if not is_half(args[0]):
+        if narrow is is_half and not is_half(args[0]):
             return definition(*args)
-        xp = namespace(args[0])
-        wide = (xp.astype(x, xp.float32) if r and is_array(x) and is_half(x) else x for x, r in zip(args, read, strict=True))
+        halves = [x for x, r in zip(args, read, strict=True) if r and is_array(x) and narrow(x)]
+        if not halves:
+            return definition(*args)
+        xp, dtype = namespace(halves[0]), halves[0].dtype
+        all_wide = narrow is not is_half
+        wide = [
+            xp.astype(x, xp.float32) if (r or all_wide) and is_array(x) and is_half(x) else x
+            for x, r in zip(args, read, strict=True)
+        ]
         results = definition(*wide)
         u, *others = results if isinstance(results, tuple) else (results,)
-        u = u if u is None else xp.astype(u, xp.float16)
+        u = back(u, dtype)
+        if all_wide:
+            others = [back(x, dtype) for x in others]
+            for x, w, r in zip(args, wide, read, strict=True):
+                if not r and w is not x:
+                    x[...] = w
         return (u, *others) if isinstance(results, tuple) else u
 
     return call
+
+
+def back(x: Any, dtype: Any) -> Any:
+    """x in this dtype, if it is an array of floating numbers."""
+    return namespace(x).astype(x, dtype) if is_array(x) and is_floating(x) else x
 
 
 @functools.cache

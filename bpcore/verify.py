@@ -13,7 +13,8 @@ from bpcore.array import is_floating
 from bpcore.backend import backend_of
 from bpcore.library import is_array
 
-TOLERANCE = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-10}  # largest difference, as a part of the largest entry
+# The largest difference, as a part of the largest entry.
+TOLERANCE = {"float16": 1e-2, "bfloat16": 4e-2, "float32": 1e-4, "float64": 1e-10}
 CHANGES = 3  # changes of the arguments to try where a difference is larger
 
 

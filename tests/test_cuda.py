@@ -30,8 +30,8 @@ CUDA = [name for _, of, name in twins() if of == "kernels.cuda"]
 FILES = [
     f"test_{name}.py"
     for name in (
-        "kernels", "cuda", "wide", "modules", "optimizers", "pooling", "embedding", "attention", "infinities", "image_networks",
-        "sequence_networks",
+        "kernels", "cuda", "wide", "bfloat16", "modules", "optimizers", "pooling", "embedding", "attention", "infinities",
+        "image_networks", "sequence_networks",
     )
 ]  # fmt: skip
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
@@ -63,7 +63,7 @@ def test_on_an_emulated_gpu():
         pytest.skip(why)
     variables = environment(BPCORE_TEST_BACKENDS="cupy", BPCORE_REQUIRE="cupy", **{emulator.SWITCH: "1"})
     slow = "(test_kernels and (attention or scatter or group_norm) and (wide or long))"
-    chosen = ["-k", f"(cupy or test_cuda) and not {slow}", *(str(TESTS / name) for name in FILES)]
+    chosen = ["-k", f"(cupy or test_cuda or test_bfloat16) and not {slow}", *(str(TESTS / name) for name in FILES)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "emulator.cupy", "-p", "no:cacheprovider", *chosen]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
@@ -111,7 +111,7 @@ def test_nvrtc_compiles_every_kernel(architecture):
     ]
     options = (f"-arch={architecture}", "-ftz=true", "--device-as-default-execution-space", *(f"-I{h}" for h in headers[:1]))
     for family, char, constants in sources():
-        if char == "e" and not headers:
+        if char in launch.HEADERS and not headers:
             continue
         program = nvrtc.createProgram(launch.source(family, char, **constants), f"{family}.cu", (), ())
         try:

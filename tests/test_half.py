@@ -295,8 +295,10 @@ def test_a_loss_that_is_not_finite_is_the_guards():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"compute_dtype": "bfloat16"}, "compute_dtype must be 'float16', 'tf32' or dtype's own 'float32', got 'bfloat16'"),
-        ({"compute_dtype": "float64"}, "compute_dtype must be 'float16', 'tf32' or dtype's own 'float32', got 'float64'"),
+        ({"compute_dtype": "int8"}, "must be 'float16', 'bfloat16', 'tf32' or dtype's own 'float32', got 'int8'"),
+        ({"compute_dtype": "float64"}, "must be 'float16', 'bfloat16', 'tf32' or dtype's own 'float32', got 'float64'"),
+        ({"compute_dtype": "bfloat16"}, "compute_dtype='bfloat16' needs backend 'cupy', got 'numpy'; choose that, or"),
+        ({"compute_dtype": "bfloat16", "backend": "torch"}, "needs backend 'cupy', got 'torch'; choose that, or"),
         ({"compute_dtype": "float16", "dtype": "float64"}, "needs a θ of dtype='float32', got 'float64'; leave one of them out"),
         ({"compute_dtype": "tf32"}, "compute_dtype='tf32' needs backend 'cupy', got 'numpy'; choose that, or leave it out"),
         (

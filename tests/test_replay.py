@@ -98,7 +98,7 @@ def views(cupy, rng, shape, dtype, how):
     return host, cupy.asarray(twice)[..., ::2]
 
 
-TOLERANCE = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-14}
+TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1e-14}
 
 
 def check(a, b, out, host_a, host_b, tolerance):
@@ -169,11 +169,12 @@ def test_gemm_of_nothing(cupy):
         assert not out.get().any()
 
 
-def test_gemm_of_half_precision_sums_in_float32(cupy):
-    ones = np.ones((1, 4096), "float16")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gemm_of_half_precision_sums_in_float32(cupy, dtype):
+    ones = np.ones((1, 4096), dtype)
     out = cupy.zeros((1, 1), dtype="float32")
     check(cupy.asarray(ones), cupy.asarray(ones.T), out, ones, ones.T, 0.0)
-    assert out.get()[0, 0] == 4096  # float16 stops at 2048, adding ones
+    assert out.get()[0, 0] == 4096  # float16 stops at 2048, adding ones, and bfloat16 at 256
 
 
 def test_tf32_only_where_asked(cupy):
@@ -379,7 +380,7 @@ def shared():
     return [embedding, bp.Linear(8, 8), bp.Tanh(), bp.Unembed(embedding)]
 
 
-@pytest.mark.parametrize("compute", [None, "float16", "tf32"])
+@pytest.mark.parametrize("compute", [None, "float16", "bfloat16", "tf32"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_of_modules(cupy, family, compute):
     data, modules = FAMILIES[family]

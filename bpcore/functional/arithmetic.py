@@ -47,6 +47,11 @@ def unbroadcast(v: Array, shape: tuple[int, ...]) -> Array:
     return xp.reshape(xp.astype(sum_over(v, (*range(extra), *broadcast)), v.dtype, copy=False), tuple(shape))
 
 
+def in_dtype_of(like: Array, x: Array) -> Array:
+    """x in the dtype of `like`: on CuPy a bfloat16 array times a Python number is float32."""
+    return x if x.dtype == like.dtype else namespace(x).astype(x, like.dtype)
+
+
 @primitive()
 def add(a: Array, b: Array) -> Array:
     """a + b, broadcasting."""
@@ -141,12 +146,12 @@ def log_backward(z: Array, v: Array) -> Array:
 
 def power(z: Array, exponent: float) -> Array:
     """z^c for a constant exponent c, a Python number; z > 0 unless c is a whole number."""
-    return z**exponent
+    return in_dtype_of(z, z**exponent)
 
 
 def power_backward(z: Array, v: Array, exponent: float) -> Array:
     """B[z^c, z](v) = c z^(c-1) v; 0 where c = 0, since z^0 is constant."""
-    return v * (exponent * z ** (exponent - 1)) if exponent else namespace(z).zeros_like(v)
+    return in_dtype_of(v, v * (exponent * z ** (exponent - 1))) if exponent else namespace(z).zeros_like(v)
 
 
 def binary_power(a: Array, b: Array) -> Array:
@@ -157,7 +162,7 @@ def binary_power(a: Array, b: Array) -> Array:
 def binary_power_backward(a: Array, b: Array, u: Array, v: Array) -> tuple[Array, Array]:
     """B[a^b, (a, b)](v) = (b a^(b-1) v, u log(a) v) with u = a^b."""
     xp = namespace(a)
-    return unbroadcast(v * b * a ** (b - 1), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
+    return unbroadcast(in_dtype_of(v, v * b * a ** (b - 1)), a.shape), unbroadcast(v * u * xp.log(a), b.shape)
 
 
 @primitive(float32=True)
@@ -191,7 +196,8 @@ def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
 
 def mean_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) -> Array:
     """B[mean, z](v): v divided by the number of entries in each mean, broadcast to the shape of z."""
-    return summation_backward(shape, v * (math.prod(v.shape) / max(1, math.prod(shape))), axis, keepdims)
+    part = in_dtype_of(v, v * (math.prod(v.shape) / max(1, math.prod(shape))))
+    return summation_backward(shape, part, axis, keepdims)
 
 
 def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:

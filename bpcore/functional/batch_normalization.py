@@ -10,9 +10,9 @@ from bpcore.primitive import primitive
 __all__ = ["batch_norm", "batch_norm_backward", "batch_statistics"]
 
 
-@primitive()
+@primitive(float32=None)
 def batch_statistics(z: Array) -> tuple[Array, Array]:
-    """For each feature (last axis of z), μ and the mean of (z - μ)² over all other axes. float32 if z is float16.
+    """For each feature (last axis of z), μ and the mean of (z - μ)² over all other axes. float32 if z is float16 or bfloat16.
 
     In float32 (z - μ)² is finite for |z - μ| below 1.8e19.
     """

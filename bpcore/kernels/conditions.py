@@ -77,9 +77,9 @@ class Conditions:
 
 
 COMPILED = Conditions("fd", "carray", "farray")  # carray: writable too, since the loops are compiled for no read-only arrays
-CUDA = Conditions("efd", "c_contiguous", "f_contiguous")
+CUDA = Conditions("eEfd", "c_contiguous", "f_contiguous")
 
 
 def not_half(first: Any, /, *others: Any) -> bool:
-    """Whether the first array is not float16. NumPy sums float16 too coarsely; the definitions go over float32."""
+    """Whether the first array is not float16 or bfloat16. NumPy sums float16 too coarsely; the definitions go over float32."""
     return not is_half(first)

@@ -8,6 +8,7 @@ from bpcore.arguments import plain, show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_entries, expect_floats, expect_images
 from bpcore.functional.arithmetic import mean, mean_backward
+from bpcore.functional.numerics import sum_over
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.convolution import Padding, Sizes, Windowed
@@ -95,4 +96,4 @@ class Upsample(Module):
     def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         xp, k = namespace(v), self.factor
         n, h, w, c = saved
-        return xp.sum(xp.reshape(v, (n, h, k, w, k, c)), axis=(2, 4))
+        return xp.astype(sum_over(xp.reshape(v, (n, h, k, w, k, c)), (2, 4)), v.dtype, copy=False)

@@ -288,7 +288,10 @@ class Step:
         if self.scaling is not None:
             tensors["scaling"] = to_host(self.scaling.state)
         optimizer = {"class": class_name(self.optimizer), "hyperparameters": asdict(self.optimizer)}
-        return tensors, {**header, "training": {"optimizer": optimizer, "loss": describe(self.loss), "seed": self.seed}}
+        training = {"optimizer": optimizer, "loss": describe(self.loss), "seed": self.seed}
+        if self.network.compute_dtype == "bfloat16":  # of float16 the scaling tells
+            training["compute_dtype"] = "bfloat16"
+        return tensors, {**header, "training": training}
 
     def check_state(self, path: Any, tensors: Tensors, header: Header, optimizer: str, loss: str | None = None) -> Tensors:
         """The values of `vectors` in a checkpoint. Raises CheckpointError if it does not fit this step. Assigns nothing.
@@ -306,7 +309,8 @@ class Step:
         checkpoint.expect(path, "the optimiser's vectors", sorted(self.moments), names)
         for name in self.moments:
             vectors[name] = checkpoint.tensor(path, tensors, f"optimizer.{name}", network.n_parameters, network.dtype)
-        checkpoint.expect(path, "computing in", precision(self.scaling is not None), precision("scaling" in tensors))
+        computed = "float16" if "scaling" in tensors else header.get("training", {}).get("compute_dtype")
+        checkpoint.expect(path, "computing in", precision(network.compute_dtype), precision(computed))
         if self.scaling is not None:
             vectors["scaling"] = checkpoint.tensor(path, tensors, "scaling", 2, "float32")
         return vectors
@@ -317,6 +321,6 @@ class Step:
             vector[...] = self.network.backend.asarray(vectors[name])
 
 
-def precision(scaled: bool) -> str:
-    """The dtype that a run computes in, for errors. scaled: whether its loss is scaled."""
-    return "float16, its loss scaled" if scaled else "its own dtype"
+def precision(compute_dtype: str | None) -> str:
+    """The dtype that a run computes in, for errors."""
+    return {"float16": "float16, its loss scaled", "bfloat16": "bfloat16"}.get(compute_dtype or "", "its own dtype")

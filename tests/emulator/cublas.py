@@ -7,13 +7,14 @@ import traceback
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from emulator.graphs import at, state
 
 SUCCESS, NOT_INITIALIZED, INVALID, FAILED, INTERNAL, UNSUPPORTED = 0, 1, 7, 13, 14, 15
-DTYPES = {0: np.float32, 1: np.float64, 2: np.float16}
-COMPUTED = {68: (np.float32, [(0, 0), (2, 2), (2, 0)]), 77: (np.float32, [(0, 0)]), 70: (np.float64, [(1, 1)])}
+DTYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: ml_dtypes.bfloat16}
+COMPUTED = {68: (np.float32, [(0, 0), (2, 2), (2, 0), (14, 14), (14, 0)]), 77: (np.float32, [(0, 0)]), 70: (np.float64, [(1, 1)])}
 handles: dict[int, SimpleNamespace] = {}
 calls: list[dict[str, Any]] = []
 

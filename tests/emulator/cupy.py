@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 SHIM, RUNTIME = Path(__file__).with_name("shim.h"), Path(__file__).with_name("runtime.cpp")
@@ -30,6 +31,9 @@ COMPILER = shutil.which("g++")
 CACHE = Path(tempfile.gettempdir()) / f"bpcore-cuda-emulator-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 ALIGNED = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")  # a GPU traps too, where 16 bytes are not aligned
 ELEMENTS = {"long long": "q", "unsigned long long": "Q", "int": "i", "unsigned": "I", "float": "f", "double": "d", "__half": "e"}
+ELEMENTS["__nv_bfloat16"] = "E"
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+NAMES = {kind: "bfloat16" if char == "E" else np.dtype(char).name for kind, char in ELEMENTS.items()}
 BYTES = ("bool", "unsigned char", "void")
 ATTRIBUTES = ("shape", "ndim", "size", "strides", "itemsize", "nbytes", "flags", "dtype")
 MEMORY = 1 << 30  # bytes: the test process takes half of it
@@ -139,7 +143,13 @@ def operator(name: str) -> Any:
         if name in INPLACE:
             getattr(self.host, name)(*map(unwrap, others))
             return self
-        return wrap(getattr(self.host, name)(*map(unwrap, others)))
+        host = self.host
+        if host.dtype == BFLOAT16 and any(isinstance(x, (int, float)) for x in others):
+            host = host.astype(np.float32)  # as in CuPy
+        result = getattr(host, name)(*map(unwrap, others))
+        if "matmul" in name and all(x.dtype == BFLOAT16 for x in (self, *others)):
+            result = result.astype(BFLOAT16)  # where NumPy's is float32
+        return wrap(result)
 
     return apply
 
@@ -243,7 +253,7 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
             and (x.dtype.char in ELEMENTS.get(what, "") + "?" * (what in BYTES) or what == "void")
         ):
             return ctypes.c_void_p(x.host.ctypes.data)
-        if pointer and x.dtype == np.dtype(ELEMENTS.get(what, "?")) and x.flags.c_contiguous:  # int64 has two chars
+        if pointer and what in ELEMENTS and x.dtype.name == NAMES[what] and x.flags.c_contiguous:  # int64 has two chars
             return ctypes.c_void_p(x.host.ctypes.data)
     elif type(x) is int and (what == "long long" or (pointer and x == 0)):
         return ctypes.c_longlong(x)
@@ -257,7 +267,7 @@ def argument(kernel: str, parameter: str, x: Any) -> Any:
 
 def built(code: str) -> tuple[ctypes.CDLL, dict[str, list[str]]]:
     """The library of a source, and the types of its kernels' parameters."""
-    code = f'#include "{SHIM}"\n' + code.replace("#include <cuda_fp16.h>", "")
+    code = f'#include "{SHIM}"\n' + re.sub(r"#include <cuda_(fp|bf)16\.h>", "", code)
     path = cached(code)
     if not path.exists():
         text = gpp("-E", "-P", "-D__global__=KERNEL", "-", stdin=code)
@@ -372,7 +382,10 @@ def function(name: str) -> Any:
             args = tuple(x.host if isinstance(x, ndarray) else x for x in args)
         else:
             args = tuple(map(unwrap, args))
-        return wrap(numpy(*args, **{key: unwrap(x) for key, x in named.items()}))
+        result = numpy(*args, **{key: unwrap(x) for key, x in named.items()})
+        if name == "where" and result.dtype == BFLOAT16:
+            result = result.astype(np.float32)  # as in CuPy
+        return wrap(result)
 
     return call
 

@@ -7,6 +7,23 @@
 typedef _Float16 __half;
 #define __expf expf  // glibc declares a function of this name, and has none
 static inline float __fdividef(float x, float y) { return x / y; }
+struct __nv_bfloat16 {
+    unsigned short bits;
+    __nv_bfloat16() = default;
+    __nv_bfloat16(float x)
+    {
+        unsigned all;
+        memcpy(&all, &x, sizeof x);
+        bits = x != x ? 0x7fff : (all + 0x7fff + (all >> 16 & 1)) >> 16;  // to the nearest, ties to even
+    }
+    operator float() const
+    {
+        unsigned all = (unsigned)bits << 16;
+        float x;
+        memcpy(&x, &all, sizeof x);
+        return x;
+    }
+};
 struct dim3 { unsigned x, y, z; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;

@@ -17,9 +17,9 @@ from bpcore.primitive import twin
 
 
 def dense_vectors(g: Any, /, *others: Any) -> bool:
-    """Whether vectors are dense and not float16, and arrays without axes, lr and step, have a dtype that kernels read."""
+    """Whether vectors are dense, float32 or float64, and arrays without axes, lr and step, have a dtype that kernels read."""
     arrays = [x for x in others if isinstance(x, cupy.ndarray)]
-    dense = g.dtype.char != "e" and CUDA.dense(g, *(x for x in arrays if x.ndim))
+    dense = g.dtype.char in "fd" and CUDA.dense(g, *(x for x in arrays if x.ndim))
     return dense and all(x.dtype.char in "dlq" for x in arrays if not x.ndim)
 
 

@@ -18,7 +18,7 @@ from bpcore.kernels.cuda.engine import cublas
 from bpcore.kernels.cuda.engine.cublas import IN_FLOAT32, IN_TF32, WORKSPACE
 from bpcore.kernels.cuda.engine.gemm import DATA, ONE_AND_ZERO, ArraySpec, layout, spec
 
-CHARS = "ef"  # float64 has no such epilogue
+CHARS = "eEf"  # float64 has no such epilogue
 MOST = 1024  # plans that are kept
 SCALE = 0  # CUDA_R_32F: alpha and beta are float32
 TRANSPOSED_A, TRANSPOSED_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # CUBLASLT_MATMUL_DESC_TRANSA and so on

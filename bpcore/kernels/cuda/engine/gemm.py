@@ -12,10 +12,11 @@ import cupy
 
 from bpcore.context import tf32
 from bpcore.kernels.cuda.engine import cublas
-from bpcore.kernels.cuda.engine.cublas import FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
+from bpcore.kernels.cuda.engine.cublas import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, IN_FLOAT32, IN_FLOAT64, IN_TF32
 
-DATA = {"e": (FLOAT16, 2), "f": (FLOAT32, 4), "d": (FLOAT64, 8)}  # by dtype.char: the dtype's number in cuBLAS, and its bytes
-PRODUCTS = ("eee", "eef", "fff", "ddd")  # the dtypes of a, b and out for which cuBLAS has a product
+# by dtype.char: the dtype's number in cuBLAS, and its bytes
+DATA = {"e": (FLOAT16, 2), "E": (BFLOAT16, 2), "f": (FLOAT32, 4), "d": (FLOAT64, 8)}
+PRODUCTS = ("eee", "eef", "EEE", "EEf", "fff", "ddd")  # the dtypes of a, b and out for which cuBLAS has a product
 
 _ones_and_zeros = {kind: (kind * 2)(1, 0) for kind in (ctypes.c_float, ctypes.c_double)}
 # The addresses of 1 and 0, cuBLAS's alpha and beta, by the type that is computed in.
@@ -104,9 +105,9 @@ def planned(a: ArraySpec, b: ArraySpec, out: ArraySpec, in_tf32: bool) -> Call |
 def gemm(a: Any, b: Any, out: Any) -> Any:
     """Writes a @ b to out and returns it: a (..., n, k), b (..., k, m), out (..., n, m), arrays of CuPy.
 
-    float16 (summed in float32; out may be float32), float32 (in TF32 if `context.tf32` is set) or float64. a, b: matrices or
-    transposed views of matrices, with any distance between rows; leading axes broadcast. An operand that cuBLAS cannot read is
-    copied first. out: each row is contiguous.
+    float16, bfloat16 (both summed in float32; out may be float32), float32 (in TF32 if `context.tf32` is set) or float64. a, b:
+    matrices or transposed views of matrices, with any distance between rows; leading axes broadcast. An operand that cuBLAS
+    cannot read is copied first. out: each row is contiguous.
     """
     if a.shape[-2:] != (out.shape[-2], a.shape[-1]) or b.shape[-2:] != (a.shape[-1], out.shape[-1]):
         raise ValueError(f"gemm got {a.shape} @ {b.shape} for an output of shape {out.shape}; the shapes do not fit")

@@ -24,9 +24,11 @@ SHARED = {
 }  # by family, files that its kernels need after common.cu
 NUMBERS = {
     "e": ("__half", "float"),
+    "E": ("__nv_bfloat16", "float"),
     "f": ("float", "float"),
     "d": ("double", "double"),
 }  # by dtype.char: the types of arrays and of computation
+HEADERS = {"e": "cuda_fp16.h", "E": "cuda_bf16.h"}  # by dtype.char: what declares the type of arrays
 THREADS = 256  # per block, unless a launch says otherwise
 BLOCKS = 4096  # per loop over all entries: enough to fill a GPU
 SUMMING = 528  # blocks that share sums of columns: 4, with 1024 threads, for each of an H100's 132 multiprocessors
@@ -34,11 +36,11 @@ SUMMING = 528  # blocks that share sums of columns: 4, with 1024 threads, for ea
 
 def source(family: str, char: str, **constants: int) -> str:
     """The CUDA C++ source of a family for a dtype. constants: whole numbers that the source uses as macros."""
-    smallest = float(np.finfo(char).smallest_normal)
+    smallest = float(np.finfo("f" if char == "E" else char).smallest_normal)  # bfloat16 has the range of float32
     numbers = {"FLUSH": 0.0 if char == "e" else math.sqrt(smallest), "SMALLEST": smallest, **constants}
     array_type, computed_type = NUMBERS[char]
-    lines = ["#include <cuda_fp16.h>"] if char == "e" else []
-    lines += [
+    lines = [
+        *(f"#include <{HEADERS[c]}>" for c in char if c in HEADERS),
         f"typedef {array_type} T;",
         f"typedef {computed_type} A;",
         *(f"#define {name} {value!r}" for name, value in numbers.items()),
