@@ -295,7 +295,7 @@ def expect_gradients(module: Module, theta: Windows, dz: Any, inputs: Sequence[A
     name = f"{module.name(theta)}'s backward returned"
     if isinstance(dz, list):
         raise TypeError(f"{name} a list; return dz as an array, or a tuple for several inputs")
-    if isinstance(dz, tuple) and len(dz) == len(inputs) == 1:
+    if isinstance(dz, tuple) and len(dz) == len(inputs) == 1 and not variadic(module):
         raise TypeError(f"{name} a tuple for one input; return dz itself, an array of the input's shape")
     present = [x for x in inputs if x is not None]
     n = len(dz) if isinstance(dz, tuple) and len(present) <= len(dz) <= len(inputs) else len(present)
@@ -314,6 +314,11 @@ def expect_gradients(module: Module, theta: Windows, dz: Any, inputs: Sequence[A
         if x is not None and x[1] is not None and d.dtype != x[1]:
             got = f"{short(d.dtype)} for input {i} of {short(x[1])}"
             raise TypeError(f"{name} dz of {got}; multiply v by arrays of its own dtype")
+
+
+def variadic(module: Module) -> bool:
+    """Whether a module takes any number of inputs, as Concatenate does: then dz is always a tuple."""
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
 
 
 def expect_precision(module: Module, theta: Windows, z: Sequence[Any], u: Any) -> None:

@@ -894,3 +894,13 @@ def test_an_example_on_a_kink_is_told(module):
     with pytest.raises(AssertionError, match=r"cannot be compared with differences: .* the slope is .* lies on no kink"):
         bp.check_module(module, z)
     bp.check_module(module, z + 0.01 * np.random.default_rng(0).standard_normal(z.shape))
+
+
+class OwnConcatenate(bp.Concatenate):
+    """A user's module of any number of inputs."""
+
+
+def test_a_tuple_of_one_from_a_module_of_any_number_of_inputs():
+    bp.check_module(OwnConcatenate(), (5, 3))
+    net = bp.Network(bp.Sequential(bp.Linear(3, 3), bp.Circuit("x", {"a": (OwnConcatenate(), "x")}, "a")), "numpy")
+    net.value_and_gradient(bp.SquaredError(), np.ones((5, 3)), np.ones((5, 3)))

@@ -314,7 +314,7 @@ CHAINS = {
         (lambda d: d.T, r"dz of shape \(4, 5\)"),
         (lambda d: d.sum(), r"dz of shape \(\)"),
         (lambda d: 1.0, r"returned 1\.0 as dz of input 0; return an array"),
-        (lambda d: d.tolist(), r"as dz of input 0; return an array"),
+        (lambda d: d.tolist(), r"returned a list; return dz as an array"),
         (lambda d: (d, None), r"returned 2 gradients for 1 inputs"),
     ],
 )
