@@ -25,7 +25,7 @@ FLOAT32_ONLY = (
     "gelu_tanh_backward",
     "attention",
     "attention_backward",
-    "clip_norm",
+    "clip_factor",
 )  # twins that serve no other dtype, in one set at least
 SHAPES = {
     "empty": (0, 5),

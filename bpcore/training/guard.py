@@ -76,10 +76,10 @@ class Guard:
         if step.looks:
             if not math.isfinite(outcome.J):
                 self.fail_at(float(outcome.J), batch, outcome.mode)
-            if not math.isfinite(outcome.square):
-                self.look_at_gradient(float(outcome.J))
             if step.scaling is not None:
                 self.look_at_scaling(step.scaling, outcome.J)
+            elif not math.isfinite(outcome.square):
+                self.look_at_gradient(float(outcome.J))
         if self.before is not None:
             self.take_snapshot(outcome.J, self.before)
         self.last = (outcome, batch, step.loss)
