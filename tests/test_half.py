@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -225,6 +226,36 @@ def test_an_overflow_halves_the_scale_and_leaves_theta(accumulate, backend):
     S, good = to_host(run.scaling.state)
     assert S < MOST / 2
     assert good > 0
+
+
+@dataclass(frozen=True)
+class Own(bp.Optimizer):
+    """A user's optimiser, which keeps the gradient that it gets."""
+
+    moments = ("m",)
+
+    def update(self, theta, gradient, state, step, lr, decayed):
+        state["m"][...] = gradient
+
+
+def test_a_step_that_overflows_is_one_of_zeros(backend):
+    """For bpcore's optimisers and for a user's, with a clip and without; and a step that does not is clipped for both."""
+    X, y = examples()
+    for clip_norm in (None, 1e-3):
+        runs = [half_trainer(backend=backend, optimizer=o, clip_norm=clip_norm) for o in (Own(0.1), bp.SGD(0.1, momentum=0.5))]
+        for run in runs:
+            run.step(X, y)
+        own, m = (backend.to_host(run.moments["m"]).copy() for run in runs)
+        np.testing.assert_allclose(own, m, rtol=1e-6)
+        norm = np.linalg.norm(backend.to_host(runs[1].gradient))
+        assert norm > 1e-2
+        assert np.linalg.norm(own) == pytest.approx(clip_norm or norm, rel=1e-5)
+        for run in runs:
+            run.scaling.S[...] = MOST
+            run.step(X * 100, y)
+            assert backend.to_host(run.scaling.state).tolist() == [MOST / 2, 0]
+        assert not backend.to_host(runs[0].moments["m"]).any()
+        np.testing.assert_allclose(backend.to_host(runs[1].moments["m"]), 0.5 * m, rtol=1e-6)
 
 
 def test_fit_warns_of_no_overflow():
