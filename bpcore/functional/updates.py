@@ -30,10 +30,10 @@ def flush_square(v: Array) -> Array:
 
 def times(g: Array, factor: Scalar) -> Array:
     """g times a factor, rounded to the dtype of g. With a factor of 0 it is 0, even where g is infinite or NaN."""
-    if type(factor) is float and factor == 1:  # asked first: of an array on a GPU the host would have to wait
-        return g
-    if is_array(factor):
+    if type(factor) is not float and is_array(factor):
         return masked(g, factor != 0) * scalar_like(factor, g)
+    if factor == 1:
+        return g
     return g * factor if factor else namespace(g).zeros_like(g)
 
 
