@@ -14,7 +14,7 @@ from bpcore.context import recording
 from bpcore.host import converted
 from bpcore.library import Backend, host_data
 from bpcore.packages import CUDA, brief, imported, pip
-from bpcore.streams import SideStream
+from bpcore.streams import HostCopies, SideStream
 
 
 class NumPy(Backend):
@@ -112,6 +112,15 @@ class CuPy(Backend):
     @functools.cached_property
     def side(self) -> SideStream | None:
         return SideStream(importlib.import_module("cupy").cuda)
+
+    def host_copies(self, arrays: dict[str, Array]) -> HostCopies | None:
+        cuda = importlib.import_module("cupy").cuda
+
+        def pinned(x: Any) -> np.ndarray:
+            """Pinned memory as large as x. It is not of CuPy's pool, which would lend it again before a copy has ended."""
+            return np.frombuffer(cuda.PinnedMemoryPointer(cuda.PinnedMemory(x.nbytes), 0), x.dtype, x.size)
+
+        return HostCopies(arrays, SideStream(cuda), pinned)  # a stream of its own: a long copy would delay those of `side`
 
     @functools.cached_property
     def graph(self) -> type[Any] | None:

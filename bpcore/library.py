@@ -11,7 +11,7 @@ from bpcore.arguments import show
 from bpcore.array import Array, device, namespace
 from bpcore.context import recording
 from bpcore.host import NUMBERS, as_numbers, converted, sparse
-from bpcore.streams import SideStream
+from bpcore.streams import HostCopies, SideStream
 
 __all__ = ["Backend"]
 
@@ -90,6 +90,10 @@ class Backend:
     @functools.cached_property
     def side(self) -> SideStream | None:
         """A second stream, for transfers while a step computes; None if this backend has none."""
+        return None
+
+    def host_copies(self, arrays: dict[str, Array]) -> HostCopies | None:
+        """What copies these arrays to the host while a step computes; None if this backend cannot."""
         return None
 
     @functools.cached_property

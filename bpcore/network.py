@@ -340,8 +340,12 @@ class Network:
             expect_scalar(loss, J)
         return Evaluation(loss, J, saved, of_loss, u.shape[-1] if u.ndim else 1)
 
-    def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0) -> Array:
-        """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. It uses the evaluation up: call it once."""
+    def backward(self, evaluation: Evaluation, out: Array | None = None, v: float | Array = 1.0, cast: bool = True) -> Array:
+        """The backward pass of Algorithm 3: v ∇J, in `out` or a fresh vector. It uses the evaluation up: call it once.
+
+        cast: if the module computes in another dtype than θ's, cast v ∇J from it to `out`; else it is returned in that dtype, and
+        the next call with this `out` overwrites it.
+        """
         target, written, windows, spare = self._gradient
         if out is None or out is not target:
             target = self.backend.zeros(self.layout.trained, self.dtype) if out is None else out
@@ -367,9 +371,10 @@ class Network:
                 run_backward(self.module, self._computed, evaluation.saved, dz, windows, False)
         if spare is not None:
             self.layout.add_home(written, spare)
-        gradient: Array = target
-        if written is not gradient:
-            gradient[...] = written
+        gradient: Array = written
+        if cast and written is not target:
+            target[...] = written
+            gradient = target
         return gradient
 
     @quiet

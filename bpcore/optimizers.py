@@ -2,6 +2,9 @@
 
 The state of an optimiser is vectors as long as the trained part of θ. `start` makes the state; `update` writes θ and the state in
 place. The optimiser itself never changes.
+
+The update of bpcore's own optimisers also takes a `factor`, by which it multiplies the gradient as it reads it: a step clips the
+gradient this way. An optimiser with another update gets the gradient clipped.
 """
 
 from __future__ import annotations
@@ -140,9 +143,11 @@ class SGD(Optimizer):
         """Zeros for m; nothing without momentum."""
         return super().start(theta) if self.momentum else {}
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         for decay, g, x, m in pieces(self.weight_decay, decayed, gradient, theta, state.get("m")):
-            updates.sgd(g, lr, self.momentum, self.nesterov, decay, x, m)
+            updates.sgd(g, factor, lr, self.momentum, self.nesterov, decay, x, m)
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,11 @@ class RMSProp(Optimizer):
     weight_decay: float = hyperparameter(0.0)
     moments = ("v",)
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         for decay, g, x, v in pieces(self.weight_decay, decayed, gradient, theta, state["v"]):
-            updates.rmsprop(g, lr, self.rho, self.eps, decay, x, v)
+            updates.rmsprop(g, factor, lr, self.rho, self.eps, decay, x, v)
 
 
 @dataclass(frozen=True)
@@ -179,9 +186,11 @@ class Adagrad(Optimizer):
     weight_decay: float = hyperparameter(0.0)
     moments = ("v",)
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         for decay, g, x, v in pieces(self.weight_decay, decayed, gradient, theta, state["v"]):
-            updates.adagrad(g, lr, self.eps, decay, x, v)
+            updates.adagrad(g, factor, lr, self.eps, decay, x, v)
 
 
 @dataclass(frozen=True)
@@ -200,10 +209,12 @@ class Adam(Optimizer):
     moments = ("m", "v")
     decoupled = False  # not a field; AdamW sets it
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         beta1, beta2 = self.betas
         for decay, g, x, m, v in pieces(self.weight_decay, decayed, gradient, theta, state["m"], state["v"]):
-            updates.adam(g, step, lr, beta1, beta2, self.eps, decay, self.decoupled, x, m, v)
+            updates.adam(g, factor, step, lr, beta1, beta2, self.eps, decay, self.decoupled, x, m, v)
 
 
 @dataclass(frozen=True)
@@ -233,11 +244,13 @@ class NAdam(Optimizer):
     momentum_decay: float = hyperparameter(4e-3)
     moments = ("m", "v", "c")
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         beta1, beta2 = self.betas
         vectors = gradient, theta, *(state[name] for name in self.moments)
         for decay, g, *written in pieces(self.weight_decay, decayed, *vectors):
-            updates.nadam(g, step, lr, beta1, beta2, self.eps, decay, self.momentum_decay, *written)
+            updates.nadam(g, factor, step, lr, beta1, beta2, self.eps, decay, self.momentum_decay, *written)
 
 
 @dataclass(frozen=True)
@@ -254,7 +267,9 @@ class Lion(Optimizer):
     weight_decay: float = hyperparameter(0.0)
     moments = ("m",)
 
-    def update(self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+    def update(
+        self, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int, factor: float | Array = 1.0
+    ) -> None:
         beta1, beta2 = self.betas
         for decay, g, x, m in pieces(self.weight_decay, decayed, gradient, theta, state["m"]):
-            updates.lion(g, lr, beta1, beta2, decay, x, m)
+            updates.lion(g, factor, lr, beta1, beta2, decay, x, m)

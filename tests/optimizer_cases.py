@@ -99,7 +99,7 @@ FULLEST = {row.make.__name__: row.make(row.lr, **row.variants[-1]) for row in RO
 
 
 def primitive_call(
-    optimizer: bp.Optimizer, g: Any, theta: Any, state: dict[str, Any], step: Any = 1, lr: Any = None
+    optimizer: bp.Optimizer, g: Any, theta: Any, state: dict[str, Any], step: Any = 1, lr: Any = None, factor: Any = 1.0
 ) -> tuple[str, tuple]:
     """(name, arguments) of the primitive that `optimizer.update` calls, which is not run. Weight decay is for all of θ."""
     calls: list[tuple[str, tuple]] = []
@@ -110,7 +110,7 @@ def primitive_call(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizers, "updates", Updates())
-        optimizer.update(theta, g, state, step, optimizer.lr if lr is None else lr, g.shape[0])
+        optimizer.update(theta, g, state, step, optimizer.lr if lr is None else lr, g.shape[0], factor)
     (call,) = calls
     return call
 
@@ -125,7 +125,7 @@ UPDATES = {name: update_of(variant.optimizer) for name, variant in VARIANTS.item
 
 
 def rows_of(primitive: str) -> Callable[[Any], list[tuple]]:
-    """Arguments of an update for each variant that calls it, at several steps and sizes of the gradient.
+    """Arguments of an update for each variant that calls it, at several steps, sizes of the gradient and factors of it.
 
     They are a function of what draws: `d.vector(scale)` for g, θ and first moments, `d.squares()` for the rest of the state.
     """
@@ -134,10 +134,10 @@ def rows_of(primitive: str) -> Callable[[Any], list[tuple]]:
     def draw(d: Any) -> list[tuple]:
         rows = []
         for optimizer in variants:
-            for step, scale in ((1, 1.0), (7, 1e-3), (16, 1.0)):
+            for step, scale, factor in ((1, 1.0, 1.0), (7, 1e-3, 0.37), (16, 1.0, 0.0)):
                 names = optimizer.start(np.ones(1))
                 state = {name: d.vector() if name == "m" else d.squares() for name in names}
-                rows.append(primitive_call(optimizer, d.vector(scale), d.vector(), state, step)[1])
+                rows.append(primitive_call(optimizer, d.vector(scale), d.vector(), state, step, factor=factor)[1])
         return rows
 
     return draw

@@ -365,5 +365,12 @@ TABLE: dict[str, Rows] = {
     "gru_backward": gru_backward,
     **{name: rows_of(name) for name in UPDATES.values()},
     "squared_norm": lambda d: [(d.vector(),)],
-    "clip_norm": lambda d: [(d.vector(), d.square(), largest, d.vector()) for largest in (1e-3, 1e9)],
+    "gathered": lambda d: [(d.vector(), S, d.vector()) for S in (1.0, 3.0)],
+    "clip_factor": lambda d: [(d.vector(), d.square(), largest) for largest in (1e-3, 1e9)],
+    "rescale": lambda d: [
+        (np.asarray(square), factor, 3, 0.5, 64.0, np.asarray([S, good], "float32"))
+        for square in (7.0, np.inf, np.nan)
+        for factor in (1.0, np.asarray(0.25))
+        for S, good in ((8.0, 0.0), (8.0, 2.0), (64.0, 2.0), (0.5, 1.0))
+    ],
 }

@@ -200,6 +200,39 @@ def test_twice_gives_the_same_bits(name, shape):
                     assert backend.to_host(one).tobytes() == backend.to_host(other).tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 4100, 70_001])
+def test_a_gradient_is_gathered_at_any_address(n, dtype):
+    """In one pass, with the same bits at each address; `scaled` may be the gradient itself."""
+    backend = gpu()
+    host, wide = Draw(1, n, dtype).vector(100.0), "float64" if dtype == "float64" else "float32"
+    S, found = backend.asarray(np.asarray(8.0, wide)), set()
+    for start, to in ((0, 0), (1, 0), (0, 1), (4, 8)):
+        scaled, gradient = backend.zeros(n + start, dtype)[start:], backend.zeros(n + to + 1, wide)[to:]
+        scaled[...] = backend.asarray(host)
+        gradient, after = gradient[:n], gradient[n:]
+        for divisor in (S, 8.0):
+            assert of_cuda("gathered").serves(scaled, divisor, gradient)
+            square = functional.gathered(scaled, divisor, gradient)
+            assert backend.to_host(after) == 0
+            np.testing.assert_array_equal(backend.to_host(gradient), host.astype(wide) / 8)
+            np.testing.assert_allclose(backend.to_host(square), np.sum(np.square(host.astype("float64") / 8)), rtol=1e-12)
+            found.add(backend.to_host(square).tobytes())
+    if dtype == wide:
+        found.add(backend.to_host(functional.gathered(scaled, S, scaled)).tobytes())
+        np.testing.assert_array_equal(backend.to_host(scaled), host / 8)
+    assert len(found) == 1
+
+
+def test_what_passes_over_a_gradient_does_not_serve():
+    """A gradient in half precision, and a scale of another dtype, are left to the definition."""
+    zeros = gpu().zeros
+    half, single, S = zeros(3, "float16"), zeros(3, "float32"), zeros((), "float32")
+    assert of_cuda("gathered").serves(half, S, single)
+    for row in ((half, S, half), (half, zeros((), "float64"), single), (half, S, zeros(6, "float32")[::2])):
+        assert not of_cuda("gathered").serves(*row)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("update", UPDATES.values())
 def test_rates_on_the_device_give_the_same_bits(update, dtype):
@@ -207,11 +240,12 @@ def test_rates_on_the_device_give_the_same_bits(update, dtype):
     if update not in CUDA:
         pytest.skip(f"{update} has no twin")
     found = []
-    for lr, step in ((0.003, 7), (backend.asarray(np.float64(0.003)), backend.asarray(np.int64(7)))):
+    numbers = np.float64(0.3), np.float64(0.003), np.int64(7)
+    for factor, lr, step in ((0.3, 0.003, 7), map(backend.asarray, numbers)):
         d = Draw(30, 11, dtype)
         row = [backend.asarray(np.abs(x)) if isinstance(x, np.ndarray) else x for x in rows_of(update)(d)[-1]]
         for i, parameter in enumerate(PRIMITIVES[update].signature.parameters):
-            row[i] = {"lr": lr, "step": step}.get(parameter, row[i])
+            row[i] = {"factor": factor, "lr": lr, "step": step}.get(parameter, row[i])
         assert of_cuda(update).serves(*row)
         PRIMITIVES[update].call(*row)
         found.append([backend.to_host(x).tobytes() for x in row if hasattr(x, "dtype") and x.ndim])

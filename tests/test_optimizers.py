@@ -13,7 +13,7 @@ from runs import assert_same, become, examples, trainer
 
 import bpcore as bp
 from bpcore import optimizers, schedules
-from bpcore.functional.updates import clip_norm, squared_norm
+from bpcore.functional.updates import clip_factor, squared_norm, times
 from bpcore.optimizers import hyperparameter
 
 SIZE, DECAYED, STEPS = 101, 64, 100
@@ -190,15 +190,44 @@ def test_clip_norm(scale, largest, dtype, backend):
     """By the factor that makes the norm `largest`; not at all where it is below, to the bit."""
     host = (np.random.default_rng(1).standard_normal(SIZE) * scale).astype(dtype)
     norm = np.linalg.norm(host.astype("float64"))
-    g, clipped = backend.asarray(host), backend.writable(np.full(SIZE, np.nan), dtype)
+    g = backend.asarray(host)
     with backend.guard():
-        clip_norm(g, squared_norm(g), largest, clipped)
+        clipped = times(g, clip_factor(g, squared_norm(g), largest))
     np.testing.assert_array_equal(backend.to_host(g), host)
     got = backend.to_host(clipped)
     if norm <= largest:
         np.testing.assert_array_equal(got, host)
     else:
         assert_close(got, (host * (largest / norm)).astype(dtype), 1e-6 if dtype == "float32" else 1e-14)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_norm_that_is_not_finite_is_not_hidden(bad, backend):
+    g = backend.asarray(np.asarray([1.0, bad], "float32"))
+    assert np.isnan(backend.to_host(times(g, clip_factor(g, squared_norm(g), 1.0)))).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_factor_is_that_of_a_scaled_gradient(name, dtype, backend):
+    """To the bit, as if the product had been stored; and with 0, up to rounding, what is not finite counts as zeros."""
+    optimizer, (theta, (g, *_)) = VARIANTS[name].optimizer, start(dtype)
+    third = float(np.float32(1 / 3))  # in float32 and in double the product is rounded once
+    bad = np.where(np.arange(SIZE) % 3, g, np.inf).astype(dtype)
+    for factor, host, product in ((third, g, g * np.dtype(dtype).type(third)), (1.0, g, g), (0.0, bad, 0 * g)):
+        found = []
+        for x, scalar in ((product, 1.0), (host, factor), (host, backend.asarray(factor))):
+            if hasattr(scalar, "dtype") and not backend.backend.asynchronous:
+                continue
+            theta_, gradient = backend.writable(theta), backend.asarray(x)
+            state = optimizer.start(theta_)
+            for step in (1, 2):
+                with backend.guard():
+                    optimizer.update(theta_, gradient, state, step, optimizer.lr, DECAYED, scalar)
+            found.append([backend.to_host(vector) for vector in (theta_, *state.values())])
+        for other in found[1:]:
+            for got, expected in zip(other, found[0], strict=True):
+                assert_close(got, expected, 0.0 if factor else TOLERANCE[dtype])
 
 
 def test_clip_norm_in_training():

@@ -22,6 +22,7 @@ import bpcore as bp
 import bpcore.recordings
 from bpcore.array import namespace
 from bpcore.context import computing_in
+from bpcore.streams import HostCopies
 
 TESTS = Path(__file__).parent
 pytest.importorskip("bpcore.kernels", reason="bpcore/kernels was deleted: nothing is recorded")
@@ -479,6 +480,39 @@ def test_a_loss_that_is_not_finite_leads_back_to_the_same(cupy):
     assert stories[0] == stories[1]
     expect_same(*runs)
     assert np.isfinite(runs[0].network.theta.get()).all()
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_snapshots_are_in_the_memory_of_the_host(cupy, replay):
+    """Two sets in turn: the last good one stays as it is, also while a later one is made."""
+    run = bp.Trainer(bp.Network(mlp(), backend="cupy", seed=1), bp.CrossEntropy(), bp.Adam(1e-2), seed=2, replay=replay)
+    X, y = classes(np.random.default_rng(0), 16)
+    thetas = []
+    for step in range(301):
+        if step % 100 == 0:
+            thetas.append(run.network.theta.get())
+        run.step(X, y)
+        if step in (100, 200):
+            run.guard.look_back()
+            assert run.guard.candidate is None
+        if step % 100 == 0:
+            for snapshot, theta in ((run.guard.snapshot, thetas[step // 100 - (step == 300)]), (run.guard.candidate, thetas[-1])):
+                if snapshot is not None:
+                    assert all(type(vector) is np.ndarray for vector in snapshot.vectors.values())
+                    np.testing.assert_array_equal(snapshot.vectors["theta"], theta)
+    assert run.guard.snapshot.steps == 200
+    assert run.guard.candidate.steps == 300
+    assert len(run.guard.host_copies.sets) == 2
+
+
+def test_the_update_waits_for_the_copies(cupy, monkeypatch):
+    """The stand-in notices where it does not."""
+    if cupy.__version__ != emulator.VERSION:
+        pytest.skip("a GPU does not notice")
+    monkeypatch.setattr(HostCopies, "settle", lambda self: None)
+    run = bp.Trainer(bp.Network(mlp(), backend="cupy", seed=1), bp.CrossEntropy(), bp.Adam(1e-2), seed=2)
+    with pytest.raises(RuntimeError, match="does not wait for stream"):
+        run.step(*classes(np.random.default_rng(0), 16))
 
 
 def test_labels_are_looked_at_in_replayed_steps(cupy):

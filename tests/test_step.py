@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,38 @@ def test_the_example_of_the_docstring():
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_outcome_is_of_before_the_update(accumulate):
-    """J and ‖∇J‖² of the whole batch, before the clip; and the mode of the forward pass."""
+    """J, ‖∇J‖² and ∇J of the whole batch, before the clip; and the mode of the forward pass."""
     step = made(clip_norm=1e-3, accumulate=accumulate, seed=7)
     J, gradient = step.network.value_and_gradient(step.loss, *examples())
     outcome = take(step, *examples(), number=5)
     np.testing.assert_allclose(outcome.J, J, rtol=1e-12)
     np.testing.assert_allclose(outcome.square, np.sum(gradient**2), rtol=1e-12)
-    assert np.linalg.norm(step.gradient) == pytest.approx(1e-3, rel=1e-12)
+    np.testing.assert_allclose(step.gradient, gradient, rtol=1e-12)
     assert (outcome.mode.training, outcome.mode.seed, outcome.mode.step, outcome.mode.micro) == (True, 7, 5, 0)
     assert outcome.outputs == CLASSES
+
+
+@dataclass(frozen=True)
+class Own(bp.Adam):
+    """An optimiser with an update of its own, which keeps the gradient that it gets."""
+
+    moments = ("m", "v", "got")
+
+    def update(self, theta, gradient, state, step, lr, decayed):
+        state["got"][...] = gradient
+        super().update(theta, gradient, state, step, lr, decayed)
+
+
+def test_an_update_of_its_own_gets_the_clipped_gradient(backend):
+    """And then takes the same step as bpcore's, which is told of the factor."""
+    steps = [made(backend.backend, optimizer=o, clip_norm=1e-3) for o in (bp.Adam(0.01), Own(0.01))]
+    for number in range(3):
+        for step in steps:
+            take(step, *examples(), number=number)
+    plain, own = map(written, steps)
+    assert np.linalg.norm(own["got"]) == pytest.approx(1e-3, rel=1e-10)
+    for name, array in plain.items():
+        np.testing.assert_allclose(own[name], array, rtol=1e-10, atol=1e-14)
 
 
 def test_nobody_looks_on_a_device():

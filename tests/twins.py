@@ -25,7 +25,7 @@ FLOAT32_ONLY = (
     "gelu_tanh_backward",
     "attention",
     "attention_backward",
-    "clip_norm",
+    "clip_factor",
 )  # twins that serve no other dtype, in one set at least
 LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
 SHAPES = {

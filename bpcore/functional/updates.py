@@ -1,7 +1,8 @@
 """Updates of optimisers: arithmetic on whole vectors. They write θ and the moments, which are passed last.
 
-g is the gradient and λ (`decay`) the weight decay; each docstring says how it enters. First moments are flushed below the square
-root of the smallest normal number of the dtype. Second moments, whose root divides, are flushed only close to that number.
+g is the gradient, which counts as `times(g, factor)`, and λ (`decay`) the weight decay; each docstring says how it enters. First
+moments are flushed below the square root of the smallest normal number of the dtype. Second moments, whose root divides, are
+flushed only close to that number.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import math
 from typing import Any
 
 from bpcore.array import Array, device, namespace
-from bpcore.functional.numerics import flush, smallest_normal
+from bpcore.functional.numerics import flush, masked, smallest_normal
 from bpcore.library import is_array
 from bpcore.primitive import primitive
 
-__all__ = ["adagrad", "adam", "clip_norm", "lion", "nadam", "rmsprop", "sgd", "squared_norm"]
+__all__ = ["adagrad", "adam", "clip_factor", "gathered", "lion", "nadam", "rescale", "rmsprop", "sgd", "squared_norm", "times"]
 
 Scalar = Any  # a Python number, or a scalar array on the device
 
@@ -27,9 +28,29 @@ def flush_square(v: Array) -> Array:
     return v * namespace(v).astype(v >= SQUARES * smallest_normal(v), v.dtype)
 
 
+def times(g: Array, factor: Scalar) -> Array:
+    """g times a factor, rounded to the dtype of g. With a factor of 0 it is 0, even where g is infinite or NaN."""
+    if type(factor) is not float and is_array(factor):
+        return masked(g, factor != 0) * scalar_like(factor, g)
+    if factor == 1:
+        return g
+    return g * factor if factor else namespace(g).zeros_like(g)
+
+
+def scalar_like(number: Scalar, vector: Array) -> Array:
+    """A number of the host or of the device as an array without axes, of the dtype and on the device of `vector`."""
+    xp = namespace(vector)
+    if is_array(number):
+        return xp.astype(number, vector.dtype)
+    return xp.full((), number, dtype=vector.dtype, device=device(vector))
+
+
 @primitive(writes=("theta", "m"))
-def sgd(g: Array, lr: Scalar, momentum: float, nesterov: bool, decay: float, theta: Array, m: Array | None) -> None:
+def sgd(
+    g: Array, factor: Scalar, lr: Scalar, momentum: float, nesterov: bool, decay: float, theta: Array, m: Array | None
+) -> None:
     """m = μ m + (g + λ θ); θ -= lr m, or lr (g + μ m) with Nesterov's momentum. m is None where μ = 0."""
+    g = times(g, factor)
     if decay:
         g = g + decay * theta
     if m is not None:
@@ -39,11 +60,12 @@ def sgd(g: Array, lr: Scalar, momentum: float, nesterov: bool, decay: float, the
 
 
 @primitive(writes=("theta", "v"))
-def rmsprop(g: Array, lr: Scalar, rho: float, eps: float, decay: float, theta: Array, v: Array) -> None:
+def rmsprop(g: Array, factor: Scalar, lr: Scalar, rho: float, eps: float, decay: float, theta: Array, v: Array) -> None:
     """v = ρ v + (1 - ρ) g²; θ -= lr g / (√v + ε), where g + λ θ replaces g.
 
     Tieleman and Hinton, 2012
     """
+    g = times(g, factor)
     if decay:
         g = g + decay * theta
     v[...] = flush_square(rho * v + (1 - rho) * (g * g))
@@ -51,11 +73,12 @@ def rmsprop(g: Array, lr: Scalar, rho: float, eps: float, decay: float, theta: A
 
 
 @primitive(writes=("theta", "v"))
-def adagrad(g: Array, lr: Scalar, eps: float, decay: float, theta: Array, v: Array) -> None:
+def adagrad(g: Array, factor: Scalar, lr: Scalar, eps: float, decay: float, theta: Array, v: Array) -> None:
     """v += g²; θ -= lr g / (√v + ε), where g + λ θ replaces g.
 
     Duchi et al., 2011
     """
+    g = times(g, factor)
     if decay:
         g = g + decay * theta
     v[...] = flush_square(v + g * g)
@@ -65,6 +88,7 @@ def adagrad(g: Array, lr: Scalar, eps: float, decay: float, theta: Array, v: Arr
 @primitive(writes=("theta", "m", "v"))
 def adam(
     g: Array,
+    factor: Scalar,
     step: Scalar,
     lr: Scalar,
     beta1: float,
@@ -83,6 +107,7 @@ def adam(
     Kingma and Ba, 2015
     Loshchilov and Hutter, 2019
     """
+    g = times(g, factor)
     if decay and decoupled:
         theta[...] = theta - (lr * decay) * theta
     elif decay:
@@ -93,17 +118,10 @@ def adam(
     theta[...] = theta - (lr / (1 - beta1**step)) * m / corrected
 
 
-def scalar_like(number: Scalar, vector: Array) -> Array:
-    """A number of the host or of the device as an array without axes, of the dtype and on the device of `vector`."""
-    xp = namespace(vector)
-    if is_array(number):
-        return xp.astype(number, vector.dtype)
-    return xp.full((), number, dtype=vector.dtype, device=device(vector))
-
-
 @primitive(writes=("theta", "m", "v", "c"))
 def nadam(
     g: Array,
+    factor: Scalar,
     step: Scalar,
     lr: Scalar,
     beta1: float,
@@ -123,6 +141,7 @@ def nadam(
 
     Dozat, 2016
     """
+    g = times(g, factor)
     xp = namespace(g)
     if decay:
         g = g + decay * theta
@@ -138,11 +157,12 @@ def nadam(
 
 
 @primitive(writes=("theta", "m"))
-def lion(g: Array, lr: Scalar, beta1: float, beta2: float, decay: float, theta: Array, m: Array) -> None:
+def lion(g: Array, factor: Scalar, lr: Scalar, beta1: float, beta2: float, decay: float, theta: Array, m: Array) -> None:
     """θ -= lr (sign(β₁ m + (1 - β₁) g) + λ θ); m = β₂ m + (1 - β₂) g.
 
     Chen et al., 2023
     """
+    g = times(g, factor)
     direction = namespace(g).sign(beta1 * m + (1 - beta1) * g)
     theta[...] = theta - lr * (direction + decay * theta if decay else direction)
     m[...] = flush(beta2 * m + (1 - beta2) * g)
@@ -166,12 +186,37 @@ def squared_norm(g: Array) -> Array:
     return size * size * square
 
 
-@primitive(writes=("clipped",))
-def clip_norm(g: Array, square: Scalar, largest: float, clipped: Array) -> None:
-    """Writes to `clipped`, which may be g itself, g scaled to a norm of at most `largest`. square: ‖g‖², a scalar."""
+@primitive(writes=("gradient",))
+def gathered(scaled: Array, S: Scalar, gradient: Array) -> Array:
+    """Writes scaled / S to `gradient`, which may be `scaled`, in its dtype. Returns ‖gradient‖², see `squared_norm`."""
+    gradient[...] = namespace(scaled).astype(scaled, gradient.dtype) / S
+    return squared_norm(gradient)
+
+
+@primitive()
+def clip_factor(g: Array, square: Scalar, largest: float) -> Scalar:
+    """The factor that scales g to a norm of at most `largest`; NaN if the norm is not finite. square: ‖g‖², a scalar."""
     xp = namespace(g)
     norm = xp.sqrt(square)
     if square.dtype == g.dtype:  # `square` may overflow where the norm does not
         size, relative = scaled_square(g)
         norm = xp.where(xp.isfinite(norm), norm, size * xp.sqrt(relative))
-    clipped[...] = g * xp.astype(largest / xp.maximum(norm, xp.full_like(norm, largest)), g.dtype)
+    factor = largest / xp.maximum(norm, xp.full_like(norm, largest))
+    return xp.where(xp.isfinite(norm), factor, xp.full_like(norm, math.nan))
+
+
+@primitive(writes=("state",))
+def rescale(square: Array, factor: Scalar, interval: int, least: float, most: float, state: Array) -> Array:
+    """`factor`, or 0 if `square` is not finite, a scalar. Writes the next scale of the loss to `state`.
+
+    state: the scale S, and the number of steps in a row whose `square` was finite. S is halved if it is not, and doubled after
+    `interval` steps, between `least` and `most`.
+    """
+    xp = namespace(state)
+    S, good, finite = state[0, ...], state[1, ...], xp.isfinite(square)
+    count = masked(good + 1, finite)
+    double = count >= interval
+    up = xp.where(double, xp.minimum(S * 2, xp.full_like(S, most)), S)
+    state[0, ...] = xp.where(finite, up, xp.maximum(S / 2, xp.full_like(S, least)))
+    state[1, ...] = masked(count, ~double)
+    return masked(factor if is_array(factor) else xp.full_like(square, factor), finite)

@@ -32,7 +32,7 @@ class Counters:
 
 
 class Snapshot(NamedTuple):
-    """Copies of θ and of all that belongs to it. J: the loss at this θ."""
+    """Copies of θ and of all that belongs to it, on the device or on the host. J: the loss at this θ."""
 
     J: Array | float
     vectors: dict[str, Array]
@@ -45,7 +45,9 @@ class Guard:
     """Looks whether J is finite: on a CPU before each update; on a GPU, where the host would wait, when `fit` asks for it.
 
     θ is good if its J is known to be finite. Every hundredth step a snapshot of θ, the optimiser's vectors and the counters is
-    taken, to go back to. On a GPU `fit` asks after each of these steps; a step itself never waits for the device.
+    taken, to go back to. On a GPU `fit` asks after each of these steps; a step itself never waits for the device. With CuPy
+    snapshots are in the host's memory, and are copied there while the step computes, up to its update; a replayed step, which
+    computes and updates as one, starts after the copy.
 
         guard.begin()
         outcome = step(batch, labels, counters.steps, lr, guard.look)
@@ -58,14 +60,19 @@ class Guard:
         self.candidate: Snapshot | None = None  # a later one, whose J was not looked at yet
         self.before: dict[str, Array] | None = None  # copies made before the current step, if it takes a snapshot
         self.last: tuple[Outcome, Batch, Loss] | None = None  # of the last step
+        long = {name: vector for name, vector in step.vectors.items() if name != "scaling"}
+        self.host_copies = step.network.backend.host_copies(long)
 
     def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: the step's θ is good, and the next step takes a snapshot
         return Guard, (self.step, self.counters)
 
-    def begin(self) -> None:
-        """Call this before a step: if a snapshot is due, it copies all that the step writes."""
+    def begin(self, replayed: bool = True) -> None:
+        """Call this before a step: if a snapshot is due, it copies all that the step writes.
+
+        replayed: whether the step may call `look` after its update only.
+        """
         due = (self.snapshot or self.candidate) is None or self.counters.steps % SNAPSHOT_EVERY == 0
-        self.before = self.copies() if due else None
+        self.before = self.kept_copies(settle=replayed) if due else None
 
     def look(self, outcome: Outcome, batch: Batch) -> None:
         """The step calls this before the update: raise NonFiniteLoss if J or ‖∇J‖² is not finite.
@@ -76,11 +83,13 @@ class Guard:
         if step.looks:
             if not math.isfinite(outcome.J):
                 self.fail_at(float(outcome.J), batch, outcome.mode)
-            if not math.isfinite(outcome.square):
-                self.look_at_gradient(float(outcome.J))
             if step.scaling is not None:
                 self.look_at_scaling(step.scaling, outcome.J)
+            elif not math.isfinite(outcome.square):
+                self.look_at_gradient(float(outcome.J))
         if self.before is not None:
+            if self.host_copies is not None:
+                self.host_copies.settle()
             self.take_snapshot(outcome.J, self.before)
         self.last = (outcome, batch, step.loss)
 
@@ -89,10 +98,22 @@ class Guard:
         xp = self.step.network.backend.xp
         return {name: xp.asarray(vector, copy=True) for name, vector in self.step.vectors.items()}
 
+    def kept_copies(self, settle: bool = True) -> dict[str, Array]:
+        """Copies for a snapshot, on the host if the backend can. settle: else `look` lets the main stream wait for them."""
+        if self.host_copies is None:
+            return self.copies()
+        self.candidate = None  # its memory may be taken
+        copies = self.host_copies.take(None if self.snapshot is None else self.snapshot.vectors)
+        if self.step.scaling is not None:  # its two numbers change before `look`
+            copies["scaling"] = self.step.network.backend.xp.asarray(self.step.scaling.state, copy=True)
+        if settle:
+            self.host_copies.settle()
+        return copies
+
     def take_snapshot(self, J: Array | float = 0.0, copies: dict[str, Array] | None = None) -> None:
         """Take a snapshot of the counters and of θ and the optimiser's vectors: of `copies`, or as they are. J: the loss at θ."""
         counters = self.counters
-        self.candidate = Snapshot(J, copies or self.copies(), counters.steps, counters.epoch, counters.position)
+        self.candidate = Snapshot(J, copies or self.kept_copies(), counters.steps, counters.epoch, counters.position)
         if isinstance(J, float) or self.step.looks:
             self.accept_candidate()
 
@@ -143,8 +164,10 @@ class Guard:
         """Set θ, the optimiser's vectors and the counters to those of the snapshot."""
         snapshot = self.snapshot or self.candidate
         if snapshot is not None:
+            backend = self.step.network.backend
+            backend.synchronize()  # copies to the host are made
             for name, vector in self.step.vectors.items():
-                vector[...] = snapshot.vectors[name]
+                vector[...] = backend.asarray(snapshot.vectors[name])
             self.counters.steps = snapshot.steps
             self.counters.epoch = snapshot.epoch
             self.counters.position = snapshot.position

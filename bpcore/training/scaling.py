@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array
+from bpcore.functional.updates import rescale
 from bpcore.library import Backend
 
 START, INTERVAL = 2.0**16, 2000
@@ -32,16 +33,9 @@ class Scaling:
     def __reduce__(self) -> tuple[Any, ...]:  # for pickle and copy: S and good stay views
         return scaling_at, (self.backend, self.interval, self.backend.to_host(self.state))
 
-    def unscale(self, gradient: Array) -> None:
-        """Turn S ∇J into ∇J, in place, or to zeros if it is not finite. Then update S for the next step."""
-        xp = namespace(gradient)
-        finite = xp.all(xp.isfinite(gradient))
-        gradient[...] = xp.where(finite, gradient / self.S, xp.zeros_like(gradient))
-        good = xp.where(finite, self.good + 1, xp.zeros_like(self.good))
-        double = good >= self.interval
-        self.good[...] = xp.where(double, xp.zeros_like(good), good)
-        up = xp.where(double, xp.minimum(self.S * 2, xp.full_like(self.S, MOST)), self.S)
-        self.S[...] = xp.where(finite, up, xp.maximum(self.S / 2, xp.full_like(self.S, LEAST)))
+    def adapt(self, square: Array, factor: float | Array) -> Array:
+        """The factor of the gradient in this step: 0 if `square`, ‖∇J‖², is not finite. Updates S for the next step."""
+        return rescale(square, factor, self.interval, LEAST, MOST, self.state)
 
     def exhausted(self) -> bool:
         """Whether the last step failed with S at LEAST. On a GPU the host waits."""

@@ -17,8 +17,7 @@ from bpcore.checkpoint import Header, Tensors
 from bpcore.context import computing_in, quiet
 from bpcore.functional.losses import relative
 from bpcore.functional.losses import total as total_of
-from bpcore.functional.updates import clip_norm as clip
-from bpcore.functional.updates import squared_norm
+from bpcore.functional.updates import clip_factor, gathered, squared_norm, times
 from bpcore.host import check_index
 from bpcore.library import host_data
 from bpcore.mode import Mode, new_mode
@@ -37,8 +36,9 @@ FLAGS = 2  # numbers after J in the vector that replicas sum
 class Outcome:
     """The result of a step, measured at θ before the update. J and square lie on the device.
 
-    J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU without a clip, to save the sum. mode: of the forward
-    pass (of the first micro-batch, if there are several). outputs: the number of outputs of an example.
+    J: the loss of the batch. square: ‖∇J‖² before the clip; 0.0 on a GPU in float32 without a clip, to save the sum; not finite
+    if the scaled loss overflowed in float16. mode: of the forward pass (of the first micro-batch, if there are several). outputs:
+    the number of outputs of an example.
     """
 
     J: Array
@@ -108,7 +108,8 @@ class Step:
     >>> bool(outcomes[-1].J < 0.2 * outcomes[0].J)
     True
 
-    `vectors` holds all arrays that a step writes, by name: θ, the optimiser's `moments`, and the scaling. loss, clip_norm,
+    `vectors` holds all arrays that a step writes, by name: θ, the optimiser's `moments`, and the scaling. `gradient` is ∇J of the
+    last step before the clip; an optimiser with an `update` of its own gets it, and leaves it, clipped. loss, clip_norm,
     accumulate and seed can be assigned, and an optimiser of the same class, with other hyperparameters: its vectors stay.
     """
 
@@ -215,33 +216,46 @@ class Step:
         float64. look(outcome, batch) is called before the clip and the update; if it raises, θ stays as it was. total: if this
         batch is a replica's part, Σ w of the whole batch; by default Σ w of this batch alone.
         """
-        network, gradient = self.network, self.gradient
+        network, gradient, scaling = self.network, self.gradient, self.scaling
         if self.accumulate == 1 and total is None:
             inputs, y, weights = batch
             modes = [new_mode(True, self.seed, number, 0, self.looks)]
             evaluation = network.forward(self.loss, inputs, y, weights, modes[0], labels)
             J, outputs = evaluation.J, evaluation.outputs
-            network.backward(evaluation, gradient, 1.0 if self.scaling is None else self.scaling.S)
+            v = 1.0 if scaling is None else scaling.S
+            computed = network.backward(evaluation, gradient, v, self.reduce is not None)
         else:
             count = min(self.accumulate, batch[1].shape[0])
             modes = [new_mode(True, self.seed, number, k, self.looks) for k in range(count)]
             with computing_in(network.compute_dtype):  # computing with infinities of float16 must not warn
                 J, outputs = self.accumulated(batch, labels, modes, total)
+            computed = gradient
         if self.reduce is not None:
             J = self.sum_over_replicas(J)
-        if self.scaling is not None:
-            self.scaling.unscale(gradient)
-        square = squared_norm(gradient) if self.looks or self.clip_norm is not None else 0.0
+        if scaling is not None or computed is not gradient:
+            square: Any = gathered(computed, 1.0 if scaling is None else scaling.S, gradient)
+        else:
+            square = squared_norm(gradient) if self.looks or self.clip_norm is not None else 0.0
+        factor: Any = None if self.clip_norm is None else clip_factor(gradient, square, self.clip_norm)
+        if scaling is not None:
+            factor = scaling.adapt(square, 1.0 if factor is None else factor)
         outcome = Outcome(J, square, modes[0], outputs)
         if look is not None:
             look(outcome, batch)
-        if self.clip_norm is not None:
-            clip(gradient, square, self.clip_norm, gradient)
-        self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed)
+        more: tuple[Any, ...] = () if factor is None else self.taken(factor)
+        self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed, *more)
         for mode in modes:
             if mode.tracked:
                 mode.commit()
         return outcome
+
+    def taken(self, factor: Any) -> tuple[Any, ...]:
+        """The factor of the gradient as an argument of the optimiser's update; if a user's update takes none, scale ∇J itself."""
+        factor = float(factor) if self.looks else factor
+        if type(self.optimizer).update.__module__ == Optimizer.__module__:
+            return (factor,)
+        self.gradient[...] = times(self.gradient, factor)
+        return ()
 
     def accumulated(
         self, batch: Batch, labels: Array | None, modes: list[Mode], total: float | Array | None

@@ -150,7 +150,7 @@ class Trainer:
         guard = self.guard
         if self._ends is not None and self.counters.steps >= self._ends:
             door.warn_end(self, self.counters.steps + 1)
-        guard.begin()
+        guard.begin(self._replay is not None)
         outcome = self._take(batch, labels, self.counters.steps, self.lr_of(self.counters.steps), guard.look)
         self.counters.steps += 1
         return outcome.J

@@ -81,7 +81,7 @@ def batched(
             a, b = tf32(a), tf32(b)
         c[...] = one * (a @ b) + (zero * c if zero else 0.0)  # C is not read where beta is 0
 
-    state.enqueue(work, A, B, C)
+    state.enqueue(work, A, B, C, written=(C,))
     return SUCCESS
 
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -77,7 +77,8 @@ class ndarray:
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self.host.ctypes.data)
+        pointer = self.host.ctypes.data
+        return SimpleNamespace(ptr=pointer, copy_to_host_async=functools.partial(copy_to_host, pointer))
 
     @property
     def device(self) -> Device:
@@ -195,6 +196,48 @@ class Device:
         """Nothing to wait for."""
 
 
+def copy_to_host(pointer: int, target: int, size: int, stream: Any) -> None:
+    """A copy that the host does not wait for. It may go to pinned memory only: a copy to other memory would wait."""
+    if not any(at <= target and target + size <= at + PinnedMemory.known[at] for at in PinnedMemory.known):
+        raise RuntimeError("an asynchronous copy to memory that is not pinned")
+    with stream:
+        run_copy(lambda: ctypes.memmove(target, pointer, size), pointer)
+
+
+def run_copy(copy: Any, pointer: int) -> None:
+    """Run a copy of what is at `pointer`. emulator.graphs has another."""
+    copy()
+
+
+class PinnedMemory:
+    """Pinned memory of the host; `known` has the bytes by address."""
+
+    known: ClassVar[dict[int, int]] = {}
+
+    def __init__(self, size: int):
+        self.bytes = (ctypes.c_ubyte * size)(*b"\xff" * size)
+        self.known[ctypes.addressof(self.bytes)] = size
+
+
+class Stream:
+    """The one stream, which does everything at once."""
+
+    def __init__(self, non_blocking: bool = False):
+        self.non_blocking = non_blocking
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        return None
+
+    def record(self, event: Any = None) -> Any:
+        return event
+
+    def wait_event(self, event: Any) -> None:
+        """Nothing to wait for."""
+
+
 class RawModule:
     """Kernels in CUDA C++, compiled by g++ against shim.h and kept in the machine's folder of temporary files."""
 
@@ -235,10 +278,11 @@ class RawKernel:
             if failure:
                 raise RuntimeError(f"{self.name} with a grid of {grid} and blocks of {block}: {failure.decode()}")
 
-        enqueue(work, args)
+        written = [x for p, x in zip(self.parameters, args, strict=True) if not p.startswith("const ")]
+        enqueue(work, args, written)
 
 
-def enqueue(work: Any, args: tuple[Any, ...]) -> None:
+def enqueue(work: Any, args: tuple[Any, ...], written: list[Any]) -> None:
     """Run what a launch does. emulator.graphs, which knows of streams, has another."""
     work()
 
@@ -420,7 +464,15 @@ def install() -> Any:
     cupy.ndarray, cupy.RawModule = ndarray, RawModule  # type: ignore[attr-defined]
     cupy.is_available = lambda: True  # type: ignore[attr-defined]
     cupy.__version__ = VERSION
-    cupy.cuda = SimpleNamespace(Device=Device, nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)))  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        Device=Device,
+        Event=SimpleNamespace,
+        PinnedMemory=PinnedMemory,
+        PinnedMemoryPointer=lambda memory, offset: memory.bytes,
+        Stream=Stream,
+        get_current_stream=Stream,
+        nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
+    )
     cupyx.allow_synchronize = allow_synchronize  # type: ignore[attr-defined]
     sys.modules.update(cupy=cupy, cupyx=cupyx)
     sys.modules["bpcore.kernels.cuda.engine.graph"] = None  # type: ignore[assignment]  # no graphs here: see emulator.graphs

@@ -16,7 +16,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +46,7 @@ class Memory:
         address = ctypes.addressof(self._bytes)
         self.ptr = address + -address % UNIT
         self.user: tuple[Stream, int] | None = None
+        self.copied: tuple[Stream, int] | None = None  # the stream that last copied it to the host, and when
         ctypes.memset(self.ptr, 0xFF, self.size)
         state.memories.append(self)
 
@@ -91,8 +92,10 @@ class MemoryPool:
 
 
 class Event:
-    def __init__(self, stream: Stream):
-        self.clock = {**stream.seen, stream: stream.time}
+    clock: dict[Stream, int]
+
+    def __init__(self, disable_timing: bool = False):
+        self.disable_timing = disable_timing
 
 
 class Stream:
@@ -116,8 +119,10 @@ class Stream:
     def __exit__(self, *error: Any) -> None:
         state.stream = self.before.pop()
 
-    def record(self) -> Event:
-        return Event(self)
+    def record(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.clock = {**self.seen, self: self.time}
+        return event
 
     def wait_event(self, event: Event) -> None:
         assert self.captured is None
@@ -172,12 +177,12 @@ class State:
             self.stream.invalid = True
             raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while the stream is capturing")
 
-    def enqueue(self, work: Callable[[], None], *pointers: int) -> None:
-        """Run work on the current stream, or record it there."""
+    def enqueue(self, work: Callable[[], None], *pointers: int, written: Sequence[int] = ()) -> None:
+        """Run work on the current stream, or record it there. written: the pointers to what it writes."""
         assert not self.inside
 
         def one() -> None:
-            self.touch(pointers)
+            self.touch(pointers, written)
             work()
 
         if self.stream.captured is None:
@@ -194,17 +199,29 @@ class State:
         finally:
             self.inside, self.stream.captured = False, capturing
 
-    def touch(self, pointers: tuple[int, ...]) -> None:
-        """The current stream works on this memory now: an error where another did, and is not waited for."""
+    def touch(self, pointers: tuple[int, ...], written: Sequence[int] = (), copied: bool = False) -> None:
+        """The current stream works on this memory now: an error where another did, and is not waited for.
+
+        copied: to the host; while that goes on, others may read the memory, but not write to it.
+        """
         stream = self.stream
         stream.time += 1
         for pointer in pointers:
             for memory in self.memories:
                 if memory.ptr <= pointer < memory.ptr + memory.size:
-                    user, time = memory.user or (stream, 0)
-                    if user is not stream and stream.seen.get(user, 0) < time:
-                        raise RuntimeError(f"stream {stream.ptr} does not wait for stream {user.ptr}")
-                    memory.user = stream, stream.time
+                    for user, time in filter(None, (memory.user, memory.copied if pointer in written else None)):
+                        if user is not stream and stream.seen.get(user, 0) < time:
+                            raise RuntimeError(f"stream {stream.ptr} does not wait for stream {user.ptr}")
+                    if copied:
+                        memory.copied = stream, stream.time
+                    else:
+                        memory.user = stream, stream.time
+
+    def copy(self, work: Callable[[], None], pointer: int) -> None:
+        """Run a copy to the host."""
+        self.forbid("a copy to the host")
+        self.touch((pointer,), copied=True)
+        work()
 
 
 state = State()
@@ -319,7 +336,7 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
         if state.inside:
             return function(self, *args)
         again, given = ghost(self), ghost(args)
-        state.enqueue(lambda: function(again, *given), *pointers(self, list(args)))
+        state.enqueue(lambda: function(again, *given), *pointers(self, list(args)), written=pointers(self))
         return self
 
     return call
@@ -366,8 +383,10 @@ def install() -> None:
     ndarray.__init__ = made  # type: ignore[method-assign]
     build = emulator.built
     emulator.built = lambda code: state.forbid("loading a module") or build(code)  # type: ignore[func-returns-value]
-    emulator.enqueue = lambda work, args: state.enqueue(work, *pointers(list(args)))
+    emulator.run_copy = state.copy
+    emulator.enqueue = lambda work, args, written: state.enqueue(work, *pointers(list(args)), written=pointers(written))
     cupy.cuda.MemoryPool, cupy.cuda.Memory, cupy.cuda.Stream, cupy.cuda.runtime = MemoryPool, Memory, Stream, RUNTIME
+    cupy.cuda.Event = Event
     cupy.get_default_memory_pool = lambda: default
     cupy.cuda.using_allocator, cupy.cuda.get_current_stream = using_allocator, lambda: state.stream
     cublas.install()

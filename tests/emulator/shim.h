@@ -89,6 +89,8 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
     return (unsigned long long)((unsigned __int128)a * b >> 64);
 }
 
+static inline double __dmul_rn(double x, double y) { return x * y; }
+
 static inline float __int_as_float(int bits)
 {
     float x;

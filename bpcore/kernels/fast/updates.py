@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from bpcore.functional.numerics import smallest_normal
-from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
+from bpcore.functional.updates import SQUARES, adagrad, adam, lion, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.threads import compiled, share, team
@@ -34,71 +34,77 @@ def decayed(g, decay, theta):
     return g + decay * theta if decay != 0 else g
 
 
+@register_jitable(fastmath=False)  # the product is rounded before it is used, as if it had been stored
+def times(g, factor):
+    """g times a factor of its dtype; 0 where the factor is 0."""
+    return g * factor if factor != 0 else factor
+
+
 @compiled
-def _sgd(start, stop, g, theta, lr, decay):
+def _sgd(start, stop, g, factor, theta, lr, decay):
     g, theta = g[start:stop], theta[start:stop]
     for i in range(g.shape[0]):
-        theta[i] -= lr * decayed(g[i], decay, theta[i])
+        theta[i] -= lr * decayed(times(g[i], factor), decay, theta[i])
 
 
 @compiled
-def _momentum(start, stop, g, theta, m, lr, decay, mu, factor_g, factor_m, least):
+def _momentum(start, stop, g, factor, theta, m, lr, decay, mu, factor_g, factor_m, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
-        d = decayed(g[i], decay, theta[i])
+        d = decayed(times(g[i], factor), decay, theta[i])
         new = flushed(mu * m[i] + d, least)
         m[i] = new
         theta[i] -= lr * decayed(factor_m * new, factor_g, d)
 
 
 @compiled
-def _run_sgd(g, theta, lr, decay):
-    share(_sgd, g.shape[0], team(g, g.size), (g, theta, lr, decay))
+def _run_sgd(g, factor, theta, lr, decay):
+    share(_sgd, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, lr, decay))
 
 
 @compiled
-def _run_momentum(g, theta, m, lr, decay, mu, factor_g, factor_m, least):
-    share(_momentum, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, mu, factor_g, factor_m, least))
+def _run_momentum(g, factor, theta, m, lr, decay, mu, factor_g, factor_m, least):
+    share(_momentum, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, m, lr, decay, mu, factor_g, factor_m, least))
 
 
 @twin(sgd, serves=COMPILED.dense)
-def _(g, lr, momentum, nesterov, decay, theta, m):
+def _(g, factor, lr, momentum, nesterov, decay, theta, m):
     if m is None:
-        _run_sgd(g, theta, *in_dtype_of(g, lr, decay))
+        _run_sgd(g, factor, theta, *in_dtype_of(g, lr, decay))
     else:  # θ -= lr (g + μ m) with Nesterov's momentum, else lr m
         factor_g, factor_m = (1.0, momentum) if nesterov else (0.0, 1.0)
-        _run_momentum(g, theta, m, *in_dtype_of(g, lr, decay, momentum, factor_g, factor_m), flush_threshold(g))
+        _run_momentum(g, factor, theta, m, *in_dtype_of(g, lr, decay, momentum, factor_g, factor_m), flush_threshold(g))
 
 
 @compiled
-def _adaptive(start, stop, g, theta, v, lr, decay, rho, fresh, eps, least):
+def _adaptive(start, stop, g, factor, theta, v, lr, decay, rho, fresh, eps, least):
     g, theta, v = g[start:stop], theta[start:stop], v[start:stop]
     for i in range(g.shape[0]):
-        d = decayed(g[i], decay, theta[i])
+        d = decayed(times(g[i], factor), decay, theta[i])
         v[i] = flushed(rho * v[i] + fresh * (d * d), least)
         theta[i] -= lr * d / (np.sqrt(v[i]) + eps)
 
 
 @compiled
-def _run_adaptive(g, theta, v, lr, decay, rho, fresh, eps, least):
-    share(_adaptive, g.shape[0], team(g, g.size), (g, theta, v, lr, decay, rho, fresh, eps, least))
+def _run_adaptive(g, factor, theta, v, lr, decay, rho, fresh, eps, least):
+    share(_adaptive, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, v, lr, decay, rho, fresh, eps, least))
 
 
 @twin(rmsprop, serves=COMPILED.dense)
-def _(g, lr, rho, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *in_dtype_of(g, lr, decay, rho, 1 - rho, eps), flush_square_threshold(g))
+def _(g, factor, lr, rho, eps, decay, theta, v):
+    _run_adaptive(g, factor, theta, v, *in_dtype_of(g, lr, decay, rho, 1 - rho, eps), flush_square_threshold(g))
 
 
 @twin(adagrad, serves=COMPILED.dense)
-def _(g, lr, eps, decay, theta, v):
-    _run_adaptive(g, theta, v, *in_dtype_of(g, lr, decay, 1.0, 1.0, eps), flush_square_threshold(g))
+def _(g, factor, lr, eps, decay, theta, v):
+    _run_adaptive(g, factor, theta, v, *in_dtype_of(g, lr, decay, 1.0, 1.0, eps), flush_square_threshold(g))
 
 
 @compiled
-def _adam(start, stop, g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+def _adam(start, stop, g, factor, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
     g, theta, m, v = g[start:stop], theta[start:stop], m[start:stop], v[start:stop]
     for i in range(g.shape[0]):
-        d = decayed(g[i], decay, theta[i])
+        d = decayed(times(g[i], factor), decay, theta[i])
         first = flushed(beta1 * m[i] + fresh1 * d, least_m)
         second = flushed(beta2 * v[i] + fresh2 * (d * d), least_v)
         m[i] = first
@@ -107,16 +113,16 @@ def _adam(start, stop, g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, 
 
 
 @compiled
-def _run_adam(g, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
+def _run_adam(g, factor, theta, m, v, rate, fade, decay, beta1, fresh1, beta2, fresh2, eps, least_m, least_v):
     # in the dtype of g: with a wider one, the whole pass would compute in the wider dtype
     number = g.dtype.type
     rates = (number(rate), number(fade), number(decay))
     moments = (number(beta1), number(fresh1), number(beta2), number(fresh2), number(eps), number(least_m), number(least_v))
-    share(_adam, g.shape[0], team(g, g.size), (g, theta, m, v, *rates, *moments))
+    share(_adam, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, m, v, *rates, *moments))
 
 
 @twin(adam, serves=COMPILED.dense)
-def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     # θ -= lr / (1 - β₁ᵗ) · m / (√v / root + ε), with numerator and denominator multiplied by root
     root = math.sqrt(1 - beta2**step)
     rate = lr * root / (1 - beta1**step)
@@ -124,25 +130,26 @@ def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     coupled = 0.0 if decoupled else decay
     smallest = smallest_normal(g)
     constants = rate, fade, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root
-    _run_adam(g, theta, m, v, *constants, math.sqrt(smallest), SQUARES * smallest)
+    _run_adam(g, factor, theta, m, v, *constants, math.sqrt(smallest), SQUARES * smallest)
 
 
 @compiled
-def _lion(start, stop, g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
+def _lion(start, stop, g, factor, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
     g, theta, m = g[start:stop], theta[start:stop], m[start:stop]
     for i in range(g.shape[0]):
-        theta[i] -= lr * decayed(np.sign(beta1 * m[i] + fresh1 * g[i]), decay, theta[i])
-        m[i] = flushed(beta2 * m[i] + fresh2 * g[i], least)
+        d = times(g[i], factor)
+        theta[i] -= lr * decayed(np.sign(beta1 * m[i] + fresh1 * d), decay, theta[i])
+        m[i] = flushed(beta2 * m[i] + fresh2 * d, least)
 
 
 @compiled
-def _run_lion(g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
-    share(_lion, g.shape[0], team(g, g.size), (g, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least))
+def _run_lion(g, factor, theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least):
+    share(_lion, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, m, lr, decay, beta1, fresh1, beta2, fresh2, least))
 
 
 @twin(lion, serves=COMPILED.dense)
-def _(g, lr, beta1, beta2, decay, theta, m):
-    _run_lion(g, theta, m, *in_dtype_of(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), flush_threshold(g))
+def _(g, factor, lr, beta1, beta2, decay, theta, m):
+    _run_lion(g, factor, theta, m, *in_dtype_of(g, lr, decay, beta1, 1 - beta1, beta2, 1 - beta2), flush_threshold(g))
 
 
 @compiled
@@ -167,27 +174,3 @@ def _squared_norm(g, sums):
 @twin(squared_norm, serves=COMPILED.dense)
 def _(g):
     return checked_square(_squared_norm(g, np.empty(-(-g.size // BLOCK), g.dtype)), g)
-
-
-@compiled
-def _scale(start, stop, g, factor, scaled):
-    g, scaled = g[start:stop], scaled[start:stop]
-    for i in range(g.shape[0]):
-        scaled[i] = g[i] * factor
-
-
-@compiled
-def _clip_norm(g, factor, clipped):
-    share(_scale, g.shape[0], team(g, g.size), (g, factor, clipped))
-
-
-def dense_finite_square(g, square, largest, clipped):
-    """Whether the vectors are dense, and `square` did not overflow."""
-    return square < math.inf and COMPILED.dense(g, clipped)
-
-
-@twin(clip_norm, serves=dense_finite_square)
-def _(g, square, largest, clipped):
-    factor = largest / max(math.sqrt(square), largest)
-    if factor != 1 or clipped is not g:
-        _clip_norm(g, g.dtype.type(factor), clipped)

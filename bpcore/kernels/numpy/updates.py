@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bpcore.functional.numerics import smallest_normal
-from bpcore.functional.updates import SQUARES, adagrad, adam, clip_norm, lion, rmsprop, sgd, squared_norm
+from bpcore.functional.updates import SQUARES, adagrad, adam, clip_factor, lion, rmsprop, sgd, squared_norm, times
 from bpcore.kernels.numpy.engine.blocks import BLOCK, blocks, flush_in_place
 from bpcore.primitive import definition, twin
 
@@ -26,14 +26,14 @@ def _(g):
     return checked_square(np.dot(g, g), g)
 
 
-def finite_square(g, square, largest, clipped):
+def finite_square(g, square, largest):
     """Whether `square` did not overflow."""
     return square < math.inf
 
 
-@twin(clip_norm, serves=finite_square)
-def _(g, square, largest, clipped):
-    np.multiply(g, largest / max(math.sqrt(square), largest), out=clipped)
+@twin(clip_factor, serves=finite_square)
+def _(g, square, largest):
+    return largest / max(math.sqrt(square), largest)
 
 
 def register_in_blocks(update):
@@ -56,12 +56,14 @@ def flush_square_in_place(v):
 
 
 @twin(adam)
-def _(g, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
+def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     # θ -= lr / (1 - β₁ᵗ) · m / (√v / root + ε), with numerator and denominator multiplied by root
     root = math.sqrt(1 - beta2**step)
     rate = lr * root / (1 - beta1**step)
     eps = eps * root
     for g, theta, m, v, s in blocks(g, theta, m, v):
+        if factor != 1:
+            g = times(g, factor)
         if decay and decoupled:
             np.multiply(theta, lr * decay, out=s)
             np.subtract(theta, s, out=theta)

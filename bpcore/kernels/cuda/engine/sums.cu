@@ -113,15 +113,6 @@ extern "C" __global__ void total(Int n, const T *x, A *part)
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
 }
 
-// part (blocks,): for each block, its part of the sum of x squared, in double: squares of float overflow.
-extern "C" __global__ void squares(Int n, const T *x, double *part)
-{
-    double sum = 0;
-    EACH(i, n) sum += double(A(x[i])) * double(A(x[i]));
-    sum = team_sum(sum);
-    if (threadIdx.x == 0) part[blockIdx.x] = sum;
-}
-
 // Writes the sum of the parts to out, but at least `least`. Launched with one block.
 extern "C" __global__ void finish_total(Int parts, const A *part, double least, T *out)
 {

@@ -86,11 +86,3 @@ def total(x: Any, least: float) -> Any:
     kernel("sums", "total", char)((part.size,), (256,), (x.size, x, part))
     kernel("sums", "finish_total", char)((1,), (256,), (part.size, part, least, out))
     return out
-
-
-def sum_of_squares(x: Any) -> Any:
-    """Σ x²: an array without axes, float64."""
-    out, part = scratch((), "d"), scratch(blocks(x), "d")
-    kernel("sums", "squares", x.dtype.char)((part.size,), (256,), (x.size, x, part))
-    kernel("sums", "finish_total", "d")((1,), (256,), (part.size, part, -float("inf"), out))
-    return out
