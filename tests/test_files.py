@@ -126,7 +126,7 @@ def test_devices_and_pipes_are_written_directly(name, write, tmp_path):
 def test_where_one_may_not_write():
     """A file that is read-only is not replaced, though its folder would permit it; nor does anything begin in a closed folder."""
     code = (
-        "import os, sys, bpcore as bp\n"
+        "import os, sys, safetensors, bpcore as bp\n"  # all that is imported, before the other user may read nothing of it
         "from bpcore import files\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "for path in sys.argv[1:]:\n"
