@@ -183,9 +183,13 @@ def cross_entropy_backward(d: Draw) -> Arguments:
     return f.cross_entropy(logits(d), y, None, 0.0)[1], y, None, 1.0, 0.0
 
 
-def clip_norm(d: Draw) -> Arguments:
+def clip_factor(d: Draw) -> Arguments:
     g = d.z(d.sizes.parameters, dtype="float32")
-    return g, f.squared_norm(g), 1.0, d.out(*g.shape, dtype="float32")
+    return g, f.squared_norm(g), 1.0
+
+
+def gathered(d: Draw) -> Arguments:
+    return d.z(d.sizes.parameters), 2.0, d.out(d.sizes.parameters, dtype="float32")
 
 
 def zeros_and_ones(d: Draw) -> Array:
@@ -197,6 +201,7 @@ CONSTANTS: dict[str, Any] = {
     "slope": 0.01,
     "alpha": 1.0,
     "step": 3,
+    "factor": 0.5,
     "lr": 1e-3,
     "momentum": 0.9,
     "nesterov": False,
@@ -310,7 +315,9 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "lstm_backward": [Row("sequences", lstm_backward)],
         "gru": [Row("sequences", lambda d: (*recurrent(d, 3), recurrent(d, 3)[-1]))],
         "gru_backward": [Row("sequences", gru_backward)],
-        "clip_norm": [Row("parameters", clip_norm)],
+        "clip_factor": [Row("a scalar", clip_factor, {"g": 0})],
+        "gathered": [Row("parameters", gathered)],
+        "rescale": [Row("a scalar", lambda d: (f.squared_norm(d.z(2, dtype="float32")), 1.0, 9, 0.5, 8.0, d.positive(2)))],
         "softmax": [Row("rows x vocabulary", lambda d: (logits(d), -1))],
         "softmax_backward": [Row("rows x vocabulary", lambda d: (f.softmax(logits(d), -1), logits(d), -1))],
         "log_softmax": [Row("rows x vocabulary", lambda d: (logits(d), -1))],

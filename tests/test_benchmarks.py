@@ -276,7 +276,7 @@ def test_rows_of_primitives(name):
         ("embedding", 2 * 2 * 8 * 16 + 2 * 16, 0),  # ids are twice as large as numbers
         ("keep_mask", 16 * 64 / 4, 0),
         ("adam", 7 * 1000, 0),
-        ("clip_norm", 2 * 1000, 0),
+        ("gathered", 2 * 1000, 0),
     ],
 )
 def test_what_a_primitive_must_do(name, numbers, counted):
