@@ -66,7 +66,7 @@ def attention(qkv: Array, heads: int, causal: bool, padding: Array | None, keep:
     qkv (n, tokens, 3 · heads · d): queries, then keys, then values, each one head after the other. causal: no query sees later
     keys. padding: None or booleans (n, tokens); no query sees a key where it is False, and a query that sees no key has A = 0.
     A key with A = 0 and a query have no influence on each other, here and in the gradients, whatever they hold, also NaN.
-    (cuDNN's twin needs finite numbers there.)
+    (cuDNN's twin needs finite numbers in later tokens.)
     keep: None or booleans (n, heads, tokens, tokens), the mask of dropout on A with probability p.
     Returns u (n, tokens, heads · d) and L (n, heads, tokens) = log Σ exp(q kᵀ / √d) over the keys that the query sees, 0 if it
     sees none. The backward function computes A = exp(q kᵀ / √d - L) again.

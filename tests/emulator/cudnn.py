@@ -375,8 +375,8 @@ clock = SimpleNamespace(milliseconds=0.0)
 class Event(cuda.Event):
     """An event that knows the time, and is its own address."""
 
-    def __init__(self, stream: Any):
-        super().__init__(stream)
+    def __init__(self, disable_timing: bool = False):
+        super().__init__(disable_timing)
         self.ms, self.ptr = clock.milliseconds, self
 
 

@@ -60,6 +60,7 @@ class Block:
 
     def __del__(self) -> None:
         ctypes.memset(self.memory.ptr, 0xFF, self.memory.size)
+        self.memory.copied = None  # nobody is left who wants the copy
         self.pool.free.setdefault(self.stream, []).append(self.memory)
 
 

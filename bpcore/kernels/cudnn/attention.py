@@ -71,8 +71,18 @@ def thirds(uids: tuple[int, ...], qkv: Any) -> dict[int, int]:
     return {uid: qkv.data.ptr + i * step for i, uid in enumerate(uids)}
 
 
+def without_hidden(qkv: Any, padding: Any) -> Any:
+    """qkv with zeros for the keys and values that padding hides: cuDNN would multiply them by 0, and 0 times infinity is NaN."""
+    copy = qkv.copy()
+    later = copy.reshape(*qkv.shape[:2], 3, qkv.shape[2] // 3)[:, :, 1:, :]
+    later[...] = cupy.where(padding[:, :, None, None], later, cupy.zeros((), qkv.dtype))
+    return copy
+
+
 def attend(what: Attention, qkv: Any, padding: Any, addresses: dict[int, int]) -> None:
     """Run a plan of attention, with padding as a bias: 0 where a key is seen, -∞ where it is not."""
+    if padding is not None:
+        qkv = without_hidden(qkv, padding)
     addresses |= thirds(PACKED, qkv)
     if padding is not None:
         bias = cupy.where(padding, cupy.float32(0), cupy.float32(-math.inf)).astype(qkv.dtype)
@@ -83,7 +93,7 @@ def attend(what: Attention, qkv: Any, padding: Any, addresses: dict[int, int]) -
 def large_heads(qkv: Any, heads: int, causal: bool, padding: Any, keep: Any, p: float) -> bool:
     """Whether there is no dropout, qkv is of a size and dtype that cuDNN is good for, and cuDNN has a plan.
 
-    Of keys that no query sees, cuDNN wants finite numbers: 0 times infinity is NaN.
+    Of tokens that come later than a query, with `causal`, cuDNN wants finite numbers: 0 times infinity is NaN.
     """
     fits = of_a_kind(qkv, heads, padding, keep)
     return fits and plan(described(False, qkv, heads, causal, padding)) is not None
