@@ -221,7 +221,7 @@ class Arrays:
         mapped = [x for x in (*self.inputs, self.y, self.weights) if isinstance(x, np.memmap)]
         return max(1, RUN_BYTES // max(1, max(x.nbytes // self.n for x in mapped))) if mapped else None
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    def in_order(self, batch_size: int) -> Reading:
         """All batches, in the order of the arrays."""
         for i in range(0, self.n, batch_size):
             rows = slice(i, min(i + batch_size, self.n))  # the Array API does not allow a slice past the end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from bpcore.array import Array, is_floating, kind
@@ -16,6 +16,7 @@ from bpcore.modules import Loss
 from bpcore.network import Network
 from bpcore.training.data import Arrays, Batches
 from bpcore.training.metric import Metric, expect_terms, wide
+from bpcore.training.reading import in_order
 
 LOOK_EVERY = 256  # batches: then the host takes the sums, so that even float32 sums on a device stay accurate
 
@@ -79,17 +80,18 @@ def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Array
     metrics = [metric.for_loss(loss) for metric in metrics]
     totals: list[Any] = []  # on the host: the sums of the loss, then those of each metric
     sums: list[Any] = []  # on the device: the sums of the batches since
-    for number, (inputs, y, weights) in enumerate(examples.in_order(batch_size), 1):
-        t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
-        labels = host_data(y) if isinstance(examples, Batches) else None  # labels in arrays are checked already
-        if labels is not None:
-            loss.expect(EMPTY, t, network.place(y, name="y"), network.place_weights(weights))
-            loss.check_labels(labels, t.shape[-1] if t.ndim else 1)
-            for metric in metrics:
-                metric.check_labels(labels, tuple(t.shape))
-        sums = joined(metrics, sums, terms(network, loss, metrics, t, y, weights))
-        if number % LOOK_EVERY == 0:
-            totals, sums = joined(metrics, totals, on_host(backend, sums)), []
+    with closing(in_order(examples, batch_size)) as reading:
+        for number, (inputs, y, weights) in enumerate(reading, 1):
+            t = network(inputs, mode=Mode(look=not backend.asynchronous, saving=False))
+            labels = host_data(y) if isinstance(examples, Batches) else None  # labels in arrays are checked already
+            if labels is not None:
+                loss.expect(EMPTY, t, network.place(y, name="y"), network.place_weights(weights))
+                loss.check_labels(labels, t.shape[-1] if t.ndim else 1)
+                for metric in metrics:
+                    metric.check_labels(labels, tuple(t.shape))
+            sums = joined(metrics, sums, terms(network, loss, metrics, t, y, weights))
+            if number % LOOK_EVERY == 0:
+                totals, sums = joined(metrics, totals, on_host(backend, sums)), []
     totals = joined(metrics, totals, on_host(backend, sums))
     to_host = get_backend("numpy").to_host
     (J_sum, weight), *of_metrics = [[to_host(x).tolist() for x in of_one] for of_one in totals]

@@ -97,6 +97,12 @@ def placed(reading: Reading, place: Place) -> Placing:
             yield place(*batch)
 
 
+def in_order(examples: Arrays | Batches, batch_size: int) -> Reading:
+    """All batches in order; the thread that reads an iterable, if there is one, reads these too."""
+    reading, reader = examples.in_order(batch_size), getattr(examples, "reader", None)
+    return reading if reader is None else read_ahead(owned(reading), 1, reader=reader)
+
+
 def owned(reading: Reading) -> Reading:
     """The batches as copies: a loader or `augment` may fill one buffer again and again, while batches wait."""
     with closing(reading):

@@ -208,7 +208,8 @@ class Trainer:
         augment: a function (X, generator) -> X, called with each training batch before it moves to the device. X is an array, or
         a tuple of several inputs; do not write to it, and return as many rows. The generator is NumPy's, and depends on (seed,
         epoch, number of the batch). read_ahead: the number of batches that a thread prepares in advance, in the same order and
-        with the same augment; on a GPU it also moves them there, while a step computes.
+        with the same augment; on a GPU it also moves them there, while a step computes. The thread opens and reads iterables, so
+        what is bound to a thread, such as a connection of sqlite3, must be opened in `__iter__`.
         """
         epochs = arguments.whole("epochs", epochs)
         batch_size = arguments.whole("batch_size", batch_size)
@@ -228,6 +229,8 @@ class Trainer:
             if read_ahead and isinstance(examples, Batches):  # an iterator may not leave its thread
                 reader = examples.reader = Reader()
                 ending.callback(reader.close)
+                if isinstance(held_out, Batches):  # it may be the same object, or share what that one has opened
+                    held_out.reader = reader
             for given in (examples, held_out or examples):
                 ending.callback(given.close)
             drawn = examples.sample(training_sample, self.seed) if training_sample else examples
