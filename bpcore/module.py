@@ -275,7 +275,8 @@ def expect_known(module: Module, theta: Windows, error: Exception) -> None:
     """Raise a TypeError that names the parameters if `error` says that windows have no such name."""
     windows = getattr(error, "obj", None)
     if isinstance(error, AttributeError) and isinstance(windows, Windows):
-        raise TypeError(f"{module.name(theta)}: {windows.unknown(error.name)}; declare it in parameters") from None
+        repair = "" if error.name in windows else "; declare it in parameters"
+        raise TypeError(f"{module.name(theta)}: {windows.unknown(error.name)}{repair}") from None
 
 
 def gradients_of(module: Module, theta: Windows, dz: Any, n: int) -> tuple[Any, ...]:
@@ -401,6 +402,8 @@ def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int)
     """The error of a module that takes the inputs `taken`, by name, and got another number of inputs."""
     inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs after theta"
     hint = "a network takes several inputs as a tuple, and a Circuit hands several to one of its modules"
+    if hasattr(module, "check_labels"):
+        hint = "a loss is given weights too, which may be None: forward(self, theta, z, y, weights=None, *, mode)"
     return TypeError(f"{module.name(theta)} takes {inputs}, got {got}; {hint}")
 
 

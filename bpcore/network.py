@@ -257,11 +257,17 @@ class Network:
 
     def predict(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
         """The labels at X, an array of this backend: `loss.predict` of the outputs, e.g. class indices. See `__call__`."""
-        return expect_loss(loss, "predict").predict(self(X, batch_size=batch_size))
+        return self._predicting(loss, "predict").predict(self(X, batch_size=batch_size))
 
     def probabilities(self, X: Any, loss: Loss | None = None, *, batch_size: int | None = None) -> Array:
         """The probabilities of labels at X, an array of this backend: `loss.probabilities` of the outputs. See `__call__`."""
-        return expect_loss(loss, "probabilities").probabilities(self(X, batch_size=batch_size))
+        return self._predicting(loss, "probabilities").probabilities(self(X, batch_size=batch_size))
+
+    def _predicting(self, loss: Loss | None, method: str) -> Loss:
+        """The loss, with a warning if it takes logits and the network gives probabilities."""
+        found = expect_loss(loss, method)
+        warn_of_probabilities(self.module, found, training=False)
+        return found
 
     def _run(self, module: Module, X: tuple[Array, ...], mode: Mode) -> tuple[Any, Any]:
         """(u, saved): evaluate the module in compute_dtype at the present θ; u has θ's dtype."""

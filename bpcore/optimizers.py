@@ -9,6 +9,7 @@ gradient this way. An optimiser with another update gets the gradient clipped.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ from bpcore.functional import updates
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSProp"]
 
+ORDER = ("theta", "gradient", "state", "step", "lr", "decayed")  # the arguments of an update
 State = dict[str, Array]
 Value = TypeVar("Value", float, tuple[float, float])
 
@@ -67,6 +69,11 @@ class Optimizer:
                 f"{cls.__name__} has an __init__ of its own, and an optimiser is a frozen dataclass: declare hyperparameters as "
                 "fields, such as lr: float = 0.1, under @dataclass(frozen=True)"
             )
+        update = vars(cls).get("update")
+        names = list(inspect.signature(update).parameters)[1:] if inspect.isfunction(update) else []
+        if any(name in names and names.index(name) != i for i, name in enumerate(ORDER)):
+            got = f"got update(self, {', '.join(names)}); order them so"
+            raise TypeError(f"{cls.__name__} must define update(self, {', '.join(ORDER)}), {got}")
 
     def __post_init__(self) -> None:
         for declared in fields(self):

@@ -45,6 +45,8 @@ class Windows:
 
     def unknown(self, key: Any) -> str:
         """The sentence for a name that is not here."""
+        if key in self._children:
+            return f"{key!r} is a child of {self.path or 'this module'}: write theta[{key!r}]"
         known = [*self.names, *self._children]
         return f"{key!r} is not in {self.path or 'this module'}: it has {known}{nearest(key, known)}"
 

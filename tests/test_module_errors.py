@@ -447,3 +447,35 @@ def test_a_forward_without_theta_and_a_list_of_gradients():
     pair = np.ones((5, 3)), np.ones((5, 3))
     with pytest.raises(TypeError, match="ListOfGradients's backward returned a list; return dz as an array, or a tuple"):
         bp.evaluate(ListOfGradients(), bp.initialize(ListOfGradients()), *pair)[1](np.ones((5, 3)))
+
+
+class Block(bp.Module):
+    """A child asked for as an attribute."""
+
+    def __init__(self):
+        self.children = {"l1": bp.Linear(3, 4)}
+
+    def forward(self, theta, z, mode):
+        return self.children["l1"].forward(theta.l1, z, mode=mode)
+
+
+class WithoutWeights(bp.Loss):
+    def forward(self, theta, z, y, mode):
+        return ((z - y) ** 2).mean(), (z, y)
+
+
+def test_a_child_as_an_attribute_and_a_loss_without_weights():
+    with pytest.raises(TypeError, match=r"Block: 'l1' is a child of this module: write theta\['l1'\]$"):
+        bp.Network(Block(), "numpy")(np.ones((5, 3)))
+    with pytest.raises(
+        TypeError, match=r"a loss is given weights too, which may be None: forward\(self, theta, z, y, weights=None"
+    ):
+        bp.Network(bp.Linear(3, 1), "numpy").value_and_gradient(WithoutWeights(), np.ones((5, 3)), np.ones((5, 1)))
+
+
+@pytest.mark.parametrize(("last", "loss"), [(bp.Softmax(), bp.CrossEntropy()), (bp.Sigmoid(), bp.LogisticLoss())])
+def test_predictions_of_a_network_that_gives_probabilities_warn(last, loss):
+    net = bp.Network(bp.Sequential(bp.Linear(3, 2), last), "numpy")
+    for method in (net.predict, net.probabilities):
+        with pytest.warns(UserWarning, match=r"takes logits: .* are wrong with two; leave \w+ out, or take net\(X\) itself"):
+            method(np.ones((5, 3)), loss)

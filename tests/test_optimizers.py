@@ -358,3 +358,13 @@ def test_a_constructor_that_calls_the_inherited_one():
             super().__init__(0.1)
 
     assert Slow().lr == 0.1
+
+
+def test_swapped_arguments_of_an_update():
+    with pytest.raises(
+        TypeError, match=r"Swapped must define update\(self, theta, gradient, state, step, lr, decayed\), got .*; order"
+    ):
+
+        class Swapped(bp.Optimizer):
+            def update(self, theta, gradient, state, lr, step, decayed):
+                theta[...] = theta - lr * gradient

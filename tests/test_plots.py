@@ -586,3 +586,10 @@ def test_filters_of_one_weight_and_confusion_of_some_examples():
             bp.plots.filters(W)
     with pytest.raises(ValueError, match="got no example"):
         bp.plots.confusion([], [])
+
+
+def test_confusion_of_labels_with_an_axis_of_one():
+    y, p = np.array([[0], [1], [1]]), np.array([[0], [1], [0]])
+    assert bp.plots.confusion(y, p) is not None
+    with pytest.raises(ValueError, match=r"pass scores\[:, 0\] > 0 of the same examples"):
+        bp.plots.confusion(y[:, 0], np.array([[0.1], [2.0], [-1.0]]))

@@ -306,15 +306,16 @@ def repair_of_labels(outputs: tuple[int, ...], y: Array) -> str:
     return "give the network as many outputs as an example has labels (nothing is broadcast)"
 
 
-def warn_of_probabilities(module: Module, loss: Loss) -> None:
-    """Warn if the network ends in Softmax or Sigmoid, and the loss takes logits."""
+def warn_of_probabilities(module: Module, loss: Loss, training: bool = True) -> None:
+    """Warn if the network ends in Softmax or Sigmoid, and the loss takes logits. training: else labels are predicted."""
     last = last_of(module)
     if isinstance(loss, (CrossEntropy, LogisticLoss)) and isinstance(last, (Softmax, Sigmoid)):
-        warnings.warn(
-            f"the network ends in {last!r}, and {loss!r} takes logits: it applies such a function itself, and a second one makes "
-            f"learning slow; leave {type(last).__name__} out, and apply it to the outputs of the trained network",
-            stacklevel=users_level(),
-        )
+        name = type(last).__name__
+        second = f"a second one makes learning slow; leave {name} out, and apply it to the outputs of the trained network"
+        if not training:
+            second = f"labels and probabilities are wrong with two; leave {name} out, or take net(X) itself"
+        takes = f"{loss!r} takes logits: it applies such a function itself"
+        warnings.warn(f"the network ends in {last!r}, and {takes}, and {second}", stacklevel=users_level())
 
 
 def last_of(module: Module) -> Module | None:

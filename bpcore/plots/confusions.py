@@ -73,13 +73,15 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
     if not y.size and not predicted.size:
         repair = "pass scores.argmax(axis=1) of at least one"
         raise ValueError(f"confusion expected two vectors of class indices, got no example; {repair}")
+    y, predicted = (x[:, 0] if x.ndim == 2 and x.shape[1] == 1 and x.dtype.kind in "biu" else x for x in (y, predicted))
     got = f"{y.dtype} {y.shape} and {predicted.dtype} {predicted.shape}"
     k = 0
     if y.ndim == 2 and y.dtype.kind == "f" and y.size and np.all(y >= 0) and np.allclose(y.sum(axis=1), 1, atol=1e-3):
         k = y.shape[1]
         y = y.argmax(axis=1)
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "biu" or predicted.dtype.kind not in "biu" or not y.size:
-        repair = "pass scores.argmax(axis=1) of the same examples"
+        one = max(y.shape[1:], default=0) == 1 or max(predicted.shape[1:], default=0) == 1
+        repair = f"pass {'scores[:, 0] > 0' if one else 'scores.argmax(axis=1)'} of the same examples"
         raise ValueError(f"confusion expected two vectors of class indices, got {got}; {repair}")
     y, predicted = y.astype("int64"), predicted.astype("int64")  # y * k could overflow in a smaller dtype
     return y, predicted, max(k, int(y.max()) + 1, int(predicted.max()) + 1)
