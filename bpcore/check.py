@@ -15,7 +15,7 @@ from bpcore.backend import get_backend
 from bpcore.causes import Host
 from bpcore.context import quiet
 from bpcore.expect import expect_module, expect_scalar, expect_shapes
-from bpcore.library import Backend
+from bpcore.library import Backend, is_array
 from bpcore.mode import expect_mode
 from bpcore.module import Mode, Module
 from bpcore.modules import Loss
@@ -85,6 +85,26 @@ class Check(Trial):
         self.single_precision()
         if self.module.rows_independent:
             self.rows(first)
+        if isinstance(self.module, Loss) and not self.module._own:
+            self.mean()
+
+    def mean(self) -> None:
+        """Fail unless a user's loss is Σ w ℓ / Σ w, which a batch's parts make up: `accumulate` and evaluation split it."""
+        n = min((x.shape[0] if x.ndim else 0 for x in self.z), default=0)
+        if n < 2:
+            return
+        first, rest = ([x[part, ...] for x in self.z] for part in (slice(n // 2), slice(n // 2, n)))
+        total, *parts = (self.weighed(z) for z in (self.z, first, rest))
+        whole, made = float(total[0]), sum(J * w for J, w in parts) / total[1]
+        if not np.isclose(whole, made, rtol=1e-6):
+            found = f"J of the batch is {whole:.6g}, and {made:.6g} by its two halves"
+            self.fail(f"a loss must be the mean over examples, Σ w ℓ / Σ w, but {found}; is it a sum?")
+
+    def weighed(self, z: list[Any]) -> tuple[float, float]:
+        """(J, Σ w) of a loss at these inputs: outputs, labels and perhaps weights."""
+        J, _ = self.module.forward(self.theta, *z, mode=self.mode)
+        total = self.module.total_weight(z[1], z[2] if len(z) > 2 else None)  # type: ignore[attr-defined]
+        return float(self.backend.to_host(J)), float(self.backend.to_host(total) if is_array(total) else total)
 
     def unwritten(self, before: list[Host], who: str, now: list[Array], name: str = "") -> None:
         """Fail if an array has changed. name: of the arrays; by default they are θ and the inputs."""

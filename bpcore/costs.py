@@ -165,7 +165,7 @@ def cost(network_or_module: Any, *input_shapes: Any, dtype: str = "float32", los
 def peak(module: Module, input_shapes: Sequence[Any], dtype: str, loss: Module | None) -> int:
     """The most bytes that live at once: see Cost."""
     passes = Passes(module, input_shapes, dtype)
-    before = Memory.peak = Memory.live
+    Memory.start()
     u, saved = module.forward(passes.windows, *passes.inputs, mode=CountingMode(training=True))
     if loss is None:
         v: Any = like(u)
@@ -179,7 +179,7 @@ def peak(module: Module, input_shapes: Sequence[Any], dtype: str, loss: Module |
         v = counting.astype(v, dtype) if dtype == "float16" else v
         del of_loss
     module.backward(passes.windows, saved, v, passes.gradient)
-    return Memory.peak - before
+    return Memory.peak
 
 
 def like(u: Any) -> Any:

@@ -85,20 +85,28 @@ def numpy_only(used: str, name: str) -> str:
 
 
 class Memory:
-    """A piece of memory: its size in bytes. `Memory.live` are those of all pieces now, `Memory.peak` were the most.
+    """A piece of memory: its size in bytes. `Memory.live` are those of all pieces since `start`, `Memory.peak` were the most.
 
     What a primitive needs only while it runs does not count: a twin may need none of it. within: how many primitives run now.
     """
 
-    live = peak = within = 0
+    live = peak = within = starts = 0
 
     def __init__(self, bytes: int):
         self.bytes = bytes
+        self.since = Memory.starts
         Memory.live += bytes
         Memory.look()
 
     def __del__(self) -> None:
-        Memory.live -= self.bytes
+        if self.since == Memory.starts:
+            Memory.live -= self.bytes
+
+    @staticmethod
+    def start() -> None:
+        """Count anew. Pieces of before, garbage among them, do not count."""
+        Memory.starts += 1
+        Memory.live = Memory.peak = 0
 
     @staticmethod
     def look() -> None:

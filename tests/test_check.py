@@ -904,3 +904,28 @@ def test_a_tuple_of_one_from_a_module_of_any_number_of_inputs():
     bp.check_module(OwnConcatenate(), (5, 3))
     net = bp.Network(bp.Sequential(bp.Linear(3, 3), bp.Circuit("x", {"a": (OwnConcatenate(), "x")}, "a")), "numpy")
     net.value_and_gradient(bp.SquaredError(), np.ones((5, 3)), np.ones((5, 3)))
+
+
+class OwnSquares(bp.Loss):
+    """Σ (t - y)², or its mean with weights."""
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def forward(self, theta, t, y, weights=None, *, mode):
+        xp = namespace(t)
+        losses = xp.sum((t - y) ** 2, axis=-1)
+        w = xp.ones_like(losses) if weights is None else weights
+        total = xp.sum(w) if self.mean else 1.0
+        return xp.sum(w * losses) / total, (t, y, w / total)
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        t, y, w = saved
+        return 2 * v * w[:, None] * (t - y), None
+
+
+def test_a_loss_that_is_no_mean_over_examples():
+    bp.check_module(OwnSquares(True), (5, 2), (5, 2))
+    bp.check_module(OwnSquares(True), (1, 2), (1, 2))
+    with pytest.raises(AssertionError, match=r"mean over examples, Σ w ℓ / Σ w, but J of the batch is .*; is it a sum\?"):
+        bp.check_module(OwnSquares(False), (5, 2), (5, 2))

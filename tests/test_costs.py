@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import tracemalloc
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from cases import CASES
 
 import bpcore as bp
-from bpcore import modules
+from bpcore import modules, primitive
 
 CONSTANT = 7  # of Theorem 7.4.1: operations backward / forward, of every module at every size
 
@@ -257,6 +258,8 @@ def traced(call: Any) -> int:
 
 @pytest.mark.parametrize("name", PEAKS)
 def test_the_peak_is_what_a_step_holds_at_most(name):
+    if primitive.SETTING not in ("on", "plain") or find_spec("bpcore.kernels") is None:
+        pytest.skip("definitions hold intermediate results, which do not count")
     module, X, _ = PEAKS[name]
     expected = bp.cost(module, X if X.dtype.kind == "i" else X.shape, loss=bp.CrossEntropy()).peak
     assert peak_on("numpy", name, traced) == pytest.approx(expected, rel=0.1)
