@@ -8,6 +8,7 @@ from typing import Any
 from bpcore.arguments import show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
+from bpcore.functional.arithmetic import add
 from bpcore.functional.numerics import sum_over
 from bpcore.functional.positions import rotate, sinusoids
 from bpcore.initializers import Normal
@@ -37,7 +38,7 @@ class PositionalEmbedding(Module):
             raise ValueError(
                 f"{self.name(theta)} has {self.tokens} positions, got {got}; make tokens larger or cut the sequences"
             )
-        return z + theta.W[: z.shape[-2], :], z.shape
+        return add(z, theta.W[: z.shape[-2], :]), z.shape
 
     def backward(self, theta: Windows, saved: tuple[int, ...], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         tokens = saved[-2]
@@ -69,7 +70,7 @@ class SinusoidalPositions(FixedPositions):
     """
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, None]:
-        return self.expect_tokens(theta, z) + sinusoids(z.shape[-2], self.d, z), None
+        return add(self.expect_tokens(theta, z), sinusoids(z.shape[-2], self.d, z)), None
 
     def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return v

@@ -6,6 +6,7 @@ from typing import Any
 
 from bpcore.arguments import flag, whole
 from bpcore.array import Array
+from bpcore.functional.arithmetic import add
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.activations import GELU
 from bpcore.modules.attention import MultiHeadAttention
@@ -58,7 +59,7 @@ class TransformerBlock(Module):
         h, of_norm = norm.forward(theta["norm"], z, mode=mode)
         h, of_attention = attention.forward(theta["attention"], h, mask, mode=mode)
         h, of_dropout = dropout.forward(theta["dropout"], h, mode=mode)
-        u, of_feed = feed.forward(theta["feed"], z + h, mode=mode)
+        u, of_feed = feed.forward(theta["feed"], add(z, h), mode=mode)
         return u, [of_norm, of_attention, of_dropout, of_feed]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
@@ -68,5 +69,5 @@ class TransformerBlock(Module):
         d = attention.backward(theta["attention"], saved.pop(), d, gradient["attention"], True)
         masked = isinstance(d, tuple)
         d = norm.backward(theta["norm"], saved.pop(), d[0] if masked else d, gradient["norm"], need_dz)
-        dz = v + d if need_dz else None
+        dz = add(v, d) if need_dz else None
         return (dz, None) if masked else dz
