@@ -117,6 +117,11 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} must define update(self, theta, gradient, state, step, lr, decayed)")
 
 
+def has_own_update(optimizer: Optimizer) -> bool:
+    """Whether the update is a user's: it takes no factor, and may need numbers on the host."""
+    return type(optimizer).update.__module__ != Optimizer.__module__
+
+
 def pieces(decay: float, decayed: int, gradient: Array, *vectors: Array | None) -> Iterator[tuple[Any, ...]]:
     """(decay, gradient, *vectors) of θ[:decayed], then (0, gradient, *vectors) of the rest; one piece if they do not differ."""
     if not decay or decayed in (0, gradient.shape[0]):

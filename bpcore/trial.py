@@ -105,7 +105,7 @@ class Trial:
 
     def raised(self, what: str, error: Exception, situation: str) -> NoReturn:
         """Fail with the error that a user's forward or backward raised; bpcore's own modules say enough themselves."""
-        if type(self.module).__module__.startswith("bpcore."):
+        if self.module._own:
             raise error
         frames = extract_tb(error.__traceback__)
         last = next((frame for frame in reversed(frames) if not frame.filename.startswith(LIBRARIES)), frames[-1])

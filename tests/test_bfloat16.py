@@ -10,7 +10,7 @@ from conftest import missing
 from harness import MODE, inputs_of, theta_of, upstream
 from primitive_cases import TABLE, Draw, family
 from runs import CLASSES, FEATURES, assert_same, become, examples, trainer, unchanged
-from test_half import MODULES, NETWORKS, apart, cast
+from test_half import MODULES, NETWORKS, apart, batch_for, cast
 
 import bpcore as bp
 from bpcore.array import is_bfloat16, is_floating, is_half, kind
@@ -122,10 +122,7 @@ def test_modules_agree_with_float64(one, backend):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_networks_gradient_agrees_with_float64(name, backend):
-    make, shape = NETWORKS[name]
-    generator = np.random.default_rng(0)
-    X = generator.integers(0, 11, (8, 12)) if shape is None else generator.standard_normal(shape)
-    y = generator.integers(0, 5, X.shape if shape is None else 64)
+    make, X, y = batch_for(name)
     exact, net = bp.Network(make(), dtype="float64", seed=1), bp.Network(make(), backend, seed=1, compute_dtype="bfloat16")
     expected = exact.value_and_gradient(bp.CrossEntropy(), X, y, mode=Mode(True))
     J, gradient = map(backend.to_host, net.value_and_gradient(bp.CrossEntropy(), X, y, mode=Mode(True)))

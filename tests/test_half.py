@@ -118,12 +118,17 @@ NETWORKS = {  # and the shape of X; None for ids
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_networks_gradient_agrees_with_float64(name, backend):
+def batch_for(name):
+    """(a function that makes the module, X, y) of one of NETWORKS."""
     make, shape = NETWORKS[name]
     generator = np.random.default_rng(0)
     X = generator.integers(0, 11, (8, 12)) if shape is None else generator.standard_normal(shape)
-    y = generator.integers(0, 5, X.shape if shape is None else 64)
+    return make, X, generator.integers(0, 5, X.shape if shape is None else 64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_networks_gradient_agrees_with_float64(name, backend):
+    make, X, y = batch_for(name)
     exact, net = bp.Network(make(), dtype="float64", seed=1), bp.Network(make(), backend, seed=1, compute_dtype="float16")
     before = backend.to_host(net.theta).copy()
     expected = exact.value_and_gradient(bp.CrossEntropy(), X, y, mode=Mode(True))

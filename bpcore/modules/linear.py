@@ -42,11 +42,15 @@ class Linear(Module):
         return linear_backward(saved, theta.W, v, gradient.W, gradient.b, need_dz)
 
 
-class LinearReLU(Module):
-    """A Linear and the ReLU after it as one step: u = max(z W + b, 0), with the Linear's windows. See `fused`, in containers."""
+class LinearStep(Module):
+    """Base of a Linear and what follows it as one step, with the Linear's windows. See `fused`, in containers."""
 
     def __init__(self, linear: Linear):
         self.linear = linear
+
+
+class LinearReLU(LinearStep):
+    """u = max(z W + b, 0)."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
         z = expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
@@ -60,11 +64,8 @@ class LinearReLU(Module):
         return linear_relu_backward(z, theta.W, u, v, gradient.W, gradient.b, need_dz)
 
 
-class LinearGELU(Module):
-    """A Linear and the exact GELU after it as one step: u = GELU(z W + b), with the Linear's windows. See `fused`."""
-
-    def __init__(self, linear: Linear):
-        self.linear = linear
+class LinearGELU(LinearStep):
+    """u = GELU(z W + b), the exact one."""
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
         z = expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")

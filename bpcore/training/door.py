@@ -19,7 +19,7 @@ from bpcore.training.evaluation import check_data
 from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
-from bpcore.training.outlived import follow
+from bpcore.training.outlived import follow, is_ours
 from bpcore.training.state import innermost, take
 from bpcore.training.step import Step
 
@@ -194,7 +194,7 @@ def check_observers(observers: Iterable[Any], metrics: list[Metric], measured: b
                 warn(f"{observer!r}: {which} values of {monitor} are better; pass higher={better}")
         if path is not None:
             target = str(check_place(path))
-            if type(observer).__module__.startswith("bpcore.") and target != os.devnull:
+            if is_ours(type(observer)) and target != os.devnull:
                 if target in written:
                     raise ValueError(f"{observer!r} and {written[target]!r} would write to one file; give each a path of its own")
                 written[target] = observer

@@ -12,7 +12,7 @@ from typing import Any
 from bpcore.array import Array
 from bpcore.context import tf32
 from bpcore.module import Mode
-from bpcore.optimizers import Optimizer
+from bpcore.optimizers import Optimizer, has_own_update
 from bpcore.recordings import LOCK, NotRecorded, Recording, Recordings, recordings_for
 from bpcore.training.data import Batch
 from bpcore.training.step import Look, Outcome, Step
@@ -20,7 +20,7 @@ from bpcore.training.step import Look, Outcome, Step
 
 def replay_for(step: Step, replay: bool | str) -> Replay | None:
     """The replay of a step, or None if it cannot be replayed; then a warning says why, see `recordings_for`."""
-    own = type(step.optimizer).update.__module__ != Optimizer.__module__
+    own = has_own_update(step.optimizer)
     why = f"{type(step.optimizer).__name__} has an update of its own, which may need numbers on the host" if own else ""
     recordings = recordings_for("Steps", step.network.backend, replay, why)
     return None if recordings is None else Replay(step, recordings)

@@ -24,7 +24,7 @@ from bpcore.mode import Mode, new_mode
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.network import Network
-from bpcore.optimizers import Optimizer
+from bpcore.optimizers import Optimizer, has_own_update
 from bpcore.structure import class_name, describe, expect_class, expect_structure
 from bpcore.training.data import Batch, check_lengths
 from bpcore.training.scaling import Scaling
@@ -252,7 +252,7 @@ class Step:
     def taken(self, factor: Any) -> tuple[Any, ...]:
         """The factor of the gradient as an argument of the optimiser's update; if a user's update takes none, scale ∇J itself."""
         factor = float(factor) if self.looks else factor
-        if type(self.optimizer).update.__module__ == Optimizer.__module__:
+        if not has_own_update(self.optimizer):
             return (factor,)
         self.gradient[...] = times(self.gradient, factor)
         return ()

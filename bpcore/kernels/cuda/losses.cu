@@ -16,11 +16,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(Int rows, Int k
         A largest = -INFINITE, total = 0, sum = 0;
         widely(k % WIDE == 0 && aligned(t, phi), [&](auto w) {
             constexpr int W = w.value;
-            TEAM_WIDE(j, m) {
-                const Pack<W, A> x = read<W>(t + from + j);
-                WITHIN(i) largest = fmax(largest, x.at[i]);
-            }
-            largest = team_max(largest);
+            largest = largest_of<W>(t + from, m);
             TEAM_WIDE(j, m) {
                 const Pack<W, A> x = read<W>(t + from + j);
                 WITHIN(i) {

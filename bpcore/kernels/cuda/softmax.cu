@@ -6,12 +6,8 @@ template <class F, class G> __device__ inline void forward(Int rows, Int n, cons
     widely(n % WIDE == 0 && aligned(z, u), [&](auto w) {
         constexpr int W = w.value;
         const Int row = team_row(), m = row < rows ? n : 0, from = row * n;
-        A largest = -INFINITE, total = 0;
-        TEAM_WIDE(j, m) {
-            const Pack<W, A> x = read<W>(z + from + j);
-            WITHIN(k) largest = fmax(largest, x.at[k]);
-        }
-        largest = team_max(largest);
+        const A largest = largest_of<W>(z + from, m);
+        A total = 0;
         TEAM_WIDE(j, m) {
             const Pack<W, A> x = read<W>(z + from + j);
             WITHIN(k) total += exp(x.at[k] - largest);

@@ -124,6 +124,17 @@ __device__ inline Int team_row() { return blockIdx.x * (Int)blockDim.y + threadI
 // The same for W entries at once.
 #define TEAM_WIDE(j, n) for (Int j = threadIdx.x * Int(W); j < n; j += blockDim.x * Int(W))
 
+// The largest of the n entries of a team's row x.
+template <int W> __device__ inline A largest_of(const T *x, Int n)
+{
+    A largest = -INFINITE;
+    TEAM_WIDE(j, n) {
+        const Pack<W, A> at = read<W>(x + j);
+        WITHIN(k) largest = fmax(largest, at.at[k]);
+    }
+    return team_max(largest);
+}
+
 // In a launch by `by_columns`: a thread's loops over its columns out of n, W at once, and over its rows.
 #define ACROSS (blockDim.x * Int(WIDE))
 #define COLUMNS(j, n) \
