@@ -13,8 +13,11 @@ ONES = {np.dtype(dtype): np.ones(PART, dtype) for dtype in ("float32", "float64"
 
 
 def product(a, b, out):
-    """Writes a @ b to out. np.dot calls BLAS sooner than np.matmul, but takes not every out."""
-    (np.dot if out.flags.carray and out.dtype == a.dtype else np.matmul)(a, b, out=out)
+    """Writes a @ b to out. a.dot calls BLAS sooner than np.matmul, but takes not every out."""
+    if out.flags.carray and out.dtype == a.dtype:
+        a.dot(b, out)
+    else:
+        np.matmul(a, b, out=out)
 
 
 def add_rows(v, db):
@@ -28,7 +31,7 @@ def add_rows(v, db):
 
 @twin(linear)
 def _linear(z, W, b):
-    u = np.dot(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
+    u = (z if z.ndim == 2 else z.reshape(-1, z.shape[-1])).dot(W)
     if b is not None:
         np.add(u, b, out=u)
     return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])
@@ -44,7 +47,7 @@ def _(z, W, v, dW, db, need_dz):
         add_rows(v, db)
     if not need_dz:
         return None
-    dz = np.dot(v, W.T)
+    dz = v.dot(W.T)
     return dz if len(shape) == 2 else dz.reshape(shape)
 
 
