@@ -40,7 +40,7 @@ def check_module(
     The checks: B against differences along random directions, for every parameter and every input (dz may be None for an
     integer or boolean array, and for the labels of a loss); B is linear in v, and B(0) = 0; inputs, θ, v and saved arrays are not
     written; two calls agree; the gradient is overwritten, not added to; dθ is the same with need_dz=False; shapes and dtypes;
-    rows are independent if `rows_independent` is True.
+    rows are independent if `rows_independent` is True; a loss is a mean over examples, Σ w ℓ / Σ w, or refuses weights.
     """
     expect_module(module, "check_module")
     seed, on = arguments.seed(seed), get_backend(backend)
@@ -50,7 +50,11 @@ def check_module(
             raise ValueError(f"check_module expected inputs with at least one entry, got {shape}: nothing would be compared")
     report = CheckReport(show(module))
     for each in (Mode(look=True), Mode(training=True, seed=seed, look=True)) if mode is None else (expect_mode(mode),):
-        Check(module, shapes, seed, each, on, report).run()
+        check = Check(module, shapes, seed, each, on, report)
+        check.run()
+        weights = check.shape_of_weights()
+        if weights is not None:
+            Check(module, [*shapes, weights], seed, each, on, report).run()
         report.modes.append("training" if each.training else "evaluation")
     return report
 
@@ -99,6 +103,24 @@ class Check(Trial):
         if not np.isclose(whole, made, rtol=1e-6):
             found = f"J of the batch is {whole:.6g}, and {made:.6g} by its two halves"
             self.fail(f"a loss must be the mean over examples, Σ w ℓ / Σ w, but {found}; is it a sum?")
+
+    def shape_of_weights(self) -> tuple[int, ...] | None:
+        """The shape of weights for these inputs of a user's loss, None if it refuses weights. Fails if J ignores them."""
+        shape = self.module.examples(self.z[1]) if isinstance(self.module, Loss) and not self.module._own else ()
+        if len(self.z) != 2 or not shape or shape[0] < 2:
+            return None
+        host = np.ones(shape)
+        host[shape[0] // 2 :] = 0
+        weights = self.backend.asarray(host)
+        try:
+            J, _ = self.module.forward(self.theta, *self.z, weights, mode=self.mode)
+        except Exception:
+            return None
+        first, _ = self.weighed([z[: shape[0] // 2, ...] for z in self.z])
+        if not np.isclose(float(self.host(J)), first, rtol=1e-6):
+            found = f"J is {float(self.host(J)):.6g} where the second half has weight 0, and {first:.6g} without that half"
+            self.fail(f"{found}; compute J with weighted_mean(ℓ, weights), or raise an error unless weights is None")
+        return shape
 
     def weighed(self, z: list[Any]) -> tuple[float, float]:
         """(J, Σ w) of a loss at these inputs: outputs, labels and perhaps weights."""

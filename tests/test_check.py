@@ -399,6 +399,8 @@ class MeanLoss(bp.Loss):
         self.factor = factor
 
     def forward(self, theta, z, y, weights=None, *, mode):
+        if weights is not None:
+            raise TypeError("MeanLoss takes no weights")
         return namespace(z).sum((z - y) ** 2) / (2 * z.shape[0]), z - y
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
@@ -907,25 +909,35 @@ def test_a_tuple_of_one_from_a_module_of_any_number_of_inputs():
 
 
 class OwnSquares(bp.Loss):
-    """Σ (t - y)², or its mean with weights."""
+    """The mean of (t - y)² with weights. wrong: "sum" for no mean, "forward" or "backward" for a function that ignores weights."""
 
-    def __init__(self, mean):
-        self.mean = mean
+    def __init__(self, wrong=""):
+        self.wrong = wrong
 
     def forward(self, theta, t, y, weights=None, *, mode):
         xp = namespace(t)
         losses = xp.sum((t - y) ** 2, axis=-1)
-        w = xp.ones_like(losses) if weights is None else weights
-        total = xp.sum(w) if self.mean else 1.0
-        return xp.sum(w * losses) / total, (t, y, w / total)
+        ones = xp.ones_like(losses)
+        w = ones if weights is None or self.wrong == "forward" else weights
+        total = 1.0 if self.wrong == "sum" else xp.sum(w)
+        of_backward = ones / 5 if self.wrong == "backward" else w / total
+        return xp.sum(w * losses) / total, (t, y, of_backward, () if weights is None else (None,))
 
     def backward(self, theta, saved, v, gradient, need_dz=True):
-        t, y, w = saved
-        return 2 * v * w[:, None] * (t - y), None
+        t, y, w, of_weights = saved
+        return 2 * v * w[:, None] * (t - y), None, *of_weights
 
 
 def test_a_loss_that_is_no_mean_over_examples():
-    bp.check_module(OwnSquares(True), (5, 2), (5, 2))
-    bp.check_module(OwnSquares(True), (1, 2), (1, 2))
+    bp.check_module(OwnSquares(), (5, 2), (5, 2))
+    bp.check_module(OwnSquares(), (1, 2), (1, 2))
     with pytest.raises(AssertionError, match=r"mean over examples, Σ w ℓ / Σ w, but J of the batch is .*; is it a sum\?"):
-        bp.check_module(OwnSquares(False), (5, 2), (5, 2))
+        bp.check_module(OwnSquares("sum"), (5, 2), (5, 2))
+
+
+def test_a_loss_that_ignores_weights():
+    says = r"J is .* where the second half has weight 0, and .* without that half; compute J with weighted_mean\(ℓ, weights\)"
+    with pytest.raises(AssertionError, match=says):
+        bp.check_module(OwnSquares("forward"), (5, 2), (5, 2))
+    with pytest.raises(AssertionError, match="input 0.*is wrong"):
+        bp.check_module(OwnSquares("backward"), (5, 2), (5, 2))
