@@ -177,6 +177,28 @@ def expect_declarations(module: Module, path: str) -> None:
                 raise ValueError(f"{of}'s {what} need names, strings without a dot, got {name!r}; rename it")
             if what == "parameters" and (not name.isidentifier() or name in RESERVED or name in module.children):
                 raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
+    if not module._own:
+        expect_all_declared(module, of)
+
+
+def expect_all_declared(module: Module, of: str) -> None:
+    """Raise a TypeError if a user's module keeps a Parameter, or a module with parameters, as an attribute only."""
+    declared = set(declarations(module))
+    for name, value in vars(module).items():
+        for x in value if isinstance(value, (list, tuple)) else (value,):
+            what = "parameters" if isinstance(x, Parameter) else "children" if isinstance(x, Module) and x.trained else None
+            if what is not None and id(x) not in declared:
+                repair = f"declare it: self.{what} = {{{name!r}: ...}}, and in forward take theta"
+                repair += f".{name}" if what == "parameters" else f"[{name!r}]"
+                raise TypeError(f"{of}.{name} is a {type(x).__name__} outside of {what}, so it would not be trained; {repair}")
+
+
+def declarations(module: Module) -> Iterable[int]:
+    """The identities of the parameters and children of a module, and of theirs. What is no module or mapping is left out."""
+    for declared in (module.parameters, module.children):
+        for x in declared.values() if isinstance(declared, Mapping) else ():
+            yield id(x)
+            yield from declarations(x) if isinstance(x, Module) else ()
 
 
 def expect_constructed(module: Module, of: str) -> None:

@@ -479,3 +479,29 @@ def test_predictions_of_a_network_that_gives_probabilities_warn(last, loss):
     for method in (net.predict, net.probabilities):
         with pytest.warns(UserWarning, match=r"takes logits: .* are wrong with two; leave \w+ out, or take net\(X\) itself"):
             method(np.ones((5, 3)), loss)
+
+
+class Undeclared(bp.Module):
+    """Keeps `part` as an attribute. declared: whether it is a parameter or a child, too."""
+
+    def __init__(self, part, declared=()):
+        self.part = part
+        self.children = {f"c{i}": child for i, child in enumerate(declared)}
+
+    def forward(self, theta, z, mode):
+        return z, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v
+
+
+def test_a_part_that_is_an_attribute_only():
+    W, linear = bp.Parameter((3, 1), bp.initializers.HeNormal()), bp.Linear(3, 1)
+    says = r"Undeclared.part is a Parameter outside of parameters, so it would not be trained; .*'part': .*take theta\.part$"
+    with pytest.raises(TypeError, match=says):
+        bp.Network(Undeclared(W), "numpy")
+    for part in (linear, [bp.ReLU(), linear]):
+        with pytest.raises(TypeError, match=r"Undeclared.part is a Linear outside of children, .*theta\['part'\]$"):
+            bp.Network(Undeclared(part), "numpy")
+    bp.Network(Undeclared(linear, [bp.Sequential(linear, bp.ReLU())]), "numpy")  # somewhere below
+    bp.Network(Undeclared([bp.ReLU()]), "numpy")  # without parameters
