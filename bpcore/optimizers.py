@@ -9,13 +9,15 @@ gradient this way. An optimiser with another update gets the gradient clipped.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-from bpcore.arguments import bounded, flag, is_number, number, show
+from bpcore.arguments import bounded, flag, is_number, number, show, users_level
 from bpcore.array import Array, namespace
 from bpcore.functional import updates
 
@@ -74,6 +76,8 @@ class Optimizer:
         if any(name in names and names.index(name) != i for i, name in enumerate(ORDER)):
             got = f"got update(self, {', '.join(names)}); order them so"
             raise TypeError(f"{cls.__name__} must define update(self, {', '.join(ORDER)}), {got}")
+        if inspect.isfunction(update) and cls.__module__ != Optimizer.__module__:
+            cls.update = writing(update)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         for declared in fields(self):
@@ -115,6 +119,28 @@ class Optimizer:
         weight decay applies to theta[:decayed] only.
         """
         raise TypeError(f"{type(self).__name__} must define update(self, theta, gradient, state, step, lr, decayed)")
+
+
+def writing(update: Callable[..., None]) -> Callable[..., None]:
+    """A user's update that warns, in step 1, if it left θ as it was; a TypeError if it replaced a vector of the state."""
+
+    @functools.wraps(update)
+    def call(self: Optimizer, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
+        if type(step) is not int or step != 1:
+            update(self, theta, gradient, state, step, lr, decayed)
+            return
+        xp, vectors = namespace(theta), dict(state)
+        before = xp.asarray(theta, copy=True)
+        update(self, theta, gradient, state, step, lr, decayed)
+        name = next((name for name, vector in state.items() if vector is not vectors.get(name)), None)
+        if name is not None:
+            raise TypeError(f"{type(self).__name__}.update replaced state[{name!r}]; write in place: state[{name!r}][...] = ...")
+        if lr and xp.all(theta == before) and xp.any(gradient != 0):
+            repair = "if that is a mistake, write in place: theta[...] = ..."
+            message = f"{type(self).__name__}.update left θ as it was in step 1; {repair}"
+            warnings.warn(message, RuntimeWarning, stacklevel=users_level())
+
+    return call
 
 
 def has_own_update(optimizer: Optimizer) -> bool:

@@ -150,9 +150,8 @@ class Trial:
         if not need_dz:
             return dz
         if len(dz) != len(self.z):
-            self.fail(
-                f"backward returned {len(dz)} gradients for {len(self.z)} inputs; return one for each, None for labels and weights"
-            )
+            repair = "return one for each, None for labels and weights"
+            self.fail(f"backward returned {len(dz)} gradients for {len(self.z)} inputs; {repair}")
         for i, d in enumerate(dz):
             if d is not None and not self.backend.owns(d):
                 self.fail(f"dz of input {i} must be an array of {self.backend.name}, or None, got {show(d)}")

@@ -909,7 +909,7 @@ def test_a_tuple_of_one_from_a_module_of_any_number_of_inputs():
 
 
 class OwnSquares(bp.Loss):
-    """The mean of (t - y)² with weights. wrong: "sum" for no mean, "forward" or "backward" for a function that ignores weights."""
+    """The mean of (t - y)² with weights. wrong: "sum" for no mean, or the function that ignores weights."""
 
     def __init__(self, wrong=""):
         self.wrong = wrong
@@ -939,5 +939,5 @@ def test_a_loss_that_ignores_weights():
     says = r"J is .* where the second half has weight 0, and .* without that half; compute J with weighted_mean\(ℓ, weights\)"
     with pytest.raises(AssertionError, match=says):
         bp.check_module(OwnSquares("forward"), (5, 2), (5, 2))
-    with pytest.raises(AssertionError, match="input 0.*is wrong"):
+    with pytest.raises(AssertionError, match=r"input 0.*is wrong"):
         bp.check_module(OwnSquares("backward"), (5, 2), (5, 2))

@@ -241,6 +241,7 @@ class Own(bp.Optimizer):
 
     def update(self, theta, gradient, state, step, lr, decayed):
         state["m"][...] = gradient
+        theta[...] = theta - lr * gradient
 
 
 def test_a_step_that_overflows_is_one_of_zeros(backend):

@@ -368,3 +368,34 @@ def test_swapped_arguments_of_an_update():
         class Swapped(bp.Optimizer):
             def update(self, theta, gradient, state, lr, step, decayed):
                 theta[...] = theta - lr * gradient
+
+
+@dataclass(frozen=True)
+class Rebinding(bp.Optimizer):
+    """wrong: what is bound to a new array, where it should be written."""
+
+    wrong: str = "theta"
+    moments = ("m",)
+
+    def update(self, theta, gradient, state, step, lr, decayed):
+        if self.wrong == "theta":
+            theta = theta - lr * gradient
+        elif self.wrong == "m":
+            state["m"] = 0.9 * state["m"] + gradient
+        else:
+            theta[...] = theta - lr * gradient
+
+
+def test_an_update_that_writes_nothing_warns_in_the_first_step():
+    def step(optimizer, schedule=None, X=((1.0, 2.0),)):
+        trainer = bp.Trainer(bp.Network(bp.Linear(2, 1), "numpy"), bp.SquaredError(), optimizer, schedule)
+        trainer.step(np.array(X), np.ones((1, 1)))
+        return trainer
+
+    with pytest.warns(RuntimeWarning, match=r"Rebinding.update left θ as it was in step 1; .*theta\[\.\.\.\] = "):
+        trainer = step(Rebinding(0.1))
+    trainer.step(np.ones((1, 2)), np.ones((1, 1)))  # once
+    with pytest.raises(TypeError, match=r"Rebinding.update replaced state\['m'\]; write in place: state\['m'\]\[\.\.\.\] = "):
+        step(Rebinding(0.1, wrong="m"))
+    step(Rebinding(0.1, wrong=""))
+    step(Rebinding(0.1), lambda step: 0.0)  # θ should stay
