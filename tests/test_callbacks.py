@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
+import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 import time
@@ -408,9 +411,70 @@ class Seen(bp.Metric):
         return t[:, 0]
 
 
+class Drawing(bp.Callback):
+    """draw: what changes by being used."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def on_epoch(self, trainer, record):
+        getattr(self.draw, "random", getattr(self.draw, "__next__", self.draw))()
+
+
+class Slotted(bp.Callback):
+    __slots__ = ("best",)
+
+    def __init__(self):
+        self.best = 9.0
+
+    def on_epoch(self, trainer, record):
+        self.best = record["training_loss"]
+
+
+class Sharing(bp.Callback):
+    """Its list belongs to the class."""
+
+    losses = []
+
+    def on_epoch(self, trainer, record):
+        self.losses.append(record["training_loss"])
+
+
+def closure():
+    """A schedule that counts its calls in a variable of its maker, and one in a default."""
+    calls = [0]
+
+    def schedule(step):
+        calls[0] += 1
+        return 1.0
+
+    return schedule
+
+
+def default(step, calls=[0]):  # noqa: B006  the mistake that is tested
+    calls[0] += 1
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("option", "part", "what"),
     [
+        *(
+            ("callbacks", Drawing(draw), "Drawing.draw")
+            for draw in (
+                np.random.default_rng(0),
+                np.random.RandomState(0),
+                random.Random(0),
+                itertools.count(),
+                iter(range(100)),
+                functools.partial(closure(), 0),
+            )
+        ),
+        ("callbacks", Slotted(), "Slotted.best"),
+        ("callbacks", Sharing(), "Sharing.losses"),
+        ("schedule", closure(), "schedule.calls"),
+        ("schedule", default, "default.defaults"),
+        ("schedule", functools.partial(default, calls=[0]), "partial.keywords"),
         ("callbacks", Printing(), "Printing.losses"),
         *(("callbacks", Keeping(kept), "Keeping.kept") for kept in ({"best": 9.0}, np.ones(2), SimpleNamespace(best=9.0))),
         ("callbacks", Keeping(deque([9.0], maxlen=1)), "Keeping.kept"),
@@ -432,6 +496,15 @@ def test_all_kinds_of_state_that_outlive_their_run(option, part, what, recwarn):
         trainer(**{option: part}).fit(examples(), epochs=1)
     trainer(**{option: part}).fit(examples(), epochs=1)
     assert not recwarn.list
+
+
+def test_what_a_class_keeps_outlives_its_objects():
+    class Fresh(Sharing):
+        losses = []
+
+    trainer(callbacks=Fresh()).fit(examples(), epochs=1)
+    with pytest.warns(RuntimeWarning, match=r"Fresh.losses has changed since an earlier run"):
+        trainer(callbacks=Fresh()).fit(examples(), epochs=1)
 
 
 class Resetting(Printing):

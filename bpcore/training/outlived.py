@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import warnings
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from numbers import Number
-from types import MethodType, SimpleNamespace
+from operator import length_hint
+from types import CellType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
+from zlib import crc32
 
 from bpcore.arguments import users_level
 from bpcore.backend import backend_of
@@ -18,9 +23,11 @@ from bpcore.library import is_array
 from bpcore.schedules import Schedule
 from bpcore.training.callbacks import Callback
 
+HOLDERS = list, deque, Mapping, Set
 MOST = 1000  # entries of a container or an array that are compared
 OWN = "_outline", "_outlined_for"  # attributes: the outline when a trainer first had the part, None once warned; that trainer
 AFRESH = "restore", "begin"  # a class of the user's that defines one of them starts afresh
+CLASSES: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()  # outlines of what classes hold, as first seen
 
 
 def start(callback: Callback, trainer: Any) -> None:
@@ -39,7 +46,8 @@ def follow(part: Any, trainer: Any, before: Mapping[str, Any] | None = None) -> 
     if not is_new(part, trainer):
         return
     now = outlines(part)
-    first = vars(part).setdefault("_outline", now)
+    of_class = CLASSES.setdefault(type(part), {name: now[name] for name in of_classes(part) if name in now})
+    first = vars(part).setdefault("_outline", now | {name: of_class.get(name) for name in of_classes(part) if name in now})
     vars(part)["_outlined_for"] = trainer.counters
     if first is None:
         return
@@ -75,7 +83,35 @@ def outlines(part: Any) -> dict[str, Any]:
     """The outline of each attribute of `part`, except for those that bpcore's own classes use."""
     functions = (vars(base).values() for base in type(part).__mro__ if is_ours(base))
     used = {name for of_class in functions for f in of_class if hasattr(f, "__code__") for name in f.__code__.co_names}
-    return {name: outline(value, part) for name, value in vars(part).items() if name not in (*OWN, "_run", "_first", *used)}
+    held = of_function(part) if isinstance(part, (FunctionType, partial)) else vars(part) | slots(part) | of_classes(part)
+    return {name: outline(value, part) for name, value in held.items() if name not in (*OWN, "_run", "_first", *used)}
+
+
+def of_function(f: Any) -> dict[str, Any]:
+    """What a function or a `partial` keeps from call to call: its attributes, its defaults, and what it closes over."""
+    if isinstance(f, partial):
+        return {"args": f.args, "keywords": f.keywords, **of_function(f.func)} if isinstance(f.func, FunctionType) else vars(f)
+    cells = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
+    closed = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
+    return {**closed, "defaults": (f.__defaults__, f.__kwdefaults__), **vars(f)}
+
+
+def users_classes(part: Any) -> dict[str, Any]:
+    """What the user's classes of `part` define, by name."""
+    classes = [base for base in reversed(type(part).__mro__) if not is_ours(base) and base.__module__ != "builtins"]
+    return {name: value for base in classes for name, value in vars(base).items() if not name.startswith("__")}
+
+
+def slots(part: Any) -> dict[str, Any]:
+    """The slots of `part` by name."""
+    members = [name for name, value in users_classes(part).items() if isinstance(value, MemberDescriptorType)]
+    return {name: getattr(part, name, None) for name in members}
+
+
+def of_classes(part: Any) -> dict[str, Any]:
+    """The containers and arrays that all objects of the user's classes share, by name."""
+    shared = users_classes(part).items()
+    return {name: x for name, x in shared if name not in vars(part) and (isinstance(x, HOLDERS) or is_array(x))}
 
 
 def outline(value: Any, part: Any, depth: int = 4) -> Any:
@@ -90,17 +126,22 @@ def outline(value: Any, part: Any, depth: int = 4) -> Any:
             host = backend_of(value).to_host(value)
             return host.shape, host.reshape(-1)[:: 1 + host.size // MOST].tolist().__repr__()
         return None
+    module = type(value).__module__
+    if module in ("builtins", "itertools") and isinstance(value, Iterator):  # where it is, as far as it tells
+        return repr(value) if isinstance(value, count) else length_hint(value, -1)
+    if module == "random" or module.startswith("numpy.random."):
+        return crc32(pickle.dumps(value))
     if depth == 0:
         return None
+    if isinstance(value, (FunctionType, partial)):
+        return outline(of_function(value), part, depth - 1)
     if isinstance(value, Mapping):
         return len(value), {str(key): outline(entry, part, depth - 1) for key, entry in islice(value.items(), MOST)}
     if isinstance(value, (list, tuple, deque)):
         return len(value), [outline(entry, part, depth - 1) for entry in islice(reversed(value), MOST)]
     if isinstance(value, Set):
         return len(value), sorted(map(repr, islice(value, MOST)))
-    simple = (
-        isinstance(value, SimpleNamespace) or dataclasses.is_dataclass(value) or type(value).__module__ == type(part).__module__
-    )
+    simple = isinstance(value, SimpleNamespace) or dataclasses.is_dataclass(value) or module == type(part).__module__
     if isinstance(value, (Callback, Schedule)) or (simple and not is_ours(type(value)) and not isinstance(value, type)):
         return outline(getattr(value, "__dict__", None), part, depth - 1)
     return None
