@@ -9,15 +9,21 @@ from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.numpy.engine.blocks import ZEROS
 from bpcore.primitive import twin
 
+SMALL = 8192  # entries of a product up to which a.dot, which calls BLAS sooner, is faster than np.matmul
 ONES = {np.dtype(dtype): np.ones(PART, dtype) for dtype in ("float32", "float64")}  # times these, BLAS sums rows twice as fast
 
 
 def product(a, b, out):
-    """Writes a @ b to out. a.dot calls BLAS sooner than np.matmul, but takes not every out."""
-    if out.flags.carray and out.dtype == a.dtype:
+    """Writes a @ b to out. a.dot does not take every out."""
+    if out.size <= SMALL and out.flags.carray and out.dtype == a.dtype:
         a.dot(b, out)
     else:
         np.matmul(a, b, out=out)
+
+
+def fresh_product(a, b):
+    """a @ b, in a new array."""
+    return a.dot(b) if len(a) * b.shape[1] <= SMALL else np.matmul(a, b)
 
 
 def add_rows(v, db):
@@ -31,7 +37,7 @@ def add_rows(v, db):
 
 @twin(linear)
 def _linear(z, W, b):
-    u = (z if z.ndim == 2 else z.reshape(-1, z.shape[-1])).dot(W)
+    u = fresh_product(z if z.ndim == 2 else z.reshape(-1, z.shape[-1]), W)
     if b is not None:
         np.add(u, b, out=u)
     return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])
@@ -47,7 +53,7 @@ def _(z, W, v, dW, db, need_dz):
         add_rows(v, db)
     if not need_dz:
         return None
-    dz = v.dot(W.T)
+    dz = fresh_product(v, W.T)
     return dz if len(shape) == 2 else dz.reshape(shape)
 
 
