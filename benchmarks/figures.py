@@ -101,10 +101,7 @@ LIMITS = [
         Limit(7, "step", "resnet", REPLAYED, TORCH, limit, (precision,))
         for precision, limit in (("f16", 0.9), ("tf32", 1.0), ("f32", 1.1))
     ),
-    *(
-        Limit(7, "inference", cell, REPLAYED, TORCH, 1.0)
-        for cell in ("tiny", "small", "medium", "wide32", "deep", "transformer")
-    ),
+    *(Limit(7, "inference", cell, REPLAYED, TORCH, 1.0) for cell in ("tiny", "small", "medium", "wide32", "deep", "transformer")),
     Limit(7, "step", "cnn", REPLAYED, ("jax-cuda",), 1.2),
     *(
         Limit(7, "step", cell, REPLAYED, among, limit, ("f32",))

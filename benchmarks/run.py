@@ -30,6 +30,7 @@ from engines import COMPUTE, ENGINES
 from process import HERE, LeftOut, Process, environment
 
 MEASURES = ("cells", "accuracy", "epoch", "import", "install", "linear", "losses")
+SLOW = ("accuracy", "linear", "losses")  # not in a smoke run, unless asked for
 STEPS = 200  # of the measure "losses"
 PACKAGES = ("bpcore", "numpy", "numba", "onednn-cpu-gomp", "torch", "jax", "scikit-learn", "thinc", "mygrad", "cupy")
 
@@ -186,7 +187,7 @@ class Bench:
             self.skip("linear", engine, done.stderr.strip().splitlines()[-1])
 
     def measure_losses(self) -> None:
-        """Note the losses of the transformer in each precision that the first engine of bpcore's has, from one θ, on one order."""
+        """Note the losses of the transformer in each precision of bpcore's first engine, from one θ, on the same batches."""
         for engine in [name for name in (figures.REPLAYED, "bpcore", "bpcore-plain") if name in self.engines]:
             found = {}
             for precision in COMPUTE:
@@ -217,7 +218,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--show", type=Path, help="measure nothing; print the table of an existing file")
     options = parser.parse_args()
     quick = options.quick
-    options.measures = options.measures or [name for name in MEASURES if not quick or name not in ("accuracy", "linear", "losses")]
+    options.measures = options.measures or [name for name in MEASURES if not quick or name not in SLOW]
     options.cells = options.cells or (["tiny"] if quick else list(CELLS))
     options.rounds, options.seconds = options.rounds or (2 if quick else 7), options.seconds or (0.05 if quick else 1.0)
     if options.json is None and not quick:
