@@ -66,6 +66,15 @@ class Limit(NamedTuple):
 
 REPLAYED = "bpcore-cupy-graph"
 CELLS = ("tiny", "small", "medium", "wide32", "large", "deep")
+FIRST = (  # what the first run on a GPU reached: a cell, and its step against the best of PyTorch's, and JAX's
+    ("tiny", 0.092, 0.96),
+    ("small", 0.088, 0.81),
+    ("medium", 0.117, 0.83),
+    ("large", 0.738, 1.05),
+    ("gpu-large", 1.01, 1.03),
+    ("cnn", 0.652),
+    ("transformer", 0.383, 1.02),
+)
 LIMITS = [
     *(Limit(1, "step", cell, "bpcore", PEERS[False], 0.9) for cell in ("tiny", "small", "deep")),
     *(Limit(1, "step", cell, "bpcore", PEERS[False], 1.05) for cell in ("medium", "wide32", "large")),
@@ -92,14 +101,27 @@ LIMITS = [
         Limit(7, "step", "resnet", REPLAYED, TORCH, limit, (precision,))
         for precision, limit in (("f16", 0.9), ("tf32", 1.0), ("f32", 1.1))
     ),
+    *(Limit(7, "inference", cell, REPLAYED, TORCH, 1.0) for cell in ("tiny", "small", "medium", "wide32", "deep", "transformer")),
+    Limit(7, "step", "cnn", REPLAYED, ("jax-cuda",), 1.2),
+    *(
+        Limit(7, "step", cell, REPLAYED, among, limit, ("f32",))
+        for cell, *limits in FIRST
+        for among, limit in zip((TORCH, ("jax-cuda",)), limits, strict=False)
+    ),
 ]
 FIT = 1.3  # limit on an epoch of fit over its bare steps and an evaluation
 LINEAR = 0.99  # R² must be above it
+LOSSES, LAST = 0.02, 10  # limit on the distance of the mean of the last losses from float32's
 
 
 def figures_of(results: Results, cell: str, measure: str) -> dict[str, list[float]]:
     """Engine to its figures, one for each round."""
     return {engine: its[measure] for engine, its in results["cells"].get(cell, {}).items() if its.get(measure)}
+
+
+def last_losses(results: Results) -> dict[str, float]:
+    """Precision to the mean of the last losses."""
+    return {name: statistics.mean(losses[-LAST:]) for name, losses in results.get("losses", {}).items()}
 
 
 def verdicts(results: Results) -> list[tuple[bool | None, str]]:
@@ -126,6 +148,10 @@ def verdicts(results: Results) -> list[tuple[bool | None, str]]:
     epoch = results.get("epoch", {}).get("bpcore")
     got = ratio(epoch["fit"], epoch["bare"]) if epoch else None
     note(f"5. an epoch of fit, tiny: at most {FIT} of its bare steps and an evaluation", got, got and got.median <= FIT)
+    means = last_losses(results)
+    for name in ("tf32", "f16", "bf16"):
+        gap = abs(means[name] / means["f32"] - 1) if {name, "f32"} <= set(means) else None
+        note(f"7. losses, transformer: {name} within {LOSSES} of f32", gap, gap is not None and gap <= LOSSES)
     return sorted(lines, key=lambda verdict: verdict[1][:2])  # by the limit's number
 
 
@@ -172,5 +198,7 @@ def table(results: Results) -> Iterator[str]:
         yield f"{'import':15} {name:26} {statistics.median(its) * 1e3:7.0f} ms{of_torch}"
     for name, size in results.get("install", {}).items():
         yield f"{'installed size':15} {name:26} {size / 1e6:7.1f} MB with all dependencies"
+    for name, mean in last_losses(results).items():
+        yield f"{'losses':15} {'transformer, ' + name:26} {mean:7.4f} after {len(results['losses'][name])} steps"
     for panel, fit in results.get("linear", {}).items():
         yield f"{'linear cost':15} {'against ' + panel:26} {fit['r2']:7.4f} R² of a line through {len(fit['x'])} points"

@@ -29,7 +29,9 @@ from cells import CELLS
 from engines import COMPUTE, ENGINES
 from process import HERE, LeftOut, Process, environment
 
-MEASURES = ("cells", "accuracy", "epoch", "import", "install", "linear")
+MEASURES = ("cells", "accuracy", "epoch", "import", "install", "linear", "losses")
+SLOW = ("accuracy", "linear", "losses")  # not in a smoke run, unless asked for
+STEPS = 200  # of the measure "losses"
 PACKAGES = ("bpcore", "numpy", "numba", "onednn-cpu-gomp", "torch", "jax", "scikit-learn", "thinc", "mygrad", "cupy")
 
 
@@ -74,9 +76,9 @@ class Bench:
             self.engines = [name for name in self.engines if ENGINES[name].gpu]
             self.skip("all", "a CPU", f"{options.precision} is measured on a GPU")
 
-    def start(self, engine: str, cell: str) -> Process:
-        """A process with the engine in a cell, or for the measure "accuracy"."""
-        threads, precision = self.options.threads, self.options.precision
+    def start(self, engine: str, cell: str, precision: str | None = None) -> Process:
+        """A process with the engine in a cell, or for the measure "accuracy". precision: that of the run if None."""
+        threads, precision = self.options.threads, precision or self.options.precision
         return Process("worker.py", engine, cell, str(threads), precision, variables=environment(threads, precision, engine))
 
     def skip(self, where: str, engine: str, reason: str | LeftOut) -> None:
@@ -184,6 +186,21 @@ class Bench:
                 return
             self.skip("linear", engine, done.stderr.strip().splitlines()[-1])
 
+    def measure_losses(self) -> None:
+        """Note the losses of the transformer in each precision of bpcore's first engine, from one θ, on the same batches."""
+        for engine in [name for name in (figures.REPLAYED, "bpcore", "bpcore-plain") if name in self.engines]:
+            found = {}
+            for precision in COMPUTE:
+                try:
+                    worker = self.start(engine, "transformer", precision)
+                    found[precision] = worker.ask(measure="losses", steps=2 if self.options.quick else STEPS)
+                    worker.end()
+                except LeftOut as reason:
+                    self.skip("losses", f"{engine} in {precision}", reason)
+            if found:
+                self.results["losses"] = found
+                return
+
 
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
@@ -201,7 +218,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--show", type=Path, help="measure nothing; print the table of an existing file")
     options = parser.parse_args()
     quick = options.quick
-    options.measures = options.measures or [name for name in MEASURES if not quick or name not in ("accuracy", "linear")]
+    options.measures = options.measures or [name for name in MEASURES if not quick or name not in SLOW]
     options.cells = options.cells or (["tiny"] if quick else list(CELLS))
     options.rounds, options.seconds = options.rounds or (2 if quick else 7), options.seconds or (0.05 if quick else 1.0)
     if options.json is None and not quick:

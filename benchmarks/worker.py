@@ -103,8 +103,11 @@ class Worker:
         if ENGINES[name].environment.get("BPCORE_KERNELS") == "plain" and "bpcore.kernels.fast" in sys.modules:
             raise RuntimeError(f"{name} ran the compiled kernels: BPCORE_KERNELS=plain had no effect")
 
-    def answer(self, measure: str, seconds: float = 0.0, seed: int = 0) -> Any:
+    def answer(self, measure: str, seconds: float = 0.0, seed: int = 0, steps: int = 0) -> Any:
         """What was asked for."""
+        if measure == "losses":
+            self.engine.training(True)
+            return [float(self.engine.host(self.engine.step(*next(self.ring)))) for _ in range(steps)]
         if measure == "step":
             self.engine.training(True)
             return timed(self.engine.step, self.engine, self.ring, seconds)

@@ -124,6 +124,34 @@ def test_limits_at_a_precision(precision, held):
     assert [holds for holds, line in verdicts if "resnet" in line] == held
 
 
+@pytest.mark.parametrize(("seconds", "holds"), [(1.0, True), (1.01, False)])
+def test_limits_on_inference_on_a_gpu(seconds, holds):
+    """Against the best of PyTorch's."""
+    rounds = {"bpcore-cupy-graph": seconds, "torch-cuda": 2.0, "torch-cuda-compile": 1.0}
+    deep = {name: {"inference": [its] * 3} for name, its in rounds.items()}
+    assert [got for got, line in figures.verdicts({"cells": {"deep": deep}}) if got is not None] == [holds]
+
+
+@pytest.mark.parametrize(("mean", "holds"), [(0.99, True), (1.03, False), (math.nan, False)])
+def test_limits_on_losses(mean, holds):
+    """Of the last steps, against float32's; a precision that was not measured is neither."""
+    losses = {"f32": [9.0, *[1.0] * 10], "f16": [1.0, *[mean - 0.1, mean + 0.1] * 5]}
+    verdicts = {line.partition(" within")[0]: got for got, line in figures.verdicts({"cells": {}, "losses": losses})}
+    assert verdicts["7. losses, transformer: f16"] is holds
+    assert verdicts["7. losses, transformer: bf16"] is None
+
+
+def test_losses_in_each_precision(tmp_path):
+    """A CPU has float32 and float16: losses of the same steps, close and not the same."""
+    path = tmp_path / "losses.json"
+    printed, _ = run("--quick", "--measures", "losses", "--engines", "bpcore-plain", "--json", str(path))
+    found = json.loads(path.read_text())["losses"]
+    assert set(found) == {"f32", "f16"}
+    assert found["f16"] != found["f32"]
+    np.testing.assert_allclose(found["f16"], found["f32"], rtol=5e-3)
+    assert "left out of losses: bpcore-plain in tf32" in printed
+
+
 def test_r2_of_a_line():
     fit = linear_cost.line([1, 2, 3, 4], [3, 5, 7, 9])
     np.testing.assert_allclose([fit["slope"], fit["intercept"], fit["r2"]], [2, 1, 1])
