@@ -187,10 +187,10 @@ class Bench:
             self.skip("linear", engine, done.stderr.strip().splitlines()[-1])
 
     def measure_losses(self) -> None:
-        """Note the losses of the transformer in each precision of bpcore's first engine, from one θ, on the same batches."""
+        """Note the losses of the transformer from one θ, on the same batches, with bpcore's first engine; on a GPU in each precision."""
         for engine in [name for name in (figures.REPLAYED, "bpcore", "bpcore-plain") if name in self.engines]:
             found = {}
-            for precision in COMPUTE:
+            for precision in COMPUTE if ENGINES[engine].gpu else ("f32",):
                 try:
                     worker = self.start(engine, "transformer", precision)
                     found[precision] = worker.ask(measure="losses", steps=2 if self.options.quick else STEPS)

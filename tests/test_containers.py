@@ -191,7 +191,11 @@ class Failing(bp.Module):
 
 X = np.ones((2, 4), "float32")
 WRONG = [  # module, inputs, text
-    (bp.Linear(4, 3), (X, X), r"^Linear takes inputs \(z\), got 2; pass X alone, without labels or a mask: a tuple is several inputs$"),
+    (
+        bp.Linear(4, 3),
+        (X, X),
+        r"^Linear takes inputs \(z\), got 2; pass X alone, without labels or a mask: a tuple is several inputs$",
+    ),
     (bp.Weight((2, 2)), (X,), r"^Weight takes no inputs after theta, got 1"),
     (bp.MLP([4, 3]), (X, X), r"^MLP takes inputs \(z\), got 2"),
     (bp.Sequential(bp.ReLU(), bp.Add()), (X,), r"^1: Add takes inputs \(a, b\), got 1"),
