@@ -187,7 +187,7 @@ class Bench:
             self.skip("linear", engine, done.stderr.strip().splitlines()[-1])
 
     def measure_losses(self) -> None:
-        """Note the losses of the transformer from one θ, on the same batches, with bpcore's first engine; on a GPU in each precision."""
+        """Note the losses of the transformer on the same batches, with bpcore's first engine; on a GPU in each precision."""
         for engine in [name for name in (figures.REPLAYED, "bpcore", "bpcore-plain") if name in self.engines]:
             found = {}
             for precision in COMPUTE if ENGINES[engine].gpu else ("f32",):
