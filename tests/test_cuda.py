@@ -35,6 +35,7 @@ FILES = [
     )
 ]  # fmt: skip
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
+RECURRENT = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-6, "float64": 1e-14}  # the same for LSTM and GRU
 TOO_LARGE = ("squared_norm",)  # for float16, or of numbers that it does not have
 
 
@@ -79,8 +80,8 @@ def sources() -> list[tuple[str, dict[str, int]]]:
     return [(family, char, {}) for family in families for char in launch.NUMBERS] + sizes
 
 
-NARROW = ("attention", "convolution", "embedding", "pooling", "updates")  # families, and kernels, without loads of 16 bytes
-NARROW_KERNELS = ("total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask")
+NARROW = ("attention", "convolution", "embedding", "pooling", "recurrent", "updates")  # without loads of 16 bytes
+NARROW_KERNELS = ("total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask")  # the same
 SUMS = ("columns", "columns_normalized", "columns_standardized", "moments")  # kernels that write no array of 16 bytes
 
 
@@ -283,6 +284,41 @@ def test_attention_for_heads_of_all_sizes(size, dtype):
                     got, expected = backend.to_host(got), backend.to_host(expected)
                     rtol = 2e-5 if dtype == "float32" else 1e-12
                     np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol * np.max(np.abs(expected)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 6, 3, 5), (3, 1, 2, 4), (5, 9, 7, 11), (2, 3, 4, 1)])
+@pytest.mark.parametrize(("name", "gates", "biases"), [("lstm", 4, 1), ("gru", 3, 2)])
+def test_recurrent_maps_of_all_sizes(name, gates, biases, sizes, dtype):
+    """Held against the definition in float64, of the same numbers; v may have any strides."""
+    backend = gpu()
+    (n, tokens, m, k), d = sizes, Draw(1, 1, "float64")
+
+    def exact(x: Any) -> Any:
+        return backend.asarray(backend.to_host(x).astype("float64"))
+
+    def check(name: str, arguments: list[Any], like: Any = ()) -> list[Any]:
+        """What the twin returns, and writes to arrays like these."""
+        twin, definition = of_cuda(name), PRIMITIVES[name].definition
+        outs, outs64 = ([backend.zeros(x.shape, of) for x in like] for of in (dtype, "float64"))
+        flags = [True] * bool(like)  # need_dz
+        assert twin.serves(*arguments, *outs, *flags)
+        of_twin = twin.call(*arguments, *outs, *flags)
+        expected = definition(*map(exact, arguments), *outs64, *flags)
+        got, expected = ([*(u if isinstance(u, tuple) else (u,)), *out] for u, out in ((of_twin, outs), (expected, outs64)))
+        for i, pair in enumerate(zip(got, expected, strict=True)):
+            x, y = (backend.to_host(x).astype("float64") for x in pair)
+            np.testing.assert_allclose(x, y, rtol=0, atol=RECURRENT[dtype] * np.max(np.abs(y)), err_msg=f"{name}, result {i}")
+        return got
+
+    z, W, U, v, *b = (
+        backend.asarray(d.z(*shape, scale=0.5), dtype=dtype)
+        for shape in ((n, tokens, m), (m, gates * k), (k, gates * k), (tokens, n, k), *[(gates * k,)] * biases)
+    )
+    saved = check(name, [z, W, U, *b])
+    check(f"{name}_backward", [z, W, U, *saved, backend.xp.permute_dims(v, (1, 0, 2))], [W, U, *b])
+    assert not of_cuda(name).serves(z[:, :0], W, U, *b)  # no token
+    assert not of_cuda(name).serves(z, W, U[:, : gates * k - 1], *b)
 
 
 def test_heads_that_are_too_large_are_left_to_the_definition():
