@@ -79,8 +79,10 @@ def sources() -> list[tuple[str, dict[str, int]]]:
     return [(family, char, {}) for family in families for char in launch.NUMBERS] + sizes
 
 
-NARROW = ("attention", "convolution", "embedding", "pooling", "updates")  # families, and kernels, without loads of 16 bytes
-NARROW_KERNELS = ("total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask")
+NARROW = ("attention", "convolution", "embedding", "pooling")  # families, and kernels, without loads of 16 bytes
+NARROW_KERNELS = (
+    "total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask", "clip_factor", "rescale",
+)  # fmt: skip
 SUMS = ("columns", "columns_normalized", "columns_standardized", "moments")  # kernels that write no array of 16 bytes
 
 
