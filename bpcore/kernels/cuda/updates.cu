@@ -82,6 +82,29 @@ extern "C" __global__ void adam(Int n, const T *g_, FACTOR, Int step_value, cons
     update(n, step, g_, theta_, m_, v_);
 }
 
+extern "C" __global__ void nadam(Int n, const T *g_, FACTOR, Int step_value, const Int *step_at, RATE, double beta1, double beta2,
+                                 double eps, double decay, double momentum_decay, T *theta_, T *m_, T *v_, T *c_)
+{
+    __shared__ double shared[3];
+    if (threadIdx.x == 0) {
+        const double step = double(step_at ? *step_at : step_value), power = log(0.96) * momentum_decay;
+        shared[0] = beta1 * (1 - 0.5 * exp(power * step));
+        shared[1] = beta1 * (1 - 0.5 * exp(power * (step + 1)));
+        shared[2] = sqrt(1 - pow(beta2, step));
+    }
+    __syncthreads();
+    const double mu = shared[0], mu_next = shared[1], factor = FACTOR_NOW;
+    const A lr = A(LR), root = A(shared[2]);
+    const auto step = [&](A g, A &theta, A &m, A &v, A &c) {
+        g = decayed(g, factor, decay, theta);
+        m = flush(average(beta1, m, g));
+        v = flush_square(average(beta2, v, g * g));
+        c = average(mu, c, 1);
+        theta -= lr * (A(mu_next) * m / average(mu_next, c, 1) + A(1 - mu) * g / c) / (sqrt(v) / root + A(eps));
+    };
+    update(n, step, g_, theta_, m_, v_, c_);
+}
+
 extern "C" __global__ void lion(Int n, const T *g_, FACTOR, RATE, double beta1, double beta2, double decay, T *theta_, T *m_)
 {
     const A lr = A(LR);

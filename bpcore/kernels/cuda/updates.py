@@ -9,7 +9,7 @@ from typing import Any
 
 import cupy
 
-from bpcore.functional.updates import adagrad, adam, clip_factor, gathered, lion, rescale, rmsprop, sgd, squared_norm
+from bpcore.functional.updates import adagrad, adam, clip_factor, gathered, lion, nadam, rescale, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import THREADS, each, each_wide, kernel, pointer, scalar_arguments
 from bpcore.primitive import twin
@@ -98,6 +98,26 @@ def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
         theta,
         m,
         v,
+    )
+
+
+@twin(nadam, serves=dense_vectors)
+def _(g, factor, step, lr, beta1, beta2, eps, decay, momentum_decay, theta, m, v, c):
+    constants = float(beta1), float(beta2), float(eps), float(decay), float(momentum_decay)
+    each_wide(
+        "updates",
+        "nadam",
+        g.dtype.char,
+        g.size,
+        g,
+        *scalar_arguments(factor),
+        *step_arguments(step),
+        *scalar_arguments(lr),
+        *constants,
+        theta,
+        m,
+        v,
+        c,
     )
 
 
