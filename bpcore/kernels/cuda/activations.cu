@@ -19,12 +19,6 @@
 
 __device__ inline A positive(A z) { return z < 0 ? A(0) : z; }  // NaN stays NaN
 
-__device__ inline A logistic(A z)
-{
-    const A e = exp(-fabs(z));
-    return flush((z >= 0 ? A(1) : e) / (1 + e));
-}
-
 // For gelu_tanh(z) = z s: s = sigmoid(2 sqrt(2 / pi) (z + 0.044715 z^3)), and the derivative of z s
 __device__ inline A gate(A z) { return logistic(2 * TANH_SCALE * (z + TANH_CUBE * (z * z * z))); }
 

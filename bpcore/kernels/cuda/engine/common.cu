@@ -82,6 +82,12 @@ template <class F, class... X> __device__ inline void update(Int n, F f, const T
 
 __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
 
+__device__ inline A logistic(A z)
+{
+    const A e = exp(-fabs(z));
+    return flush((z >= 0 ? A(1) : e) / (1 + e));
+}
+
 __device__ inline A number(double value, const T *at) { return at ? A(*at) : A(value); }
 
 // y[i] for an array of integers. kind: bytes of an integer, negative for unsigned types.
