@@ -22,8 +22,8 @@ class Row:
 
     torch: its name in torch.optim; renamed: our name -> PyTorch's of a hyperparameter. reference: where PyTorch does not have it,
     (optimizer, theta, gradients, decay) -> θ and the state after all gradients; decay: λ for each entry of θ.
-    lasting: the vectors of the state that gradients of zero do not bring to zero. by_definition: whether recorded steps on a GPU
-    run its definition, there being no kernel.
+    lasting: the vectors of the state that gradients of zero do not bring to zero. by_definition: whether its definition gives the
+    same bits for numbers of the device.
     """
 
     make: type[bp.Optimizer]

@@ -92,6 +92,7 @@ def regression(*more: Any) -> Callable[[Draw], list[tuple]]:
         (d.z(), d.z(), d.weights(), *more),
         (d.z(d.rows), d.z(d.rows), None, *more),
         (d.z(d.rows), d.z(d.rows), d.weights(), *more),
+        (d.z(d.rows, 1, d.columns), d.z(d.rows, 1, d.columns), d.positive(d.rows, 1), *more),
     ]
 
 

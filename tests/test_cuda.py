@@ -80,9 +80,13 @@ def sources() -> list[tuple[str, dict[str, int]]]:
     return [(family, char, {}) for family in families for char in launch.NUMBERS] + sizes
 
 
-NARROW = ("attention", "convolution", "embedding", "pooling", "recurrent", "updates")  # without loads of 16 bytes
-NARROW_KERNELS = ("total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask")  # the same
-SUMS = ("columns", "columns_normalized", "columns_standardized", "moments")  # kernels that write no array of 16 bytes
+NARROW = ("attention", "convolution", "embedding", "pooling", "recurrent")  # families, and kernels, without loads of 16 bytes
+NARROW_KERNELS = (
+    "total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask", "clip_factor", "rescale",
+)  # fmt: skip
+SUMS = (  # kernels that write no array of 16 bytes
+    "columns", "columns_normalized", "columns_standardized", "moments", "squared_error", "huber", "logistic",
+)  # fmt: skip
 
 
 def split(ptx: str | bytes) -> list[str]:
@@ -251,6 +255,46 @@ def test_rates_on_the_device_give_the_same_bits(update, dtype):
         PRIMITIVES[update].call(*row)
         found.append([backend.to_host(x).tobytes() for x in row if hasattr(x, "dtype") and x.ndim])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("loss", ["squared_error", "huber", "logistic"])
+def test_a_loss_reads_v_on_the_device_and_leaves_out_weight_0(loss, dtype):
+    backend, constants = gpu(), (1.5,) if loss == "huber" else ()
+    d = Draw(300, 7, dtype)
+    weights, z, y = d.weights(), d.z(), np.abs(d.z()) / 10
+    weights[:9] = 0
+    right = *map(backend.asarray, (z, y, weights)), *constants
+    z[:5], y[5:9] = np.nan, np.inf
+    left_out = *map(backend.asarray, (z, y, weights)), *constants
+    assert of_cuda(loss).serves(*left_out)
+    expected, got = (backend.to_host(PRIMITIVES[loss].call(*row)) for row in (right, left_out))
+    assert got == expected
+    found = []
+    for v in (0.5, backend.asarray(np.asarray(0.5, dtype))):
+        row = *left_out[:3], v, *constants
+        assert of_cuda(f"{loss}_backward").serves(*row)
+        found.append(backend.to_host(PRIMITIVES[f"{loss}_backward"].call(*row)))
+    np.testing.assert_array_equal(*found)
+    assert not np.any(found[0][:9])
+    assert np.all(np.isfinite(found[0]))
+    assert np.any(found[0][9:])
+
+
+def test_losses_that_are_left_to_the_definition():
+    """Labels and weights of other shapes and dtypes, and v of more than one number."""
+    zeros = gpu().zeros
+    z = zeros((3, 2), "float32")
+    serves = of_cuda("squared_error_backward").serves
+    assert serves(z, z, zeros(3, "float32"), 1.0)
+    for y, weights, v in (
+        (zeros((3, 1), "float32"), None, 1.0),
+        (zeros((3, 2), "float64"), None, 1.0),
+        (z, zeros(2, "float32"), 1.0),
+    ):
+        assert not serves(z, y, weights, v)
+    assert not serves(z, z, None, zeros(2, "float32"))
+    assert not serves(z, z, None, zeros((), "float64"))
 
 
 def test_a_mask_at_a_step_on_the_device_is_the_same():

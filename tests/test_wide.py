@@ -14,8 +14,10 @@ import bpcore as bp
 from bpcore import functional
 from bpcore.primitive import PRIMITIVES, definition
 
-FAMILIES = ("activations", "arithmetic", "batch_normalization", "dropout", "linear", "losses", "normalization", "softmax")
-NAMES = [name for name in CUDA if name and family(name) in FAMILIES and name not in ("matmul", "keep_mask")]
+FAMILIES = (
+    "activations", "arithmetic", "batch_normalization", "dropout", "linear", "losses", "normalization", "softmax", "updates",
+)  # fmt: skip
+NAMES = [name for name in CUDA if name and family(name) in FAMILIES and name not in ("matmul", "keep_mask", "rescale")]
 BY_TEAMS = ("losses", "normalization", "softmax")  # a thread's entries, and so the order of a row's sum, depend on the address
 STATISTICS = ("mean", "scale", "variance")  # float32 if the others are float16
 SHAPES = [(13, 7), (9, 16), (300, 8), (9, 520), (3, 2080), (1, 1)]

@@ -7,7 +7,16 @@
 #define FACTOR_NOW (factor_at ? *factor_at : factor_value)
 
 // An entry of the gradient times a factor; 0 if that is 0. The product is double: in float, factors below 1e-38 would be 0.
-__device__ inline A times(T g, double factor) { return factor == 0 ? A(0) : A(__dmul_rn(double(A(g)), factor)); }
+__device__ inline A times(A g, double factor) { return factor == 0 ? A(0) : A(__dmul_rn(double(g), factor)); }
+
+// The same, with weight decay.
+__device__ inline A decayed(A g, double factor, double decay, A theta)
+{
+    return decay != 0 ? times(g, factor) + A(decay) * theta : times(g, factor);
+}
+
+// beta x + (1 - beta) y. Which of the products is rounded is said here: a compiler chooses another one in each copy of a loop.
+__device__ inline A average(double beta, A x, A y) { return fma(A(beta), x, A(1 - beta) * y); }
 
 __device__ inline A flush_square(A v) { return v >= A(1024.0 * SMALLEST) ? v : A(0) * v; }
 
@@ -15,45 +24,40 @@ extern "C" __global__ void sgd(Int n, const T *g_, FACTOR, RATE, double momentum
 {
     const A lr = A(LR);
     const double factor = FACTOR_NOW;
-    EACH(i, n) {
-        const A theta = A(theta_[i]);
-        A g = times(g_[i], factor);
-        if (decay != 0) g += A(decay) * theta;
-        if (m_) {
-            const A m = flush(A(momentum) * A(m_[i]) + g);
-            m_[i] = T(m);
-            g = nesterov ? g + A(momentum) * m : m;
-        }
-        theta_[i] = T(theta - lr * g);
-    }
+    const auto plain = [&](A g, A &theta) { theta -= lr * decayed(g, factor, decay, theta); };
+    const auto with_momentum = [&](A g, A &theta, A &m) {
+        g = decayed(g, factor, decay, theta);
+        m = flush(A(momentum) * m + g);
+        theta -= lr * (nesterov ? g + A(momentum) * m : m);
+    };
+    if (m_)
+        update(n, with_momentum, g_, theta_, m_);
+    else
+        update(n, plain, g_, theta_);
 }
 
 extern "C" __global__ void rmsprop(Int n, const T *g_, FACTOR, RATE, double rho, double eps, double decay, T *theta_, T *v_)
 {
     const A lr = A(LR);
     const double factor = FACTOR_NOW;
-    EACH(i, n) {
-        const A theta = A(theta_[i]);
-        A g = times(g_[i], factor);
-        if (decay != 0) g += A(decay) * theta;
-        const A v = flush_square(A(rho) * A(v_[i]) + A(1 - rho) * (g * g));
-        v_[i] = T(v);
-        theta_[i] = T(theta - lr * g / (sqrt(v) + A(eps)));
-    }
+    const auto step = [&](A g, A &theta, A &v) {
+        g = decayed(g, factor, decay, theta);
+        v = flush_square(average(rho, v, g * g));
+        theta -= lr * g / (sqrt(v) + A(eps));
+    };
+    update(n, step, g_, theta_, v_);
 }
 
 extern "C" __global__ void adagrad(Int n, const T *g_, FACTOR, RATE, double eps, double decay, T *theta_, T *v_)
 {
     const A lr = A(LR);
     const double factor = FACTOR_NOW;
-    EACH(i, n) {
-        const A theta = A(theta_[i]);
-        A g = times(g_[i], factor);
-        if (decay != 0) g += A(decay) * theta;
-        const A v = flush_square(A(v_[i]) + g * g);
-        v_[i] = T(v);
-        theta_[i] = T(theta - lr * g / (sqrt(v) + A(eps)));
-    }
+    const auto step = [&](A g, A &theta, A &v) {
+        g = decayed(g, factor, decay, theta);
+        v = flush_square(v + g * g);
+        theta -= lr * g / (sqrt(v) + A(eps));
+    };
+    update(n, step, g_, theta_, v_);
 }
 
 extern "C" __global__ void adam(Int n, const T *g_, FACTOR, Int step_value, const Int *step_at, RATE, double beta1,
@@ -68,63 +72,72 @@ extern "C" __global__ void adam(Int n, const T *g_, FACTOR, Int step_value, cons
     __syncthreads();
     const A rate = A(shared[0]), root = A(shared[1]), shrink = A(LR * decay);
     const double factor = FACTOR_NOW;
-    EACH(i, n) {
-        A theta = A(theta_[i]), g = times(g_[i], factor);
-        if (decay != 0 && decoupled)
-            theta -= shrink * theta;
-        else if (decay != 0)
-            g += A(decay) * theta;
-        const A m = flush(A(beta1) * A(m_[i]) + A(1 - beta1) * g);
-        const A v = flush_square(A(beta2) * A(v_[i]) + A(1 - beta2) * (g * g));
-        m_[i] = T(m);
-        v_[i] = T(v);
-        theta_[i] = T(theta - rate * m / (sqrt(v) / root + A(eps)));
+    const auto step = [&](A g, A &theta, A &m, A &v) {
+        if (decay != 0 && decoupled) theta -= shrink * theta;
+        g = decayed(g, factor, decoupled ? 0 : decay, theta);
+        m = flush(average(beta1, m, g));
+        v = flush_square(average(beta2, v, g * g));
+        theta -= rate * m / (sqrt(v) / root + A(eps));
+    };
+    update(n, step, g_, theta_, m_, v_);
+}
+
+extern "C" __global__ void nadam(Int n, const T *g_, FACTOR, Int step_value, const Int *step_at, RATE, double beta1, double beta2,
+                                 double eps, double decay, double momentum_decay, T *theta_, T *m_, T *v_, T *c_)
+{
+    __shared__ double shared[3];
+    if (threadIdx.x == 0) {
+        const double step = double(step_at ? *step_at : step_value), power = log(0.96) * momentum_decay;
+        shared[0] = beta1 * (1 - 0.5 * exp(power * step));
+        shared[1] = beta1 * (1 - 0.5 * exp(power * (step + 1)));
+        shared[2] = sqrt(1 - pow(beta2, step));
     }
+    __syncthreads();
+    const double mu = shared[0], mu_next = shared[1], factor = FACTOR_NOW;
+    const A lr = A(LR), root = A(shared[2]);
+    const auto step = [&](A g, A &theta, A &m, A &v, A &c) {
+        g = decayed(g, factor, decay, theta);
+        m = flush(average(beta1, m, g));
+        v = flush_square(average(beta2, v, g * g));
+        c = average(mu, c, 1);
+        theta -= lr * (A(mu_next) * m / average(mu_next, c, 1) + A(1 - mu) * g / c) / (sqrt(v) / root + A(eps));
+    };
+    update(n, step, g_, theta_, m_, v_, c_);
 }
 
 extern "C" __global__ void lion(Int n, const T *g_, FACTOR, RATE, double beta1, double beta2, double decay, T *theta_, T *m_)
 {
     const A lr = A(LR);
     const double factor = FACTOR_NOW;
-    EACH(i, n) {
-        const A theta = A(theta_[i]), g = times(g_[i], factor), m = A(m_[i]);
-        const A mixed = A(beta1) * m + A(1 - beta1) * g;
+    const auto step = [&](A g, A &theta, A &m) {
+        g = times(g, factor);
+        const A mixed = fma(A(1 - beta1), g, A(beta1) * m);
         const A direction = mixed > 0 ? A(1) : mixed < 0 ? A(-1) : mixed;
-        theta_[i] = T(theta - lr * (decay != 0 ? direction + A(decay) * theta : direction));
-        m_[i] = T(flush(A(beta2) * m + A(1 - beta2) * g));
-    }
+        theta -= lr * (decay != 0 ? direction + A(decay) * theta : direction);
+        m = flush(fma(A(1 - beta2), g, A(beta2) * m));
+    };
+    update(n, step, g_, theta_, m_);
 }
 
 // Pass one over the vectors. g = x / S, or only read if g is null; part (blocks,): the sums of the squares of g, in double, which
-// float would overflow. A thread takes 16 bytes of x at a time, at any address in the same order.
-#define AT_ONCE (16 / (int)sizeof(T))
-struct alignas(16) Scaled { T at[AT_ONCE]; };
-struct alignas(16) Gathered { A at[AT_ONCE]; };
-
+// float would overflow. A thread takes WIDE entries of x at a time, at any address in the same order.
 extern "C" __global__ void gather(Int n, const T *x, double S_value, const A *S_at, A *g, double *part)
 {
     const A S = S_at ? *S_at : A(S_value);
-    const bool aligned = ((unsigned long long)x | (unsigned long long)g) % 16 == 0;
     double sum = 0;
-    EACH(k, (n + AT_ONCE - 1) / AT_ONCE) {
-        const Int start = k * AT_ONCE;
-        const int count = n - start < AT_ONCE ? int(n - start) : AT_ONCE;
-        const bool whole = aligned && count == AT_ONCE;
-        Scaled scaled;
-        Gathered gathered;
-        if (whole)
-            scaled = *(const Scaled *)(x + start);
+    const auto take = [&](auto w, Int i) {
+        constexpr int W = w.value;
+        const Pack<W, A> g_i = mapped([&](A x) { return x / S; }, read<W>(x + i));
+        if (g) write(g + i, g_i);
+        WITHIN(k) sum += double(g_i.at[k]) * double(g_i.at[k]);
+    };
+    const bool wide = aligned(x, g);
+    EACH(k, (n + WIDE - 1) / WIDE) {
+        const Int from = k * WIDE, to = min(n, from + WIDE);
+        if (wide && to == from + WIDE)
+            take(Constant<WIDE>(), from);
         else
-            for (int j = 0; j < AT_ONCE; j++) scaled.at[j] = j < count ? x[start + j] : T(0.0f);
-        for (int j = 0; j < AT_ONCE; j++) {
-            gathered.at[j] = A(scaled.at[j]) / S;
-            if (j < count) sum += double(gathered.at[j]) * double(gathered.at[j]);
-        }
-        if (g && whole)
-            *(Gathered *)(g + start) = gathered;
-        else if (g)
-            for (int j = 0; j < AT_ONCE; j++)
-                if (j < count) g[start + j] = gathered.at[j];
+            for (Int i = from; i < to; i++) take(Constant<1>(), i);
     }
     sum = team_sum(sum);
     if (threadIdx.x == 0) part[blockIdx.x] = sum;

@@ -9,9 +9,9 @@ from typing import Any
 
 import cupy
 
-from bpcore.functional.updates import adagrad, adam, clip_factor, gathered, lion, rescale, rmsprop, sgd, squared_norm
+from bpcore.functional.updates import adagrad, adam, clip_factor, gathered, lion, nadam, rescale, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import THREADS, each, kernel, pointer, scalar_arguments
+from bpcore.kernels.cuda.engine.launch import THREADS, each, each_wide, kernel, pointer, scalar_arguments
 from bpcore.primitive import twin
 
 SHARES = 1024  # blocks that share a pass over the gradient
@@ -31,7 +31,7 @@ def step_arguments(x: Any) -> tuple[int, Any]:
 
 @twin(sgd, serves=dense_vectors)
 def _(g, factor, lr, momentum, nesterov, decay, theta, m):
-    each(
+    each_wide(
         "updates",
         "sgd",
         g.dtype.char,
@@ -49,7 +49,7 @@ def _(g, factor, lr, momentum, nesterov, decay, theta, m):
 
 @twin(rmsprop, serves=dense_vectors)
 def _(g, factor, lr, rho, eps, decay, theta, v):
-    each(
+    each_wide(
         "updates",
         "rmsprop",
         g.dtype.char,
@@ -67,7 +67,7 @@ def _(g, factor, lr, rho, eps, decay, theta, v):
 
 @twin(adagrad, serves=dense_vectors)
 def _(g, factor, lr, eps, decay, theta, v):
-    each(
+    each_wide(
         "updates",
         "adagrad",
         g.dtype.char,
@@ -85,7 +85,7 @@ def _(g, factor, lr, eps, decay, theta, v):
 @twin(adam, serves=dense_vectors)
 def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     constants = float(beta1), float(beta2), float(eps), float(decay), int(decoupled)
-    each(
+    each_wide(
         "updates",
         "adam",
         g.dtype.char,
@@ -101,9 +101,29 @@ def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     )
 
 
+@twin(nadam, serves=dense_vectors)
+def _(g, factor, step, lr, beta1, beta2, eps, decay, momentum_decay, theta, m, v, c):
+    constants = float(beta1), float(beta2), float(eps), float(decay), float(momentum_decay)
+    each_wide(
+        "updates",
+        "nadam",
+        g.dtype.char,
+        g.size,
+        g,
+        *scalar_arguments(factor),
+        *step_arguments(step),
+        *scalar_arguments(lr),
+        *constants,
+        theta,
+        m,
+        v,
+        c,
+    )
+
+
 @twin(lion, serves=dense_vectors)
 def _(g, factor, lr, beta1, beta2, decay, theta, m):
-    each(
+    each_wide(
         "updates",
         "lion",
         g.dtype.char,

@@ -51,13 +51,33 @@ template <class F> __device__ inline void widely(bool wide, F f)
         f(Constant<1>());
 }
 
-// u[i] = f(x[i], ...) for i < n, in a launch by `each_wide`. What 16 bytes leave over comes entry by entry.
-template <class F, class... X> __device__ inline void map(Int n, T *u, F f, const X *...x)
+// f(w, i) for the w.value entries from i on, until all n have had their turn, in a launch by `each_wide`. If `wide`, 16 bytes at a
+// time, and what they leave over entry by entry.
+template <class F> __device__ inline void each_wide(Int n, bool wide, F f)
 {
     const Int thread = blockIdx.x * (Int)blockDim.x + threadIdx.x, threads = gridDim.x * (Int)blockDim.x;
-    const Int whole = aligned(u, x...) ? n / WIDE * WIDE : 0;
-    for (Int i = thread * WIDE; i < whole; i += threads * WIDE) write(u + i, mapped(f, read<WIDE>(x + i)...));
-    for (Int i = whole + thread; i < n; i += threads) u[i] = T(f(A(x[i])...));
+    const Int whole = wide ? n / WIDE * WIDE : 0;
+    for (Int i = thread * WIDE; i < whole; i += threads * WIDE) f(Constant<WIDE>(), i);
+    for (Int i = whole + thread; i < n; i += threads) f(Constant<1>(), i);
+}
+
+// u[i] = f(x[i], ...) for i < n.
+template <class F, class... X> __device__ inline void map(Int n, T *u, F f, const X *...x)
+{
+    each_wide(n, aligned(u, x...), [&](auto w, Int i) { write(u + i, mapped(f, read<w.value>(x + i)...)); });
+}
+
+// f(g[i], x[i], ...) for i < n, which writes to x[i], ...
+template <class F, class... X> __device__ inline void update(Int n, F f, const T *g, X *...x)
+{
+    each_wide(n, aligned(g, x...), [&](auto w, Int i) {
+        constexpr int W = w.value;
+        const auto step = [&](const Pack<W, A> &g_i, auto... x_i) {
+            WITHIN(k) f(g_i.at[k], x_i.at[k]...);
+            (write(x + i, x_i), ...);
+        };
+        step(read<W>(g + i), read<W>(x + i)...);
+    });
 }
 
 __device__ inline A flush(A x) { return fabs(x) < A(FLUSH) ? A(0) : x; }
