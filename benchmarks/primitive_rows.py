@@ -65,12 +65,12 @@ def layer_norm_backward(d: Draw) -> Arguments:
     n = d.sizes.d
     z, gamma = flat(d), d.z(n)
     _, mean, scale = f.layer_norm(z, gamma, d.z(n), 1e-5)
-    return z, mean, scale, gamma, flat(d), d.out(n), d.out(n), True
+    return z, mean, scale, gamma, flat(d), d.out(n), d.out(n), True, flat(d)
 
 
 def rms_norm_backward(d: Draw) -> Arguments:
     z, gamma = flat(d), d.z(d.sizes.d)
-    return z, f.rms_norm(z, gamma, 1e-6)[1], gamma, flat(d), d.out(d.sizes.d), True
+    return z, f.rms_norm(z, gamma, 1e-6)[1], gamma, flat(d), d.out(d.sizes.d), True, flat(d)
 
 
 def group_norm(d: Draw) -> Arguments:
@@ -258,6 +258,7 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "attention_backward": [Row("causal", attention_backward, part=0.5)],
         "add": [Row("rows x d", lambda d: (flat(d), flat(d)))],
         "linear": [Row("d to hidden", linear)],
+        "linear_add": [Row("d to hidden", lambda d: (*linear(d), wide(d)))],
         "linear_backward": [Row("d to hidden", linear_backward)],
         "linear_relu": [Row("d to hidden", linear)],
         "linear_gelu_backward": [Row("d to hidden", lambda d: (*linear_backward(d)[:2], wide(d), *linear_backward(d)[2:]))],

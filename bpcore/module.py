@@ -26,6 +26,7 @@ from bpcore import arguments
 from bpcore.arguments import show
 from bpcore.array import is_floating
 from bpcore.face import Moved
+from bpcore.functional.arithmetic import add
 from bpcore.library import is_array
 from bpcore.mode import Mode
 from bpcore.windows import EMPTY as EMPTY
@@ -137,6 +138,10 @@ class Module:
         object.__delattr__(self, name)
         Module._changes += 1
 
+    def _adds(self, mode: Mode | None) -> bool:
+        """Whether forward in this mode, or backward where it is None, takes `plus`, an array to add: see `run_plus`."""
+        return False
+
     def forward(self, *theta_and_z: Any, **mode: Any) -> Any:
         """forward(theta, *z, mode) -> (u, saved): evaluate at the inputs z. saved: what `backward` will need.
 
@@ -225,10 +230,10 @@ CONTRACT = {
 BACKWARD = ("theta", "saved", "v", "gradient", "need_dz")
 
 
-def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[Any, Any]:
+def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, **plus: Any) -> tuple[Any, Any]:
     """(u, saved) of a module's forward function; mistakes in its signature, its inputs or its result are a TypeError."""
     try:
-        result = module.forward(theta, *z, mode=mode)
+        result = module.forward(theta, *z, mode=mode, **plus)
     except (TypeError, AttributeError) as error:
         expect_inputs(module, theta, z)
         expect_known(module, theta, error)
@@ -248,7 +253,15 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode) -> tuple[A
     return u, (inputs, saved)  # run_backward compares dz with these
 
 
-def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+def run_plus(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, plus: Any) -> tuple[Any, Any]:
+    """As `run`, with plus + u for u: one primitive may compute both. Where plus has another shape, u stays u."""
+    if module._own and module._adds(mode):
+        return run(module, theta, z, mode, plus=plus)
+    u, saved = run(module, theta, z, mode)
+    return (add(plus, u) if tuple(u.shape) == tuple(plus.shape) else u), saved
+
+
+def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True, *plus: Any) -> Any:
     """dz of a module's backward function, for what `run` returned as saved.
 
     Mistakes in its signature or in v are a TypeError, and so is a dz that is no array or of another dtype; one of another shape
@@ -258,7 +271,7 @@ def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: W
     if not module._own:
         inputs, saved = saved
     try:
-        dz = module.backward(theta, saved, v, gradient, need_dz)
+        dz = module.backward(theta, saved, v, gradient, need_dz, *plus)
     except (TypeError, AttributeError) as error:
         expect_backward(module, theta, v, gradient)
         expect_known(module, theta, error)
@@ -269,6 +282,18 @@ def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: W
     if inputs is not None and need_dz:
         expect_gradients(module, theta, dz, inputs)
     return dz
+
+
+def run_backward_plus(
+    module: Module, theta: Windows, saved: list[Any], v: Any, gradient: Windows, need_dz: bool, plus: Any
+) -> Any:
+    """As `run_backward`, with plus + dz for dz, that of the first input. What was saved is taken from the end of a list."""
+    if need_dz and module._own and module._adds(None):
+        return run_backward(module, theta, saved.pop(), v, gradient, True, plus)
+    dz = run_backward(module, theta, saved.pop(), v, gradient, need_dz)
+    if not need_dz:
+        return None
+    return (add(plus, dz[0]), *dz[1:]) if isinstance(dz, tuple) else add(plus, dz)
 
 
 def expect_known(module: Module, theta: Windows, error: Exception) -> None:

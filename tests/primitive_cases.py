@@ -122,6 +122,10 @@ def linear(d: Draw) -> list[tuple]:
     return [(z, W, b), (z, W, None), (z.reshape(d.rows, 1, d.columns), W, b), (d.row(), W, b)]
 
 
+def linear_add(d: Draw) -> list[tuple]:
+    return [(z, W, b, d.z(*z.shape[:-1], W.shape[1])) for z, W, b in linear(d)]
+
+
 def linear_backward(d: Draw) -> list[tuple]:
     n = 5000 if d.rows * d.columns < 1000 else 3
     z, W, v = d.z(), d.z(d.columns, n), d.z(d.rows, n)
@@ -142,7 +146,10 @@ def linear_gelu_backward(d: Draw) -> list[tuple]:
 
 
 def layer_norm_backward(d: Draw) -> list[tuple]:
-    return [(d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz) for need_dz in (True, False)]
+    return [
+        (d.z(), *d.statistics(), d.row(), d.z(), d.out(d.columns), d.out(d.columns), need_dz, plus)
+        for need_dz, plus in ((True, None), (True, d.z()), (False, None))
+    ]
 
 
 def layer_norm(d: Draw) -> list[tuple]:
@@ -184,7 +191,10 @@ def attention_backward(d: Draw) -> Iterator[tuple]:
 
 
 def rms_norm_backward(d: Draw) -> list[tuple]:
-    return [(d.z(), d.statistics()[1], d.row(), d.z(), d.out(d.columns), need_dz) for need_dz in (True, False)]
+    return [
+        (d.z(), d.statistics()[1], d.row(), d.z(), d.out(d.columns), need_dz, plus)
+        for need_dz, plus in ((True, None), (True, d.z()), (False, None))
+    ]
 
 
 def windows(d: Draw) -> Iterator[tuple[np.ndarray, Any, int]]:
@@ -326,6 +336,7 @@ TABLE: dict[str, Rows] = {
     ],
     "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,
+    "linear_add": linear_add,
     "linear_backward": linear_backward,
     "linear_relu": linear,
     "linear_gelu_backward": linear_gelu_backward,

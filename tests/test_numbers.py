@@ -41,7 +41,7 @@ def test_equal_numbers_are_normalized_to_zero(c, n, dtype):
     for norm in of_numpy("layer_norm", row, gamma, beta, 1e-5):
         u, mean, scale = norm(row, gamma, beta, 1e-5)
         assert not np.any(u)
-        backward = (row, mean, scale, gamma, np.ones_like(row), np.empty(n, dtype), np.empty(n, dtype), True)
+        backward = (row, mean, scale, gamma, np.ones_like(row), np.empty(n, dtype), np.empty(n, dtype), True, None)
         for norm_backward in of_numpy("layer_norm_backward", *backward):
             assert np.all(np.isfinite(norm_backward(*backward)))
             assert not np.any(backward[5])
@@ -77,7 +77,7 @@ def test_norms_of_any_numbers_are_those_of_float64(kind):
     for norm in of_numpy("layer_norm", z, gamma, beta, eps):
         u, mean, scale = norm(z, gamma, beta, eps)
         np.testing.assert_allclose(u, x, atol=2e-5)
-        backward = (z, mean, scale, gamma, v, np.empty(n, "float32"), np.empty(n, "float32"), True)
+        backward = (z, mean, scale, gamma, v, np.empty(n, "float32"), np.empty(n, "float32"), True, None)
         for norm_backward in of_numpy("layer_norm_backward", *backward):
             np.testing.assert_allclose(norm_backward(*backward), dz_64, atol=1e-5 * np.max(np.abs(dz_64)))
     images = z.reshape(1, 8, n)
@@ -100,7 +100,7 @@ def test_sums_over_a_million_rows():
         "linear_backward": (one, sums[:1], v, np.empty((1, 3), "float32"), sums[3], False),
         "linear_gelu_backward": (one, sums[:1], np.full_like(v, 100), v, np.empty((1, 3), "float32"), sums[3], False),
         "linear_relu_backward": (one, sums[:1], v, v, np.empty((1, 3), "float32"), sums[3], False),
-        "layer_norm_backward": (v, 0 * one, one, three, v, sums[2], sums[3], False),
+        "layer_norm_backward": (v, 0 * one, one, three, v, sums[2], sums[3], False, None),
         "batch_norm_backward": (v, 0 * three, three, three, v, 1e-5, True, sums[2], sums[3], False),
         "scatter_add": (v, np.full(MILLION, 3), sums),
     }

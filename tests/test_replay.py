@@ -239,6 +239,35 @@ def test_a_bias_comes_with_the_product(cupy, of_a, of_b, dtype):
             assert np.max(np.abs(out.get() - expected) / scale) <= tolerance
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("how", HOW)
+def test_a_product_and_a_sum(cupy, how, bias, dtype, monkeypatch):
+    """By the same call of cublasLt where it adds a bias, also to an array that begins anywhere; nothing else is written."""
+    from bpcore.kernels.cuda.engine import cublaslt
+
+    rng, n = np.random.default_rng(4), 40
+    (host_z, z), (host_W, W) = (views(cupy, rng, shape, dtype, "as it is") for shape in ((33, 24), (24, n)))
+    host_b, b = views(cupy, rng, (1, n), dtype, "as it is")
+    host_x, x = views(cupy, rng, (33, n), dtype, how)
+    odd = cupy.zeros(33 * n + 1, dtype=dtype)[1:].reshape(33, n)
+    odd[...] = x
+    exact = host_z.astype(np.float64) @ host_W.astype(np.float64) + host_x + (host_b if bias else 0.0)
+    for library in (cublaslt.LIBRARY, None):
+        monkeypatch.setattr(cublaslt, "LIBRARY", library)
+        for at in (x, odd):
+            if EMULATED:
+                from emulator.cublaslt import calls
+
+                calls.clear()
+            u = bp.functional.linear_add(z, W, b[0] if bias else None, at)
+            assert np.max(np.abs(u.get().astype(np.float64) - exact)) <= 2 * TOLERANCE[dtype] * np.max(np.abs(exact)) + 1e-13
+            assert np.array_equal(at.get(), host_x)
+            dense = at is odd or how == "as it is"
+            if EMULATED and library is not None and bias and dense and dtype != "float64":
+                assert [call["beta"] for call in calls] == [1.0]
+
+
 def test_what_has_no_bias_in_its_product(cupy, monkeypatch):
     """float64, no rows, and columns that lie apart: a kernel adds the bias; so it does without cublasLt."""
     from bpcore.kernels.cuda.engine import cublaslt

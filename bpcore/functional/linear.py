@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from bpcore.array import Array, namespace
 from bpcore.functional.activations import gelu_backward, relu, relu_backward
+from bpcore.functional.arithmetic import add
 from bpcore.functional.numerics import sum_over
 from bpcore.primitive import primitive
 
-__all__ = ["linear", "linear_backward", "linear_gelu_backward", "linear_relu", "linear_relu_backward"]
+__all__ = ["linear", "linear_add", "linear_backward", "linear_gelu_backward", "linear_relu", "linear_relu_backward"]
 
 
 def rows(z: Array) -> Array:
@@ -48,6 +49,12 @@ def linear_backward(z: Array, W: Array, v: Array, dW: Array, db: Array | None, n
     if db is not None:
         db[...] = sum_over(v_rows, 0)
     return xp.reshape(v_rows @ W.T, z.shape) if need_dz else None
+
+
+@primitive()
+def linear_add(z: Array, W: Array, b: Array | None, x: Array) -> Array:
+    """x + z W + b: MM and the sum with x (..., n) of a residual connection."""
+    return add(x, linear(z, W, b))
 
 
 @primitive()

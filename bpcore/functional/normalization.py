@@ -31,12 +31,20 @@ def layer_norm(z: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, 
 
 @primitive(float32=True, writes=("dgamma", "dbeta"))
 def layer_norm_backward(
-    z: Array, mean: Array, scale: Array, gamma: Array, v: Array, dgamma: Array, dbeta: Array, need_dz: bool
+    z: Array,
+    mean: Array,
+    scale: Array,
+    gamma: Array,
+    v: Array,
+    dgamma: Array,
+    dbeta: Array,
+    need_dz: bool,
+    plus: Array | None,
 ) -> Array | None:
     """B[LN, ·](v). With x = (z - μ) / √(s² + ε) and w = γ ⊙ v: dz = (w - mean(w) - x mean(w x)) / √(s² + ε).
 
     mean, scale: as `layer_norm` returns them. Writes dgamma = Σ v x and dbeta = Σ v, summed over rows. Returns dz (..., n), or
-    None unless need_dz.
+    None unless need_dz. plus (..., n): if it is not None, plus + dz is returned.
     """
     xp = namespace(z)
     x = (z - z[..., :1] - mean) * scale
@@ -45,7 +53,8 @@ def layer_norm_backward(
     if not need_dz:
         return None
     w = v * gamma
-    return scale * (w - xp.mean(w, axis=-1, keepdims=True) - x * xp.mean(w * x, axis=-1, keepdims=True))
+    dz = scale * (w - xp.mean(w, axis=-1, keepdims=True) - x * xp.mean(w * x, axis=-1, keepdims=True))
+    return dz if plus is None else plus + dz
 
 
 @primitive(float32=True)
@@ -61,10 +70,12 @@ def rms_norm(z: Array, gamma: Array, eps: float) -> tuple[Array, Array]:
 
 
 @primitive(float32=True, writes=("dgamma",))
-def rms_norm_backward(z: Array, scale: Array, gamma: Array, v: Array, dgamma: Array, need_dz: bool) -> Array | None:
+def rms_norm_backward(
+    z: Array, scale: Array, gamma: Array, v: Array, dgamma: Array, need_dz: bool, plus: Array | None
+) -> Array | None:
     """B[RMSNorm, ·](v). With x = z / √(mean(z²) + ε) and w = γ ⊙ v: dz = (w - x mean(w x)) / √(mean(z²) + ε).
 
-    Writes dgamma = Σ v x, summed over rows. Returns dz (..., n), or None unless need_dz.
+    Writes dgamma = Σ v x, summed over rows. Returns dz (..., n), or None unless need_dz. plus: as in `layer_norm_backward`.
     """
     xp = namespace(z)
     x = z * scale
@@ -72,7 +83,8 @@ def rms_norm_backward(z: Array, scale: Array, gamma: Array, v: Array, dgamma: Ar
     if not need_dz:
         return None
     w = v * gamma
-    return scale * (w - x * xp.mean(w * x, axis=-1, keepdims=True))
+    dz = scale * (w - x * xp.mean(w * x, axis=-1, keepdims=True))
+    return dz if plus is None else plus + dz
 
 
 def grouped_shape(z: Array, groups: int) -> tuple[int, int, int, int]:

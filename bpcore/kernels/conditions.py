@@ -76,6 +76,15 @@ class Conditions:
         return x is None or (x.dtype.char == "?" and self.contiguous(x))
 
 
+def but_last(serves: Callable[..., bool]) -> Callable[..., bool]:
+    """The condition `serves` on all arguments but the last, which the twin takes in any layout."""
+
+    def condition(first: Any, /, *others: Any) -> bool:
+        return serves(first, *others[:-1])
+
+    return condition
+
+
 COMPILED = Conditions("fd", "carray", "farray")  # carray: writable too, since the loops are compiled for no read-only arrays
 CUDA = Conditions("eEfd", "c_contiguous", "f_contiguous")
 

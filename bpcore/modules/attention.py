@@ -13,6 +13,7 @@ from bpcore.functional.positions import rotate_heads
 from bpcore.initializers import GlorotUniform, Zeros
 from bpcore.module import Mode, Module, Parameter, Windows
 from bpcore.modules.dropout import Dropout
+from bpcore.modules.linear import linear_plus
 from bpcore.modules.positions import even
 
 __all__ = ["MultiHeadAttention"]
@@ -51,7 +52,12 @@ class MultiHeadAttention(Module):
             "b_o": Parameter((self.d,), Zeros(), decay=False),
         }
 
-    def forward(self, theta: Windows, z: Array, mask: Array | None = None, *, mode: Mode) -> tuple[Array, Any]:
+    def _adds(self, mode: Mode | None) -> bool:
+        return mode is not None
+
+    def forward(
+        self, theta: Windows, z: Array, mask: Array | None = None, *, mode: Mode, plus: Array | None = None
+    ) -> tuple[Array, Any]:
         z = expect_features(self, theta, z, self.d, theta.W, "d")
         if z.ndim != 3:
             raise ValueError(f"{self.name(theta)} expected (n, tokens, d), got z of shape {tuple(z.shape)}; reshape the data")
@@ -66,7 +72,7 @@ class MultiHeadAttention(Module):
             qkv = rotate_heads(qkv, self.heads, 1.0)
         keep = mode.keep(theta, self.weights_like(z), self.dropout) if mode.training and self.dropout else None
         mixed, L = attention(qkv, self.heads, self.causal, mask, keep, self.dropout)
-        return linear(mixed, theta.W_o, theta.b_o), (z, qkv, mask, keep, mixed, L)
+        return linear_plus(mixed, theta.W_o, theta.b_o, plus), (z, qkv, mask, keep, mixed, L)
 
     def backward(self, theta: Windows, saved: Any, v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         z, qkv, mask, keep, mixed, L = saved

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bpcore.arguments import show
-from bpcore.array import Array
+from bpcore.array import Array, is_floating
 from bpcore.expect import expect_floats
 from bpcore.functional.arithmetic import add
+from bpcore.library import is_array
 from bpcore.module import (
     Fixed,
     Mode,
@@ -19,10 +20,13 @@ from bpcore.module import (
     expect_known,
     run,
     run_backward,
+    run_backward_plus,
+    run_plus,
     wrong_inputs,
     wrong_result,
 )
 from bpcore.modules.activations import GELU, ReLU
+from bpcore.modules.dropout import Dropout
 from bpcore.modules.linear import Linear, LinearGELU, LinearReLU
 
 __all__ = ["Recompute", "Residual", "Sequential"]
@@ -111,13 +115,27 @@ class Sequential(Container):
         other.steps = fused(children.values())
         return other
 
-    def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode) -> tuple[Any, Any]:
+    def _adds(self, mode: Mode | None) -> bool:
+        return self.adding(mode) is not None
+
+    def adding(self, mode: Mode | None) -> int | None:
+        """The index of the step that adds `plus`: the last one, before dropout that does nothing; in backward the first one."""
+        for i, module in self.steps if mode is None else reversed(self.steps):
+            if mode is None or not (isinstance(module, Dropout) and module.idle(mode)):
+                return i if module._adds(mode) else None
+        return None
+
+    def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode, plus: Array | None = None) -> tuple[Any, Any]:
         if further:
-            return self.forward_further(theta, z, further, mode)
+            return self.forward_further(theta, z, further, mode, plus)
         saved: list[Any] = []
+        adding = None if plus is None else self.adding(mode)
         try:
             for i, module in self.steps:
-                result = module.forward(theta.children[i], z, mode=mode)
+                if i == adding:
+                    result = module.forward(theta.children[i], z, mode=mode, plus=plus)
+                else:
+                    result = module.forward(theta.children[i], z, mode=mode)
                 if type(result) is not tuple or len(result) != 2:
                     raise wrong_result(module, theta.children[i], result)
                 z, for_backward = result
@@ -129,35 +147,46 @@ class Sequential(Container):
             raise
         return z, saved
 
-    def backward(self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True) -> Any:
+    def backward(
+        self, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True, plus: Array | None = None
+    ) -> Any:
         if type(saved) is tuple:
-            return self.backward_further(theta, saved, v, gradient, need_dz)
+            return self.backward_further(theta, saved, v, gradient, need_dz, plus)
         first = 0 if need_dz else self.first
         # dJ/dθ[i] as soon as dJ/du[i] is known (7.74, 7.75); then what module i saved is released
         try:
             for i, module in reversed(self.steps):
                 if i < first:
                     break
-                v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+                if plus is None or i > 0:
+                    v = module.backward(theta.children[i], saved.pop(), v, gradient.children[i], need_dz or i > first)
+                else:
+                    v = run_backward(module, theta.children[i], saved.pop(), v, gradient.children[i], need_dz, plus)
         except (TypeError, AttributeError) as error:
             expect_backward(module, theta.children[i], v, gradient.children[i])
             expect_known(module, theta.children[i], error)
             raise
         return v if need_dz else None
 
-    def forward_further(self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode) -> tuple[Any, Any]:
+    def forward_further(
+        self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode, plus: Array | None
+    ) -> tuple[Any, Any]:
         """`forward` with further inputs; saved is (the list of what modules saved, the number of further inputs)."""
         if len(further) > len(self.further):
             raise wrong_inputs(self, theta, ("z", *self.further), 1 + len(further))
         named = dict(zip(self.further, further, strict=False))
         saved: list[Any] = []
+        adding = None if plus is None else self.adding(mode)
         for i, module in self.steps:
-            z, for_backward = run(module, theta.children[i], (z, *chosen(module, named)), mode)
+            to_it = {"plus": plus} if i == adding else {}
+            z, for_backward = run(module, theta.children[i], (z, *chosen(module, named)), mode, **to_it)
             saved.append(for_backward if mode.saving else None)
             for_backward = None  # release it before the next module needs memory
         return z, (saved, len(further))
 
-    def backward_further(self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool) -> Any:
+    def backward_further(
+        self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool, plus: Array | None
+    ) -> Any:
         """`backward` with further inputs: (dz, the gradient of each further input or None)."""
         of_children, n_further = saved
         first = 0 if need_dz else self.first
@@ -165,7 +194,8 @@ class Sequential(Container):
         for i, module in reversed(self.steps):
             if i < first:
                 break
-            v = run_backward(module, theta.children[i], of_children.pop(), v, gradient.children[i], need_dz or i > first)
+            to_it = (need_dz or i > first,) if plus is None or i > 0 else (need_dz, plus)
+            v = run_backward(module, theta.children[i], of_children.pop(), v, gradient.children[i], *to_it)
             if isinstance(v, tuple):
                 v, *of_further = v
                 for name, d in zip(module.further, of_further, strict=False):
@@ -191,17 +221,17 @@ class Residual(Container):
 
     def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode) -> tuple[Array, list[Any]]:
         body, windows = self.children["body"], theta.children[0]
-        u, saved = run(body, windows, (z, *further), mode)
+        floating, inputs = is_array(z) and is_floating(z), (z, *further)
+        u, saved = run_plus(body, windows, inputs, mode, z) if floating else run(body, windows, inputs, mode)
         if tuple(u.shape) != tuple(z.shape):
             got = f"{tuple(z.shape)} to {tuple(u.shape)}"
             raise ValueError(f"{self.name(theta)} expected a body that keeps the shape, got {got}; make its sizes agree")
-        return add(z if z.dtype == u.dtype else expect_floats(self, theta, z), u), [saved]
+        if not floating:
+            u = add(z if z.dtype == u.dtype else expect_floats(self, theta, z), u)
+        return u, [saved]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
-        dz = run_backward(self.children["body"], theta.children[0], saved.pop(), v, gradient.children[0], need_dz)
-        if not need_dz:
-            return None
-        return (add(v, dz[0]), *dz[1:]) if isinstance(dz, tuple) else add(v, dz)
+        return run_backward_plus(self.children["body"], theta.children[0], saved, v, gradient.children[0], need_dz, v)
 
 
 class Recompute(Container):

@@ -22,9 +22,13 @@ class Dropout(Module):
     def __init__(self, p: float):
         self.p = number("p", p, "0 <= p < 1", lambda p: 0 <= p < 1, of=self)
 
+    def idle(self, mode: Mode) -> bool:
+        """Whether u = z."""
+        return not mode.training or self.p == 0
+
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array | None]:
         z = expect_floats(self, theta, z)
-        if not mode.training or self.p == 0:
+        if self.idle(mode):
             return z, None
         keep = mode.keep(theta, z, self.p)
         return dropout(z, keep, self.p), keep
@@ -43,7 +47,7 @@ class Dropout2d(Dropout):
         if z.ndim < 2:
             raise ValueError(f"{self.name(theta)} expected (n, ..., channels), got z of shape {tuple(z.shape)}; add an axis")
         z = expect_floats(self, theta, z)
-        if not mode.training or self.p == 0:
+        if self.idle(mode):
             return z, None
         keep = mode.keep(theta, z[:, *(slice(0, 1) for _ in z.shape[1:-1]), :], self.p)
         return dropout(z, keep, self.p), keep

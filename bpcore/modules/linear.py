@@ -6,7 +6,7 @@ from bpcore.arguments import flag, show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
 from bpcore.functional.activations import gelu
-from bpcore.functional.linear import linear, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
+from bpcore.functional.linear import linear, linear_add, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 
@@ -34,12 +34,22 @@ class Linear(Module):
             "b": Parameter((self.n_out,), Zeros(), decay=False) if self.bias else None,
         }
 
-    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Array]:
+    def _adds(self, mode: Mode | None) -> bool:
+        return mode is not None
+
+    def forward(self, theta: Windows, z: Array, mode: Mode, *, plus: Array | None = None) -> tuple[Array, Array]:
         z = expect_features(self, theta, z, self.n_in, theta.W, "n_in")
-        return linear(z, theta.W, theta.b), z
+        return linear(z, theta.W, theta.b) if plus is None else linear_plus(z, theta.W, theta.b, plus), z
 
     def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
         return linear_backward(saved, theta.W, v, gradient.W, gradient.b, need_dz)
+
+
+def linear_plus(z: Array, W: Array, b: Array | None, plus: Array | None) -> Array:
+    """u = z W + b, or plus + u if there is an array `plus` of u's shape."""
+    if plus is None or tuple(plus.shape) != (*z.shape[:-1], W.shape[1]):
+        return linear(z, W, b)
+    return linear_add(z, W, b, plus)
 
 
 class LinearStep(Module):

@@ -39,14 +39,19 @@ class LayerNorm(Module):
             "beta": Parameter((self.n,), Zeros(), decay=False),
         }
 
+    def _adds(self, mode: Mode | None) -> bool:
+        return mode is None
+
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Saved]:
         z = expect_features(self, theta, z, self.n, theta.gamma, "n")
         u, mean, scale = layer_norm(z, theta.gamma, theta.beta, self.eps)
         return u, (z, mean, scale)
 
-    def backward(self, theta: Windows, saved: Saved, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
+    def backward(
+        self, theta: Windows, saved: Saved, v: Array, gradient: Windows, need_dz: bool = True, plus: Array | None = None
+    ) -> Array | None:
         z, mean, scale = saved
-        return layer_norm_backward(z, mean, scale, theta.gamma, v, gradient.gamma, gradient.beta, need_dz)
+        return layer_norm_backward(z, mean, scale, theta.gamma, v, gradient.gamma, gradient.beta, need_dz, plus)
 
 
 class RMSNorm(Module):
@@ -64,16 +69,25 @@ class RMSNorm(Module):
         self.eps = number("eps", eps, "eps > 0", lambda eps: eps > 0, of=self)
         self.parameters = {"gamma": Parameter((self.n,), Constant(1.0), decay=False)}
 
+    def _adds(self, mode: Mode | None) -> bool:
+        return mode is None
+
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Array]]:
         z = expect_features(self, theta, z, self.n, theta.gamma, "n")
         u, scale = rms_norm(z, theta.gamma, self.eps)
         return u, (z, scale)
 
     def backward(
-        self, theta: Windows, saved: tuple[Array, Array], v: Array, gradient: Windows, need_dz: bool = True
+        self,
+        theta: Windows,
+        saved: tuple[Array, Array],
+        v: Array,
+        gradient: Windows,
+        need_dz: bool = True,
+        plus: Array | None = None,
     ) -> Array | None:
         z, scale = saved
-        return rms_norm_backward(z, scale, theta.gamma, v, gradient.gamma, need_dz)
+        return rms_norm_backward(z, scale, theta.gamma, v, gradient.gamma, need_dz, plus)
 
 
 class GroupNorm(Module):

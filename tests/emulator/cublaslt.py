@@ -95,7 +95,7 @@ def matmul(handle, desc, alpha, A, a, B, b, beta, C, c, D, d, choice, workspace,
     bias, compute, ta, tb = desc.attributes[8], desc.compute, desc.attributes.get(3, 0), desc.attributes.get(4, 0)
     scale = COMPUTED[compute][0]
     one, zero = (float(at(p, (), (), scale)) for p in (alpha, beta))
-    calls.append({"sizes": (m, n, k), "compute": compute})
+    calls.append({"sizes": (m, n, k), "compute": compute, "beta": zero})
 
     def columns(pointer: int, of: Any) -> np.ndarray:
         size = of.dtype.itemsize
@@ -108,7 +108,7 @@ def matmul(handle, desc, alpha, A, a, B, b, beta, C, c, D, d, choice, workspace,
             left, right = tf32(left), tf32(right)
         columns(D, d)[...] = one * (left @ right) + (zero * columns(C, d) if zero else 0.0) + row[:, None].astype(np.float64)
 
-    state.enqueue(work, A, B, D, bias)
+    state.enqueue(work, A, B, D, bias, *((C,) if zero else ()), written=(D,))
     return SUCCESS
 
 

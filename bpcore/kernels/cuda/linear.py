@@ -9,11 +9,18 @@ import numpy as np
 
 from bpcore.functional.activations import gelu_backward, relu_backward
 from bpcore.functional.arithmetic import matmul
-from bpcore.functional.linear import linear, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
+from bpcore.functional.linear import (
+    linear,
+    linear_add,
+    linear_backward,
+    linear_gelu_backward,
+    linear_relu,
+    linear_relu_backward,
+)
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine import cublaslt
 from bpcore.kernels.cuda.engine.gemm import gemm
-from bpcore.kernels.cuda.engine.launch import each_row, pointer
+from bpcore.kernels.cuda.engine.launch import each_row, each_wide, pointer
 from bpcore.kernels.cuda.engine.sums import sum_columns
 from bpcore.primitive import twin
 
@@ -36,17 +43,20 @@ def _(a, b):
     return gemm(a, b, cupy.empty((*batch, a.shape[-2], b.shape[-1]), a.dtype))
 
 
-def affine(a: Any, b: Any, out: Any, bias: Any) -> None:
-    """Write a @ b + bias to out: matrices, and bias a row or None."""
-    if bias is None or not cublaslt.affine(a, b, out, bias):
+def affine(a: Any, b: Any, out: Any, bias: Any, plus: Any = None) -> None:
+    """Write a @ b + bias + plus to out: matrices, bias a row or None, plus an array like out or None."""
+    if bias is None or not cublaslt.affine(a, b, out, bias, plus):
         gemm(a, b, out)
         add_rows(out, bias)
+        if plus is not None:
+            each_wide("sums", "add", out.dtype.char, out.size, out, plus, out)
 
 
-def product(z: Any, W: Any, b: Any = None) -> Any:
-    """z W + b over the last axis."""
+def product(z: Any, W: Any, b: Any = None, plus: Any = None) -> Any:
+    """z W + b over the last axis, and `plus` added to it."""
     u = cupy.empty((*z.shape[:-1], W.shape[1]), z.dtype)
-    affine(z.reshape(-1, W.shape[0]), W, u.reshape(-1, W.shape[1]), b)
+    rows = u.reshape(-1, W.shape[1])
+    affine(z.reshape(-1, W.shape[0]), W, rows, b, plus if plus is None else plus.reshape(rows.shape))
     return u
 
 
@@ -67,6 +77,16 @@ def products_backward(z: Any, W: Any, v_rows: Any, dW: Any, need_dz: bool) -> An
 @twin(linear, serves=CUDA.linear)
 def _(z, W, b):
     return product(z, W, b)
+
+
+def dense_x(z: Any, W: Any, b: Any, x: Any) -> bool:
+    """As `CUDA.linear`, for x too, which has the shape of z W."""
+    return CUDA.linear(z, W, b) and CUDA.dense(z, x) and x.shape == (*z.shape[:-1], W.shape[1])
+
+
+@twin(linear_add, serves=dense_x)
+def _(z, W, b, x):
+    return product(z, W, b, x)
 
 
 @twin(linear_relu, serves=CUDA.linear)

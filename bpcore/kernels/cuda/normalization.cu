@@ -69,16 +69,16 @@ extern "C" __global__ void __launch_bounds__(1024) normalize(Int teams, Int betw
     });
 }
 
-// dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; if mean is null, without the term mean(w).
+// dz = scale (w - mean(w) - x mean(w x)) with w = gamma v; if mean is null, without the term mean(w). Unless plus is null, dz + plus.
 extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams, Int between, Int groups, Int width, const T *z,
                                                                       const A *mean, const A *scale, const T *gamma, const T *v,
-                                                                      T *dz)
+                                                                      const T *plus, T *dz)
 {
     const Int team = team_row(), size = team < teams ? between * width : 0;
     const Group group = group_of(team, between, groups, width), channels = channels_of(team, between, groups, width);
     const A centre = mean && size ? A(mean[team]) : A(0), factor = size ? A(scale[team]) : A(0);
     const A start = mean && size ? A(z[group.from]) : A(0), count = A(between * width);
-    widely(width % WIDE == 0 && aligned(z, gamma, v, dz), [&](auto w) {
+    widely(width % WIDE == 0 && aligned(z, gamma, v, plus, dz), [&](auto w) {
         constexpr int W = w.value;
         A gv_sum = 0, gvx_sum = 0;
         GROUP(i) {
@@ -91,9 +91,13 @@ extern "C" __global__ void __launch_bounds__(1024) normalize_backward(Int teams,
         gv_sum = mean ? team_sum(gv_sum) / count : A(0);
         gvx_sum = team_sum(gvx_sum) / count;
         GROUP(i) {
-            const auto f = [&](A x, A g, A v) { return factor * (g * v - gv_sum - x * factor * gvx_sum); };
-            const Pack<W, A> g = read<W>(gamma + place(channels, i));
-            write(dz + place(group, i), mapped(f, CENTRED(i), g, read<W>(v + place(group, i))));
+            const auto f = [&](A x, A g, A v, A more) {
+                const A dz = factor * (g * v - gv_sum - x * factor * gvx_sum);
+                return plus ? dz + more : dz;
+            };
+            const Int j = place(group, i);
+            const Pack<W, A> g = read<W>(gamma + place(channels, i)), more = plus ? read<W>(plus + j) : Pack<W, A>{};
+            write(dz + j, mapped(f, CENTRED(i), g, read<W>(v + j), more));
         }
     });
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import cupy
 
+from bpcore.functional.arithmetic import add
 from bpcore.functional.normalization import (
     group_norm,
     group_norm_backward,
@@ -15,7 +16,7 @@ from bpcore.functional.normalization import (
     rms_norm,
     rms_norm_backward,
 )
-from bpcore.kernels.conditions import CUDA
+from bpcore.kernels.conditions import CUDA, but_last
 from bpcore.kernels.cuda.engine.launch import kernel, pointer, teams
 from bpcore.kernels.cuda.engine.sums import scratch, sum_columns, with_statistics
 from bpcore.primitive import twin
@@ -38,13 +39,14 @@ def forward(z: Any, gamma: Any, beta: Any, eps: float, mean: Any, scale: Any, gr
     return u
 
 
-def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0) -> Any:
-    """Returns dz."""
-    dz = cupy.empty_like(z)
+def backward(z: Any, mean: Any, scale: Any, gamma: Any, v: Any, groups: int = 0, plus: Any = None) -> Any:
+    """Returns dz, or plus + dz."""
+    dz, fits = cupy.empty_like(z), plus is not None and plus.shape == z.shape and CUDA.dense(z, plus)
     sizes = group_sizes(z, groups)
     grid, block = teams(sizes[0], sizes[1] * sizes[3], z.dtype.char)
-    kernel("normalization", "normalize_backward", z.dtype.char)(grid, block, (*sizes, z, pointer(mean), scale, gamma, v, dz))
-    return dz
+    arguments = *sizes, z, pointer(mean), scale, gamma, v, pointer(plus if fits else None), dz
+    kernel("normalization", "normalize_backward", z.dtype.char)(grid, block, arguments)
+    return dz if fits or plus is None else add(plus, dz)
 
 
 @twin(layer_norm, serves=CUDA.nonempty)
@@ -53,10 +55,10 @@ def _(z, gamma, beta, eps):
     return forward(z, gamma, beta, eps, mean, scale), mean, scale
 
 
-@twin(layer_norm_backward, serves=with_statistics(2))
-def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+@twin(layer_norm_backward, serves=but_last(with_statistics(2)))
+def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     sum_columns(v, dbeta, z, mean, scale, dgamma)
-    return backward(z, mean, scale, gamma, v) if need_dz else None
+    return backward(z, mean, scale, gamma, v, plus=plus) if need_dz else None
 
 
 @twin(rms_norm, serves=CUDA.nonempty)
@@ -65,10 +67,10 @@ def _(z, gamma, eps):
     return forward(z, gamma, None, eps, None, scale), scale
 
 
-@twin(rms_norm_backward, serves=with_statistics(1))
-def _(z, scale, gamma, v, dgamma, need_dz):
+@twin(rms_norm_backward, serves=but_last(with_statistics(1)))
+def _(z, scale, gamma, v, dgamma, need_dz, plus):
     sum_columns(v, None, z, None, scale, dgamma)
-    return backward(z, None, scale, gamma, v) if need_dz else None
+    return backward(z, None, scale, gamma, v, plus=plus) if need_dz else None
 
 
 @twin(group_norm, serves=CUDA.nonempty)

@@ -15,7 +15,7 @@ from bpcore.functional.normalization import (
     rms_norm_backward,
 )
 from bpcore.functional.numerics import PART
-from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.conditions import COMPILED, but_last
 from bpcore.kernels.fast.batch_normalization import add_moments, add_products, add_rows, combined, scaled
 from bpcore.kernels.fast.engine.arrays import all_finite, exact, flush_threshold, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
@@ -117,8 +117,8 @@ def _run_norm_backward(z, mean, scale, gamma, v, centred, sums, dz):
     share(_norm_backward, sums.shape[1], team(z, COST * z.size), (z, mean, scale, gamma, v, centred, sums, dz))
 
 
-def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
-    """Writes dgamma and dbeta. Returns dz, or None unless need_dz."""
+def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus, centred):
+    """Writes dgamma and dbeta. Returns dz, or plus + dz if `plus` is not None, or None unless need_dz."""
     n = z.shape[-1]
     n_rows = z.size // n
     sums = np.zeros((2, max(min(PARTS, n_rows), n_rows // PART), n), z.dtype)
@@ -126,17 +126,19 @@ def norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, centred):
     _run_norm_backward(rows(z), mean.reshape(-1), scale.reshape(-1), gamma, rows(v), centred, sums, rows(dz))
     np.add.reduce(sums[0], axis=0, out=dgamma)
     np.add.reduce(sums[1], axis=0, out=dbeta)
-    return dz if need_dz else None
+    if not need_dz:
+        return None
+    return dz if plus is None else np.add(plus, dz, out=dz)
 
 
-@twin(layer_norm_backward, serves=COMPILED.nonempty)
-def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
-    return norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, True)
+@twin(layer_norm_backward, serves=but_last(COMPILED.nonempty))
+def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
+    return norm_backward(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus, True)
 
 
-@twin(rms_norm_backward, serves=COMPILED.nonempty)
-def _(z, scale, gamma, v, dgamma, need_dz):
-    return norm_backward(z, np.zeros_like(scale), scale, gamma, v, dgamma, np.empty_like(dgamma), need_dz, False)
+@twin(rms_norm_backward, serves=but_last(COMPILED.nonempty))
+def _(z, scale, gamma, v, dgamma, need_dz, plus):
+    return norm_backward(z, np.zeros_like(scale), scale, gamma, v, dgamma, np.empty_like(dgamma), need_dz, plus, False)
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.functional.linear import linear, linear_backward, linear_relu
+from bpcore.functional.linear import linear, linear_add, linear_backward, linear_relu
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.numpy.engine.blocks import ZEROS
 from bpcore.primitive import twin
@@ -41,6 +41,17 @@ def _linear(z, W, b):
     if b is not None:
         np.add(u, b, out=u)
     return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])
+
+
+def fits(z, W, b, x):
+    """Whether the sum of x and u = z W + b has u's shape and dtype."""
+    return x.shape == (*z.shape[:-1], W.shape[1]) and x.dtype == z.dtype == W.dtype
+
+
+@twin(linear_add, serves=fits)
+def _(z, W, b, x):
+    u = linear(z, W, b)
+    return np.add(x, u, out=u)
 
 
 @twin(linear_backward)

@@ -30,7 +30,7 @@ def _(z, gamma, beta, eps):
 
 
 @twin(layer_norm_backward, serves=not_half)
-def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     n = z.shape[-1]
     x = np.subtract(z, z[..., :1])
     np.subtract(x, mean, out=x)
@@ -44,4 +44,5 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     np.multiply(v, gamma, out=w)
     np.subtract(w, np.matmul(v, gamma)[..., None] / n, out=w)
     np.subtract(w, x, out=w)
-    return np.multiply(w, scale, out=w)
+    np.multiply(w, scale, out=w)
+    return w if plus is None else np.add(plus, w, out=w)

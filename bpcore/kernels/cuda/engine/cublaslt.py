@@ -1,4 +1,4 @@
-"""Products plus a row, a @ b + bias, in one pass by cublasLt, the part of cuBLAS that takes such an epilogue.
+"""Products plus a row and a matrix, a @ b + bias + plus, in one pass by cublasLt, the part of cuBLAS that takes such an epilogue.
 
 A plan is made once for shapes, strides, dtypes and alignments, outside of a capture: a step that is recorded has run before. The
 workspace is that of the stream's cuBLAS handle. The epilogue RELU_BIAS is not used: nothing says that NaN stays NaN in it.
@@ -85,7 +85,10 @@ def handle(thread: int) -> ctypes.c_void_p:
 
 
 class Plan:
-    """How to compute a @ b + bias for arrays of these layouts. cublasLt reads by columns: its A is bᵀ, its B is aᵀ, D is outᵀ."""
+    """How to compute a @ b + bias + plus for arrays of these layouts, where plus has that of out, or is absent.
+
+    cublasLt reads by columns: its A is bᵀ, its B is aᵀ, C is plusᵀ, D is outᵀ.
+    """
 
     def __init__(self, specs: Sequence[ArraySpec], layouts: Sequence[Any], alignments: Sequence[int], bias: int, compute: int):
         self.handle = handle(threading.get_ident())
@@ -117,20 +120,21 @@ class Plan:
             self.bias.value = bias
             put("MatmulDesc", self.description, BIAS_POINTER, self.bias)
 
-    def __call__(self, a: int, b: int, out: int, bias: int) -> None:
+    def __call__(self, a: int, b: int, out: int, bias: int, plus: int | None) -> None:
         """Launch on the current stream, with these addresses."""
         self.point(bias)
         left, right, result = self.layouts
         of_stream = cublas.current()
-        operands = ONE, b, left, a, right, ZERO, out, result, out, result
+        beta, c = (ZERO, out) if plus is None else (ONE, plus)
+        operands = ONE, b, left, a, right, beta, c, result, out, result
         choice = ctypes.addressof(self.choice)
         call("Matmul", self.handle, self.description, *operands, choice, of_stream.workspace.ptr, WORKSPACE, of_stream.stream)
 
 
-def planned(a: Any, b: Any, out: Any, bias: Any) -> Plan | None:
+def planned(a: Any, b: Any, out: Any, bias: Any, plus: Any) -> Plan | None:
     """This thread's plan for such arrays, or None if cublasLt has no algorithm for them, or cannot read them."""
     specs = spec(a), spec(b), spec(out)
-    alignments = tuple(min(16, x.data.ptr & -x.data.ptr) for x in (b, a, out, out, bias))
+    alignments = tuple(min(16, x.data.ptr & -x.data.ptr) for x in (b, a, out if plus is None else plus, out, bias))
     compute = IN_TF32 if out.dtype.char == "f" and tf32.get() else IN_FLOAT32
     key = threading.get_ident(), *specs, alignments, compute
     if key not in PLANS:
@@ -143,12 +147,15 @@ def planned(a: Any, b: Any, out: Any, bias: Any) -> Plan | None:
     return PLANS[key]
 
 
-def affine(a: Any, b: Any, out: Any, bias: Any) -> bool:
-    """Write a @ b + bias to out, if cublasLt can, and return whether it has. a (n, k), b (k, m), out (n, m), bias (m,)."""
+def affine(a: Any, b: Any, out: Any, bias: Any, plus: Any = None) -> bool:
+    """Write a @ b + bias + plus to out, if cublasLt can, and return whether it has.
+
+    a (n, k), b (k, m), out (n, m), bias (m,). plus: None, or another array with the shape, strides and dtype of out.
+    """
     chars = {x.dtype.char for x in (a, b, out, bias)}
     if LIBRARY is None or len(chars) > 1 or not chars <= set(CHARS) or not (a.size and b.size):
         return False
-    plan = planned(a, b, out, bias)
+    plan = planned(a, b, out, bias, plus)
     if plan is not None:
-        plan(a.data.ptr, b.data.ptr, out.data.ptr, bias.data.ptr)
+        plan(a.data.ptr, b.data.ptr, out.data.ptr, bias.data.ptr, plus if plus is None else plus.data.ptr)
     return plan is not None
