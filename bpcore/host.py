@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Set
 from datetime import date, timedelta
 from numbers import Real
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bpcore.arguments import users_level
 from bpcore.context import quiet
 
 NUMBERS = "biuf"  # the kinds of NumPy's dtypes that hold whole numbers, booleans and floats
@@ -93,7 +95,10 @@ def column_names(x: Any) -> list[Any]:
 
 
 def check_index(name: str, parts: tuple[Any, ...]) -> None:
-    """Raise a ValueError if two tables of pandas have the same index in different orders: rows go together by position."""
+    """Raise a ValueError if two tables of pandas have the same index in different orders: rows go together by position.
+
+    If they have other indices, of which neither counts the rows, warn.
+    """
     indices: list[Any] = [part.index for part in parts if hasattr(getattr(part, "index", None), "equals")]
     for index in indices[1:]:
         first = indices[0]
@@ -102,6 +107,18 @@ def check_index(name: str, parts: tuple[Any, ...]) -> None:
                 f"{name}: X and y or weights have the same index in different orders, and rows go together by position; "
                 "put them in one order, e.g. y.loc[X.index], or, if the rows go together already, drop the index: np.asarray(y)"
             )
+        if len(first) == len(index) and not first.equals(index) and not any(map(counts_rows, (first, index))):
+            warnings.warn(
+                f"{name}: X and y or weights have different indices, and rows go together by position; choose the same rows of "
+                "both, or, if they go together already, drop the index: np.asarray(y)",
+                UserWarning,
+                stacklevel=users_level(),
+            )
+
+
+def counts_rows(index: Any) -> bool:
+    """Whether an index of pandas is 0, 1, ...: nobody has chosen rows."""
+    return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
 
 
 def from_columns(table: Any, name: str) -> np.ndarray:
@@ -165,7 +182,12 @@ def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
     if kind in "UST":
         text = np.asarray(found[: min(len(found), 1000)] if found.ndim else found, dtype=object)
         at = at or (f", e.g. {str(text.flat[0])[:30]!r}" if text.size else "")
-        repair = repair if all(map(is_text_of_number, text.flat)) else encoding(name)
+        numbers = [is_text_of_number(value) for value in text.flat]
+        repair = repair if all(numbers) else encoding(name)
+        if sum(numbers) * 2 > len(numbers) > sum(numbers) and not is_label(name):
+            odd = numbers.index(False)
+            at = f" with {str(text.flat[odd])[:30]!r} at {tuple(map(int, np.unravel_index(odd, text.shape)))}"
+            repair = f"make numbers of the texts, e.g. pandas.to_numeric({name}, errors='coerce'), and fill what is missing then"
     repair = {
         "c": f"give real and imaginary parts as features: {name}.real, {name}.imag",
         "M": f"count from a date: ({name} - {name}.min()) / np.timedelta64(1, 'D')",

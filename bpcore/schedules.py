@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpcore.arguments import bounded, flag, given, number, show, text, whole
+from bpcore.arguments import bounded, flag, given, number, show, text, users_level, whole
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "ReduceOnPlateau", "Schedule", "Step", "WarmUp"]
 
@@ -258,11 +259,14 @@ def improved(value: float, best: float, by: float, higher: bool) -> bool:
 
 
 def monitored(record: Mapping[str, Any], name: str) -> float:
-    """record[name], or a ValueError that names the columns of the record."""
+    """record[name], with a warning if it is NaN, or a ValueError that names the columns of the record."""
     if not isinstance(name, str):
         raise TypeError(f"monitor must be the name of a history column, got {show(name)}; e.g. 'test_loss'")
     if name not in record:
         there = ", ".join(record) or "nothing is measured"
         raise ValueError(f"there is no {name!r} to monitor, only {there}; choose one, or pass validation to fit")
     value: float = record[name]
+    if math.isnan(value):
+        message = f"{name} is NaN, so that no epoch can be told to be the better one; monitor another column, or mend the data"
+        warnings.warn(message, RuntimeWarning, stacklevel=users_level())
     return value

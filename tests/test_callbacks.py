@@ -58,7 +58,7 @@ def scripted(monkeypatch, losses: list[float], **options) -> bp.Trainer:
     return run
 
 
-@pytest.mark.filterwarnings("ignore:.* are better; pass higher=")
+@pytest.mark.filterwarnings("ignore:.* are better; pass higher=", "ignore:test_loss is NaN")
 @pytest.mark.parametrize(
     ("losses", "options", "epochs", "best"),
     [
@@ -87,6 +87,20 @@ def test_early_stopping_goes_back_to_the_best(monkeypatch, losses, options, epoc
         run.fit(examples(), examples(seed=1), epochs=50)
     assert len(run.history) == epochs
     np.testing.assert_array_equal(run.network.theta, thetas[best - 1])
+
+
+def test_a_column_that_is_always_nan(monkeypatch, tmp_path):
+    """There is no best epoch: θ stays the last one, no file is written, and a warning says why."""
+    stopping, saving = bp.EarlyStopping(patience=3), bp.Checkpoint(tmp_path / "best.st", best="test_loss")
+    run = scripted(monkeypatch, [math.nan] * 9, callbacks=[stopping, saving])
+    thetas = []
+    run.callbacks = [*run.callbacks, Call(lambda trainer, J: thetas.append(trainer.network.theta.copy()))]
+    with pytest.warns(RuntimeWarning, match="test_loss is NaN, so that no epoch can be told"):
+        run.fit(examples(), examples(seed=1), epochs=9, batch_size=16)
+    assert run.finished == "test_loss was NaN in 3 epochs"
+    assert (stopping.best_epoch, run.history.theta_epoch) == (0, None)
+    np.testing.assert_array_equal(run.network.theta, thetas[-1])
+    assert not (tmp_path / "best.st").exists()
 
 
 class Saved(bp.Callback):

@@ -100,10 +100,18 @@ def test_tables():
     for column, message in (("Paris", "encode it"), (pandas.Timestamp("2020"), "count from a date")):
         with pytest.raises(TypeError, match=f"X expected numbers, got column 'e' of dtype .*; {message}"):
             run.network(table.assign(e=column))
+    prices = ["29.85"] * (len(X) - 1) + [" "]
+    with pytest.raises(TypeError, match=rf"with ' ' at \({len(X) - 1},\); .*pandas.to_numeric\(X\['e'\], errors='coerce'\)"):
+        run.network(table.assign(e=prices))
     with pytest.raises(ValueError, match=r"X has 40 values that are NaN .* at \(0, 1\), in column 'b'; drop or fill"):
         run.fit((table.assign(b=np.nan), Y), epochs=1)
     with pytest.raises(ValueError, match=r"same index in different orders, .*y\.loc\[X\.index\]"):
         run.fit((table, pandas.Series(Y).iloc[::-1]), epochs=1)
+    own, other = table.index + 100, table.index + 200
+    with pytest.warns(UserWarning, match=r"train: X and y or weights have different indices, and rows go together by position"):
+        run.fit((table.set_index(own), pandas.Series(Y, other)), epochs=1)
+    run.fit((table.set_index(own), pandas.Series(Y, own)), epochs=2)
+    run.fit((table.set_index(own), pandas.Series(Y)), epochs=3)  # reset_index
 
 
 def repaired(run, given):

@@ -61,7 +61,7 @@ def test_confusion(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("y", "predicted"), [([0.0], [0]), ([0], [[0.1, 0.9]]), ([0, 1], [0]), (np.array([], int), np.array([], int))]
+    ("y", "predicted"), [([0.5], [0]), ([0], [[0.1, 0.9]]), ([0, 1], [0]), (np.array([], int), np.array([], int))]
 )
 def test_confusion_refuses(y, predicted):
     with pytest.raises(ValueError, match=r"expected two vectors of class indices, got .*pass scores.argmax\(axis=1\)"):
@@ -149,6 +149,8 @@ REFUSED_BY_CONFUSION = [
     ),
     (([0, 1], [0, 1]), {"names": "ab"}, TypeError, r"names must be a list .*, got 'ab'; e.g. \['cat', 'dog'\]"),
     (([0, 1], [0, 1]), {"names": {0: "a", 1: "b"}}, TypeError, "names must be a list with the name of each class"),
+    (([0, 1], [0, 1]), {"names": {"cat", "dog"}}, TypeError, "names must be a list with the name of each class"),  # no order
+    (([0.0, 1.0], [0, 1]), {}, ValueError, r"got float64 .*; convert the labels: np\.asarray\(y\)\.astype\('int64'\)"),
     (([0, 1], [0, 1]), {"names": 2}, TypeError, "names must be a list with the name of each class, got 2"),
     (([0, 10**6], [0, 1]), {}, ValueError, "draws at most 1,000 classes, got 1,000,001; put classes together"),
 ]

@@ -59,6 +59,7 @@ def test_equals_pytorch(name, torch):
 
 
 @pytest.mark.parametrize(("factor", "patience", "threshold"), [(0.1, 2, 1e-4), (0.5, 0, 0.0), (0.7, 3, 0.1)])
+@pytest.mark.filterwarnings("ignore:test_loss is NaN")
 def test_reduce_on_plateau_equals_pytorch(factor, patience, threshold, torch):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=factor, patience=patience, threshold=threshold, eps=0)
@@ -205,6 +206,7 @@ def test_every_schedule_is_tested():
         ((math.nan, 1.0, math.nan), False, 1.0, 0.01),
     ],
 )
+@pytest.mark.filterwarnings("ignore:gap is NaN")
 def test_a_plateau_of_any_sign(values, higher, best, factor):
     """Better by more than a tenth of the best's size."""
     schedule = schedules.ReduceOnPlateau(0.1, patience=0, threshold=0.1, monitor="gap", higher=higher)

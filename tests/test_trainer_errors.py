@@ -348,6 +348,17 @@ def test_tables_whose_order_differs():
             call()
 
 
+def test_a_training_sample_without_weight():
+    weights = np.zeros(len(X))
+    weights[0] = 1
+    run = trainer(seed=1)
+    with (
+        unchanged(run),
+        pytest.raises(ValueError, match="train: the 2 rows that training_sample draws all have weight 0; draw more"),
+    ):
+        run.fit((X, Y, weights), epochs=1, training_sample=2)
+
+
 def test_a_step_on_swapped_arguments():
     for labels in (Y, Y.astype("float64")):
         with pytest.raises(ValueError, match=r"expected features .* or are X and y swapped\? step\(X, y\)"):
@@ -363,7 +374,7 @@ def test_tensors_for_a_network_of_numpy():
             call(torch.asarray(X))
 
 
-def test_the_columns_of_the_training_tables_are_remembered():
+def test_the_columns_of_the_training_tables_are_remembered(tmp_path):
     """At each door of the trainer, of X and of y, in batches, and when it is trained again."""
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     table, y = pandas.DataFrame(X, columns=list("abcde")), pandas.DataFrame(np.eye(CLASSES)[Y], columns=list("uvw")[:CLASSES])
@@ -395,6 +406,11 @@ def test_the_columns_of_the_training_tables_are_remembered():
     with pytest.raises(ValueError, match="the batch: X has the columns of the training data in another order"):
         stepping.step(other, y)
     assert run.epoch == 1
+    run.save(tmp_path / "run.st")
+    resumed = trainer(loss=bp.SquaredError())
+    resumed.resume(tmp_path / "run.st")
+    with pytest.raises(ValueError, match="the data: X has the columns of the training data in another order"):
+        resumed.predict(other)
     run.fit((table.rename(columns=str.upper), y), (table.to_numpy(), y.to_numpy()), epochs=2)  # names of their own
     assert len(run.predict(table.to_numpy())) == len(X)
 

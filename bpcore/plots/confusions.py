@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,12 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
     if y.ndim != 1 or y.shape != predicted.shape or y.dtype.kind not in "biu" or predicted.dtype.kind not in "biu" or not y.size:
         one = max(y.shape[1:], default=0) == 1 or max(predicted.shape[1:], default=0) == 1
         repair = f"pass {'scores[:, 0] > 0' if one else 'scores.argmax(axis=1)'} of the same examples"
+        if (
+            y.shape == predicted.shape
+            and y.ndim == 1
+            and all(x.dtype.kind in "biuf" and np.all(x % 1 == 0) for x in (y, predicted))
+        ):
+            repair = "convert the labels: np.asarray(y).astype('int64')"
         raise ValueError(f"confusion expected two vectors of class indices, got {got}; {repair}")
     y, predicted = y.astype("int64"), predicted.astype("int64")  # y * k could overflow in a smaller dtype
     return y, predicted, max(k, int(y.max()) + 1, int(predicted.max()) + 1)
@@ -89,7 +95,7 @@ def indices(y: Any, predicted: Any) -> tuple[np.ndarray, np.ndarray, int]:
 
 def as_names(names: Any) -> list[str]:
     """The names of the classes as texts. Raises TypeError unless they are a list."""
-    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+    if isinstance(names, (str, bytes, Mapping, Set)) or not isinstance(names, Iterable):
         raise TypeError(f"names must be a list with the name of each class, got {show(names)}; e.g. ['cat', 'dog']")
     return [" ".join(str(name).split()) for name in names]
 

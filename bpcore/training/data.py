@@ -234,11 +234,16 @@ class Arrays:
         return tuple(take(x, rows) for x in self.inputs), take(self.y, rows), weights
 
     def sample(self, size: int, seed: int) -> Arrays:
-        """`size` rows drawn without replacement, the same for the same seed; all rows if there are at most `size`."""
+        """`size` rows drawn without replacement, the same for the same seed; all rows if there are at most `size`.
+
+        Raises ValueError if all of them have weight 0.
+        """
         if size >= self.n:
             return self
         rows = np.sort(np.random.default_rng([seed, 2**32]).permutation(self.n)[:size])
         inputs, y, weights = self.take(rows)
+        if weights is not None and not backend_of(weights).to_host(weights).any():
+            raise ValueError(f"{self.name}: the {size} rows that training_sample draws all have weight 0; draw more rows")
         return Arrays((inputs, y) if weights is None else (inputs, y, weights), self.name)
 
 

@@ -28,7 +28,8 @@ class RunState(NamedTuple):
 
     callbacks: (class's name, numbers) of each.
 
-    monitors: the columns that the schedule and the callbacks watch; None where a file does not say.
+    monitors: the columns that the schedule and the callbacks watch; None where a file does not say. columns: of the tables that
+    were trained on, by input, if their names are texts.
     """
 
     optimizer: str
@@ -42,6 +43,7 @@ class RunState(NamedTuple):
     history: History
     callbacks: list[tuple[str, dict[str, Any]]]
     monitors: list[str | None]
+    columns: dict[str, list[str]]
 
 
 def parse(path: Any, header: Header) -> RunState:
@@ -75,6 +77,7 @@ def parse(path: Any, header: Header) -> RunState:
             history=History([dict(record) for record in training["history"]]),
             callbacks=callbacks,
             monitors=monitors,
+            columns={label: [name + "" for name in names] for label, names in dict(training.get("columns", {})).items()},
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
@@ -155,6 +158,9 @@ def of(trainer: Any) -> tuple[Tensors, Header]:
         "monitors": [watched(part) for part in (trainer.schedule, *trainer.callbacks)],
         "history": list(trainer.history),
     }
+    columns = {label: names for label, names in trainer._columns.items() if all(isinstance(name, str) for name in names)}
+    if columns:
+        header["training"]["columns"] = columns
     return {**tensors, **arrays}, header
 
 
@@ -175,6 +181,7 @@ def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
         trainer.position_of = saved.position_of
         trainer.finished = saved.finished
         trainer.history = saved.history
+        trainer._columns = dict(saved.columns)
         trainer.guard = Guard(step, trainer.counters)
         restore_parts(trainer, saved.schedule, pairs)
         if saved.schedule and not schedule_state(trainer.schedule):

@@ -58,15 +58,16 @@ class EarlyStopping(Callback):
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         value = monitored(record, self.monitor)
-        first = self.theta is None or (math.isnan(self.best) and not math.isnan(value))
-        if first or improved(value, self.best, self.min_delta, self.higher):
+        first = self.theta is None or math.isnan(self.best)  # NaN: from a checkpoint of an older version
+        if not math.isnan(value) and (first or improved(value, self.best, self.min_delta, self.higher)):
             self.best, self.best_epoch, self.waited = value, record["epoch"], 0
             self.theta = trainer.network.backend.to_host(trainer.network.theta).copy()
             return
         self.waited += 1
         if self.waited >= self.patience:
             self.go_back(trainer)  # now: a Checkpoint that is called next saves the best θ
-            trainer.finished = f"no better {self.monitor} than {self.best:.6g} of epoch {self.best_epoch} in {self.waited} epochs"
+            better = f"no better {self.monitor} than {self.best:.6g} of epoch {self.best_epoch}"
+            trainer.finished = f"{better if self.theta is not None else f'{self.monitor} was NaN'} in {self.waited} epochs"
 
     def on_end(self, trainer: Run) -> None:
         self.go_back(trainer)

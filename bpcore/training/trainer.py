@@ -101,7 +101,7 @@ class Trainer:
         self._replay: Replay | None = replay_for(self.training_step, checked(replay))
         self._take: Step | Replay = self._replay or self.training_step
         self._ends: int | None = None  # the step from which the schedule is over, until a warning has said so
-        self._columns: Columns = {}  # of the tables it was trained on; a checkpoint does not store them
+        self._columns: Columns = {}  # of the tables it was trained on
         self._observed: Any = None  # the schedule within warm-ups
         self.progress = progress
         self.metrics: list[Metric] = chosen_metrics(metrics)
