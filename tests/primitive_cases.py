@@ -314,8 +314,11 @@ TABLE: dict[str, Rows] = {
     **{name: elementwise(name) for name in PRIMITIVES if family(name) in ("activations", "softmax")},
     "softmax_backward": lambda d: [(d.phi(), d.z(), -1), (d.phi(), d.z(), 0)],
     "log_softmax_backward": lambda d: [(np.log(d.phi()), d.z(), -1)],
-    "summation": lambda d: [(d.z(), axis, keepdims) for axis in (None, 0, (0, 1)) for keepdims in (False, True)],
-    "rotate": lambda d: [(d.z(2, d.rows, 6), sign) for sign in (1.0, -1.0)],
+    "summation": lambda d: [
+        *((d.z(), axis, keepdims) for axis in (None, 0, (0, 1), -1) for keepdims in (False, True)),
+        *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (1, 0), (-1, 1), 1, ())),
+    ],
+    "rotate": lambda d: [(d.z(2, d.rows, width), sign) for sign in (1.0, -1.0) for width in (6, 16)],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3), (d.z(2, d.rows, d.columns), d.keep(2, 1, d.columns), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
     "add": lambda d: [(d.z(), d.z()), (d.z(), d.row()), (d.z(2, d.rows, 4), d.z(d.rows, 4)), (d.row(), d.z())],
