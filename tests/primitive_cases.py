@@ -319,6 +319,7 @@ TABLE: dict[str, Rows] = {
         *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (1, 0), (-1, 1), 1, ())),
     ],
     "rotate": lambda d: [(d.z(2, d.rows, width), sign) for sign in (1.0, -1.0) for width in (6, 16)],
+    "rotate_heads": lambda d: [(d.z(2, d.rows, 6 * size), 2, sign) for sign in (1.0, -1.0) for size in (2, 8)],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3), (d.z(2, d.rows, d.columns), d.keep(2, 1, d.columns), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
     "add": lambda d: [(d.z(), d.z()), (d.z(), d.row()), (d.z(2, d.rows, 4), d.z(d.rows, 4)), (d.row(), d.z())],
