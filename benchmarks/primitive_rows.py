@@ -312,6 +312,7 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "avg_pool2d": [Row("2x2, stage 1", lambda d: (d.z(*stage(d, 0)), DOUBLE))],
         "avg_pool2d_backward": [Row("2x2, stage 1", avg_pool2d_backward)],
         "rotate": [Row("sequences", lambda d: (d.z(d.sizes.n, d.sizes.tokens, d.sizes.d), 1.0))],
+        "rotate_heads": [Row("queries, keys, values", lambda d: (*attention(d)[:2], 1.0))],
         "lstm": [Row("sequences", lambda d: recurrent(d, 4))],
         "lstm_backward": [Row("sequences", lstm_backward)],
         "gru": [Row("sequences", lambda d: (*recurrent(d, 3), recurrent(d, 3)[-1]))],

@@ -15,7 +15,7 @@ from bpcore.library import is_array
 
 # The largest difference, as a part of the largest entry.
 TOLERANCE = {"float16": 1e-2, "bfloat16": 4e-2, "float32": 1e-4, "float64": 1e-10}
-CHANGES = 3  # changes of the arguments to try where a difference is larger
+CHANGES = 8  # changes of the arguments to try where a difference is larger
 
 
 def verified(twin: Callable[..., Any], set_name: str, definition: Callable[..., Any]) -> Callable[..., Any]:

@@ -82,10 +82,10 @@ def sources() -> list[tuple[str, dict[str, int]]]:
 
 NARROW = ("attention", "convolution", "embedding", "pooling", "recurrent")  # families, and kernels, without loads of 16 bytes
 NARROW_KERNELS = (
-    "total", "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask", "clip_factor", "rescale",
+    "squares", "finish_total", "finish_columns", "finish_moments", "keep_mask", "clip_factor", "rescale",
 )  # fmt: skip
 SUMS = (  # kernels that write no array of 16 bytes
-    "columns", "columns_normalized", "columns_standardized", "moments", "squared_error", "huber", "logistic",
+    "columns", "columns_normalized", "columns_standardized", "moments", "squared_error", "huber", "logistic", "total", "row_sums",
 )  # fmt: skip
 
 

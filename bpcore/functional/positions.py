@@ -48,6 +48,7 @@ def rotate(z: Array, sign: float) -> Array:
     return xp.reshape(xp.stack((a * cos - b * sin, a * sin + b * cos), axis=-1), z.shape)
 
 
+@primitive(float32=True)
 def rotate_heads(qkv: Array, heads: int, sign: float) -> Array:
     """qkv (see `attention`) with queries and keys rotated by their positions, in each head; sign as in `rotate`."""
     q, k, values = unpack(qkv, heads)

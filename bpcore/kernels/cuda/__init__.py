@@ -21,6 +21,7 @@ from bpcore.kernels.cuda import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    positions,
     recurrent,
     softmax,
     updates,

@@ -1,14 +1,17 @@
-"""Sums of arrays."""
+"""Sums of arrays, and of their entries."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cupy
 
-from bpcore.functional.arithmetic import add
+from bpcore.functional.arithmetic import add, kept, summation
+from bpcore.functional.numerics import Axes
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import each_row, each_wide
+from bpcore.kernels.cuda.engine.sums import row_sums, sum_columns, total
 from bpcore.primitive import twin
 
 
@@ -24,4 +27,32 @@ def _(a, b):
         each_wide("sums", "add", char, a.size, a, b, u)
     elif a.size:
         each_row("sums", "add_rows", char, a.size // b.size, b.size, a, b, 0, u)
+    return u
+
+
+def axes_of(z: Any, axis: Axes) -> list[int]:
+    """The axes of a reduction, counted from the first one, in order."""
+    return sorted(i % z.ndim for i in (range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis))
+
+
+def outer_axes(z: Any, axis: Axes, keepdims: bool) -> bool:
+    """Whether z is dense and not empty, and the axes are its first or its last ones, or all."""
+    axes = axes_of(z, axis)
+    return axes in ([*range(len(axes))], [*range(z.ndim - len(axes), z.ndim)]) and CUDA.nonempty(z)
+
+
+@twin(summation, serves=outer_axes)
+def _(z, axis, keepdims):
+    axes = axes_of(z, axis)
+    rest = tuple(n for i, n in enumerate(z.shape) if i not in axes)
+    shape = kept(z.shape, axis) if keepdims else rest
+    if len(axes) == z.ndim:
+        return total(z, -math.inf).reshape(shape)
+    u = cupy.empty(shape, z.dtype)
+    if not axes:
+        u[...] = z
+    elif axes[0] == 0:
+        sum_columns(z.reshape(-1, math.prod(rest)), u)
+    else:
+        row_sums(z.reshape(math.prod(rest), -1), u)
     return u

@@ -108,9 +108,29 @@ extern "C" __global__ void __launch_bounds__(1024) finish_columns(Int count, Int
 extern "C" __global__ void total(Int n, const T *x, A *part)
 {
     A sum = 0;
-    EACH(i, n) sum += A(x[i]);
+    each_wide(n, aligned(x), [&](auto w, Int i) {
+        constexpr int W = w.value;
+        const Pack<W, A> x_i = read<W>(x + i);
+        WITHIN(k) sum += x_i.at[k];
+    });
     sum = team_sum(sum);
     if (threadIdx.x == 0) part[blockIdx.x] = sum;
+}
+
+// u[i] = the sum of row i of x (rows, n). One team for each row.
+extern "C" __global__ void __launch_bounds__(1024) row_sums(Int rows, Int n, const T *x, T *u)
+{
+    const Int row = team_row(), size = row < rows ? n : 0;
+    A sum = 0;
+    widely(n % WIDE == 0 && aligned(x), [&](auto w) {
+        constexpr int W = w.value;
+        TEAM_WIDE(j, size) {
+            const Pack<W, A> x_j = read<W>(x + row * n + j);
+            WITHIN(k) sum += x_j.at[k];
+        }
+    });
+    sum = team_sum(sum);
+    if (threadIdx.x == 0 && row < rows) u[row] = T(sum);
 }
 
 // Writes the sum of the parts to out, but at least `least`. Launched with one block.

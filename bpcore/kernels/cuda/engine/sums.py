@@ -7,7 +7,7 @@ from typing import Any
 import cupy
 
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import SUMMING, by_columns, kernel, pointer
+from bpcore.kernels.cuda.engine.launch import SUMMING, by_columns, kernel, pointer, teams
 
 PARTS = 512  # blocks that share the sum of a vector
 
@@ -86,3 +86,9 @@ def total(x: Any, least: float) -> Any:
     kernel("sums", "total", char)((part.size,), (256,), (x.size, x, part))
     kernel("sums", "finish_total", char)((1,), (256,), (part.size, part, least, out))
     return out
+
+
+def row_sums(x: Any, u: Any) -> None:
+    """Writes the sums of the rows of x (rows, n) to u."""
+    char, (rows, n) = x.dtype.char, x.shape
+    kernel("sums", "row_sums", char)(*teams(rows, n, char), (rows, n, x, u))
