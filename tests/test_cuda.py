@@ -31,7 +31,7 @@ FILES = [
     f"test_{name}.py"
     for name in (
         "kernels", "cuda", "wide", "bfloat16", "modules", "optimizers", "pooling", "embedding", "attention", "infinities",
-        "image_networks", "sequence_networks",
+        "image_networks", "sequence_networks", "residual",
     )
 ]  # fmt: skip
 HALF = 4e-3  # of the largest entry: float16's rounding of inputs and results
