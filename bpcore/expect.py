@@ -177,28 +177,33 @@ def expect_declarations(module: Module, path: str) -> None:
                 raise ValueError(f"{of}'s {what} need names, strings without a dot, got {name!r}; rename it")
             if what == "parameters" and (not name.isidentifier() or name in RESERVED or name in module.children):
                 raise ValueError(f"{join(path, name)}: a parameter cannot be called {name!r}; choose another name")
-    if not module._own:
-        expect_all_declared(module, of)
 
 
-def expect_all_declared(module: Module, of: str) -> None:
-    """Raise a TypeError if a user's module keeps a Parameter, or a module with parameters, as an attribute only."""
-    declared = set(declarations(module))
+def expect_all_declared(module: Module, path: str, known: Set[int]) -> None:
+    """Raise a TypeError if a user's module keeps a parameter as an attribute, itself or in a module, that no module declares.
+
+    known: the identities of the network's parameters.
+    """
+    if type(module).__module__.startswith("bpcore."):
+        return
+    of = f"{path}: {type(module).__name__}" if path else type(module).__name__
     for name, value in vars(module).items():
-        for x in value if isinstance(value, (list, tuple)) else (value,):
-            what = "parameters" if isinstance(x, Parameter) else "children" if isinstance(x, Module) and x.trained else None
-            if what is not None and id(x) not in declared:
+        for x in value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else (value,):
+            if any(id(parameter) not in known for parameter in trained_in(x)):
+                what = "parameters" if isinstance(x, Parameter) else "children"
                 repair = f"declare it: self.{what} = {{{name!r}: ...}}, and in forward take theta"
                 repair += f".{name}" if what == "parameters" else f"[{name!r}]"
                 raise TypeError(f"{of}.{name} is a {type(x).__name__} outside of {what}, so it would not be trained; {repair}")
 
 
-def declarations(module: Module) -> Iterable[int]:
-    """The identities of the parameters and children of a module, and of theirs. What is no module or mapping is left out."""
-    for declared in (module.parameters, module.children):
-        for x in declared.values() if isinstance(declared, Mapping) else ():
-            yield id(x)
-            yield from declarations(x) if isinstance(x, Module) else ()
+def trained_in(x: Any) -> Iterable[Parameter]:
+    """The trained parameters that x is or declares, if it is a Parameter or a module."""
+    if isinstance(x, Parameter):
+        yield from (x,) if x.trained else ()
+    elif isinstance(x, Module):
+        for declared in (x.parameters, x.children):
+            for part in declared.values() if isinstance(declared, Mapping) else ():
+                yield from trained_in(part)
 
 
 def expect_constructed(module: Module, of: str) -> None:

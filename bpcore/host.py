@@ -117,7 +117,7 @@ def check_index(name: str, parts: tuple[Any, ...]) -> None:
 
 
 def counts_rows(index: Any) -> bool:
-    """Whether an index of pandas is 0, 1, ...: nobody has chosen rows."""
+    """Whether an index of pandas is RangeIndex(n), as it is if nobody has chosen rows."""
     return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
 
 

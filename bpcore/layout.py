@@ -12,7 +12,7 @@ import numpy as np
 
 from bpcore.arguments import show
 from bpcore.array import Array, namespace
-from bpcore.expect import expect_declarations, expect_module
+from bpcore.expect import expect_all_declared, expect_declarations, expect_module
 from bpcore.module import Module, Parameter, walk
 from bpcore.windows import Named, Windows, join
 
@@ -86,6 +86,8 @@ class Layout:
             *((f"{use.path}: the parameter", (use.parameter, use.parameter.shape, use.parameter.slice)) for use in self.uses),
             *((f"{path or type(each).__name__}: the module", each) for path, each in walk(module)),
         ]
+        for path, each in walk(module):
+            expect_all_declared(each, path, homes.keys())
 
     def __repr__(self) -> str:
         return f"<Layout of {self.module!r}: {self.decayed} decayed, {self.trained} trained, {self.size} in all>"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from bpcore.arguments import flag, given, show, whole
+from bpcore.arguments import bounded, flag, given, show, whole
 from bpcore.array import Array, namespace
 from bpcore.backend import backend_of
 from bpcore.functional.dropout import keep_mask
+from bpcore.library import is_array
 from bpcore.windows import Windows
 
 
@@ -82,7 +83,15 @@ class Mode:
         return mode
 
     def track(self, window: Array, value: Array, momentum: float) -> None:
-        """Have `commit` set the buffer `window` to (1 - momentum) window + momentum value."""
+        """Have `commit` set the buffer `window` to (1 - momentum) window + momentum value.
+
+        window: of a buffer, theta.mean. value: an array of its shape. momentum: a number from 0 to 1.
+        """
+        if not (is_array(window) and is_array(value) and tuple(value.shape) == tuple(window.shape)):
+            got = f"{show(window)} and {show(value)}"
+            raise TypeError(f"mode.track expected a buffer's window, theta.name, and an array of its shape, got {got}")
+        if type(momentum) is not float:
+            momentum = bounded("momentum", momentum, 0.0)
         self.tracked.append((window, value, momentum))
 
     def commit(self) -> None:

@@ -427,7 +427,7 @@ def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int)
     """The error of a module that takes the inputs `taken`, by name, and got another number of inputs."""
     inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs after theta"
     hint = "a network takes several inputs as a tuple, and a Circuit hands several to one of its modules"
-    if got > len(taken):
+    if got > len(taken) == 1:
         hint = "pass X alone, without labels or a mask: a tuple is several inputs"
     if hasattr(module, "check_labels"):
         hint = "a loss is given weights too, which may be None: forward(self, theta, z, y, weights=None, *, mode)"

@@ -9,17 +9,17 @@ gradient this way. An optimiser with another update gets the gradient clipped.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 from bpcore.arguments import bounded, flag, is_number, number, show, users_level
 from bpcore.array import Array, namespace
 from bpcore.functional import updates
+from bpcore.library import is_array
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "Optimizer", "RMSProp"]
 
@@ -76,8 +76,10 @@ class Optimizer:
         if any(name in names and names.index(name) != i for i, name in enumerate(ORDER)):
             got = f"got update(self, {', '.join(names)}); order them so"
             raise TypeError(f"{cls.__name__} must define update(self, {', '.join(ORDER)}), {got}")
-        if inspect.isfunction(update) and cls.__module__ != Optimizer.__module__:
-            cls.update = writing(update)  # type: ignore[method-assign]
+        if names and not fits(update):
+            raise TypeError(f"{cls.__name__} must define update(self, {', '.join(ORDER)}), got update(self, {', '.join(names)})")
+        if isinstance(vars(cls).get("moments"), str):
+            raise TypeError(f"{cls.__name__}'s moments must be a tuple of names, got a text; write moments = ({cls.moments!r},)")
 
     def __post_init__(self) -> None:
         for declared in fields(self):
@@ -115,32 +117,53 @@ class Optimizer:
         """Take one step: write theta and the vectors in `state` in place.
 
         theta: the trained part of θ, (n,). gradient: ∇J(θ), (n,); do not write to it. state: name to vector (n,), first from
-        `start`, then as the last step left them. step: 1, 2, ... lr: the learning rate times the schedule's factor. decayed:
-        weight decay applies to theta[:decayed] only.
+        `start`, then as the last step left them; write to them, and replace none. step: 1, 2, ... lr: the learning rate times the
+        schedule's factor. decayed: weight decay applies to theta[:decayed] only.
         """
         raise TypeError(f"{type(self).__name__} must define update(self, theta, gradient, state, step, lr, decayed)")
 
 
-def writing(update: Callable[..., None]) -> Callable[..., None]:
-    """A user's update that warns, in step 1, if it left θ as it was; a TypeError if it replaced a vector of the state."""
+def fits(update: Any) -> bool:
+    """Whether a function can be called as `update` is."""
+    try:
+        inspect.signature(update).bind(None, *ORDER)
+    except TypeError:
+        return False
+    return True
 
-    @functools.wraps(update)
-    def call(self: Optimizer, theta: Array, gradient: Array, state: State, step: int, lr: float, decayed: int) -> None:
-        if type(step) is not int or step != 1:
-            update(self, theta, gradient, state, step, lr, decayed)
-            return
-        xp, vectors = namespace(theta), dict(state)
-        before = xp.asarray(theta, copy=True)
-        update(self, theta, gradient, state, step, lr, decayed)
-        name = next((name for name, vector in state.items() if vector is not vectors.get(name)), None)
-        if name is not None:
-            raise TypeError(f"{type(self).__name__}.update replaced state[{name!r}]; write in place: state[{name!r}][...] = ...")
-        if lr and xp.all(theta == before) and xp.any(gradient != 0):
-            repair = "if that is a mistake, write in place: theta[...] = ..."
-            message = f"{type(self).__name__}.update left θ as it was in step 1; {repair}"
-            warnings.warn(message, RuntimeWarning, stacklevel=users_level())
 
-    return call
+def started(optimizer: Optimizer, theta: Array) -> State:
+    """The state before the first step. Raises an error unless it is vectors like theta, by name."""
+    name, state = type(optimizer).__name__, optimizer.start(theta)
+    if not isinstance(state, dict):
+        raise TypeError(f"{name}.start must return a dictionary, got {show(state)}; e.g. {{'m': xp.zeros_like(theta)}}")
+    for key, vector in state.items():
+        if not is_array(vector) or vector.shape != theta.shape or vector.dtype != theta.dtype:
+            wanted = f"of shape {tuple(theta.shape)} and dtype {theta.dtype}, as theta is"
+            raise ValueError(f"{name}.start must return vectors {wanted}, got {show(vector)} for {key!r}; xp.zeros_like(theta)")
+    return state
+
+
+def first_update(optimizer: Optimizer, theta: Array, gradient: Array, state: State, lr: float, decayed: int) -> None:
+    """A user's update in step 1: its mistakes are a TypeError, and a θ that stays as it was is a warning."""
+    name, vectors, before = type(optimizer).__name__, dict(state), namespace(theta).asarray(theta, copy=True)
+    try:
+        optimizer.update(theta, gradient, state, 1, lr, decayed)
+    except KeyError as error:
+        missing = f"state[{error}], which is not among moments = {optimizer.moments}"
+        raise TypeError(f"{name}.update takes {missing}; add it") from error
+    except (AttributeError, TypeError) as error:
+        what = "theta and gradient are vectors, and state is a dictionary of vectors by name"
+        raise TypeError(f"{name}.update raised {type(error).__name__}: {error}; {what}") from error
+    for key, vector in vectors.items():
+        if state.get(key) is not vector:
+            raise TypeError(f"{name}.update replaced state[{key!r}]; write in place: state[{key!r}][...] = ...")
+    if len(state) > len(vectors):
+        raise TypeError(f"{name}.update added {sorted(set(state) - set(vectors))} to the state; declare them in moments")
+    xp = namespace(theta)
+    if lr and xp.all(theta == before) and xp.any(gradient != 0):
+        message = f"{name}.update left θ as it was in step 1; if that is a mistake, write in place: theta[...] = ..."
+        warnings.warn(message, RuntimeWarning, stacklevel=users_level())
 
 
 def has_own_update(optimizer: Optimizer) -> bool:

@@ -103,6 +103,21 @@ def test_a_column_that_is_always_nan(monkeypatch, tmp_path):
     assert not (tmp_path / "best.st").exists()
 
 
+@pytest.mark.parametrize("options", [{}, {"every": 3}])
+def test_the_last_file_has_the_best_theta(monkeypatch, tmp_path, options):
+    """Also where no patience, but the last epoch ends the run; and resumed it goes on from the last θ."""
+    path, data = tmp_path / "run.st", (examples(), examples(seed=1))
+    run = scripted(monkeypatch, [3, 1, 2, 4], callbacks=[bp.EarlyStopping(), bp.Checkpoint(path, **options)])
+    run.fit(*data, epochs=4, batch_size=16)
+    assert run.history.theta_epoch == 2
+    np.testing.assert_array_equal(bp.Network.load(path).theta, run.network.theta)
+    resumed = scripted(monkeypatch, [5], callbacks=[bp.EarlyStopping(), bp.Checkpoint(path, **options)])
+    resumed.resume(path)
+    assert (resumed.epoch, resumed.position) == (4, 0)
+    resumed.fit(*data, epochs=5, batch_size=16)
+    assert resumed.history.theta_epoch == 2
+
+
 class Saved(bp.Callback):
     """Notes (steps, epoch) of what lies at a path, after each step and each epoch, when it is new."""
 
@@ -481,7 +496,6 @@ def default(step, calls=[0]):  # noqa: B006  the mistake that is tested
                 random.Random(0),
                 itertools.count(),
                 iter(range(100)),
-                functools.partial(closure(), 0),
             )
         ),
         ("callbacks", Slotted(), "Slotted.best"),
@@ -512,15 +526,6 @@ def test_all_kinds_of_state_that_outlive_their_run(option, part, what, recwarn):
     assert not recwarn.list
 
 
-def test_what_a_class_keeps_outlives_its_objects():
-    class Fresh(Sharing):
-        losses = []
-
-    trainer(callbacks=Fresh()).fit(examples(), epochs=1)
-    with pytest.warns(RuntimeWarning, match=r"Fresh.losses has changed since an earlier run"):
-        trainer(callbacks=Fresh()).fit(examples(), epochs=1)
-
-
 class Resetting(Printing):
     """on_start that sets all afresh, and a trainer and a file in attributes."""
 
@@ -537,6 +542,20 @@ class Restoring(Patient):
     def restore(self, trainer, numbers, arrays):
         self.floor = numbers["floor"]
         super().restore(trainer, {name: n for name, n in numbers.items() if name != "floor"}, arrays)
+
+
+def test_what_a_schedule_only_reads_is_not_its_state(recwarn):
+    """A number that the caller rebinds, another function, and a generator of the system's."""
+    scale, half = 1.0, lambda step: 0.5
+
+    def schedule(step):
+        return scale * half(step)
+
+    for scale in (1.0, 0.5, 0.1):  # noqa: B007
+        trainer(schedule=schedule)
+        trainer(schedule=half)
+        trainer(callbacks=Drawing(random.SystemRandom())).fit(examples(), epochs=1)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("part", [Resetting(), Restoring("training_loss"), bp.EarlyStopping("training_loss"), Call(print)])

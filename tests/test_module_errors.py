@@ -505,3 +505,34 @@ def test_a_part_that_is_an_attribute_only():
             bp.Network(Undeclared(part), "numpy")
     bp.Network(Undeclared(linear, [bp.Sequential(linear, bp.ReLU())]), "numpy")  # somewhere below
     bp.Network(Undeclared([bp.ReLU()]), "numpy")  # without parameters
+    with pytest.raises(TypeError, match=r"Undeclared.part is a Linear outside of children"):
+        bp.Network(Undeclared({"head": linear}), "numpy")
+    bp.Network(bp.Sequential(linear, Undeclared(linear)), "numpy")  # tied: it is trained where it is declared
+
+
+class Tracking(bp.Module):
+    """track: gives the arguments of mode.track."""
+
+    def __init__(self, track):
+        self.track = track
+        self.parameters = {"m": Parameter((3,), Zeros(), trained=False)}
+
+    def forward(self, theta, z, mode):
+        if mode.training:
+            mode.track(*self.track(theta, z))
+        return z - theta.m, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v
+
+
+def test_what_is_tracked():
+    bp.check_module(Tracking(lambda theta, z: (theta.m, z.mean(0), 1)), (5, 3))
+    for wrong in (
+        lambda theta, z: ("m", z.mean(0), 0.1),
+        lambda theta, z: (theta, z.mean(0), 0.1),
+        lambda theta, z: (theta.m, z.mean(1), 0.1),
+        lambda theta, z: (theta.m, z.mean(), 0.1),
+    ):
+        with pytest.raises(AssertionError, match=r"mode.track expected a buffer's window, theta.name, and an array of its shape"):
+            bp.check_module(Tracking(wrong), (5, 3))

@@ -399,3 +399,54 @@ def test_an_update_that_writes_nothing_warns_in_the_first_step():
         step(Rebinding(0.1, wrong="m"))
     step(Rebinding(0.1, wrong=""))
     step(Rebinding(0.1), lambda step: 0.0)  # θ should stay
+
+
+class OwnScale(bp.Optimizer):
+    """A user's base with a further argument, and a child that writes θ."""
+
+    def update(self, theta, gradient, state, step, lr, decayed, scale=1.0):
+        theta[...] = theta - scale * lr * gradient
+
+
+class OwnHalf(OwnScale):
+    def update(self, theta, gradient, state, step, lr, decayed):
+        super().update(theta, gradient, state, step, lr, decayed, scale=0.5)
+
+
+def test_a_hierarchy_of_own_optimisers(recwarn):
+    def first(optimizer):
+        run = trainer(optimizer=optimizer)
+        before = run.network.theta.copy()
+        run.step(*examples())
+        return run.network.theta - before
+
+    np.testing.assert_allclose(first(OwnHalf(0.1)), first(bp.SGD(0.05)), rtol=1e-6)
+    assert not recwarn.list
+
+
+WRONG = [  # what a class of an optimiser defines, and the error
+    ({"update": lambda self, theta, gradient: None}, r"must define update\(self, theta, .*, got update\(self, theta, gradient\)"),
+    ({"moments": "velocity"}, r"moments must be a tuple of names, got a text; write moments = \('velocity',\)"),
+    ({"start": lambda self, theta: theta}, r"start must return a dictionary, got"),
+    (
+        {"start": lambda self, theta: {"m": np.zeros(theta.shape)}},
+        r"start must return vectors of .* float32, .* 'm'; .*zeros",
+    ),
+    ({"start": lambda self, theta: {"t": np.zeros_like(theta[:1])}}, r"start must return vectors of shape .* 't'"),
+    ({"update": lambda self, theta, gradient, state, step, lr, decayed: state["m"]}, r"state\['m'\], .* moments = \(\); add it"),
+    (
+        {"update": lambda self, theta, g, state, step, lr, decayed: theta.W},
+        "update raised AttributeError.*; theta and gradient",
+    ),
+    (
+        {"update": lambda self, theta, g, state, step, lr, decayed: state.setdefault("m", 0 * theta)},
+        r"update added \['m'\] to the state; declare",
+    ),
+]
+
+
+@pytest.mark.parametrize(("defined", "says"), WRONG)
+def test_mistakes_in_an_own_optimiser(defined, says):
+    """At the door, or in the first step."""
+    with pytest.raises((TypeError, ValueError), match=f"Mine.*{says}"):
+        trainer(optimizer=type("Mine", (bp.Optimizer,), defined)(lr=0.1), dtype="float32").step(*examples())

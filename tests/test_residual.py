@@ -154,6 +154,30 @@ def test_a_subclass_with_functions_of_its_own(module):
     bp.check_module(bp.Residual(module), (5, 4))
 
 
+class Halved(bp.Dropout):
+    def forward(self, theta, z, mode):
+        return z / 2, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v / 2
+
+
+class DoubledAttention(bp.MultiHeadAttention):
+    def forward(self, theta, z, mask=None, *, mode):
+        u, saved = super().forward(theta, z, mask, mode=mode)
+        return 2 * u, saved
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return super().backward(theta, saved, 2 * v, gradient, need_dz)
+
+
+@pytest.mark.parametrize("child", [("norm", Shifted(4)), ("attention", DoubledAttention(4, 2)), ("dropout", Halved(0.0))])
+def test_a_block_with_a_child_of_the_user(child):
+    block = bp.TransformerBlock(4, 2)
+    block.children = {**block.children, child[0]: child[1]}
+    bp.check_module(block, (2, 3, 4))
+
+
 WRONG = [  # body, the shape of z, and of u
     (bp.Linear(1, 4), (5, 1), (5, 4)),
     (bp.Linear(4, 1), (5, 4), (5, 1)),

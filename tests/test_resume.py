@@ -589,3 +589,40 @@ def test_a_stored_best_of_the_other_direction(tmp_path):
         trainer(**low).save(tmp_path / "run")
         with pytest.raises(bp.CheckpointError, match=r"does not fit.*Nothing was loaded"):
             trainer(**high).resume(tmp_path / "run")
+
+
+class Halving(schedules.Schedule):
+    """It observes, and has no state."""
+
+    factor = 1.0
+
+    def __call__(self, step):
+        return self.factor
+
+    def observe(self, record):
+        self.factor *= 0.5
+
+
+class Keeping(bp.Callback):
+    """Its state holds what a file cannot."""
+
+    def state(self, trainer):
+        return {"v": np.zeros(2)}, {}
+
+
+class KeepingSchedule(schedules.Constant):
+    def state(self):
+        return {"v": {1, 2}}
+
+
+def test_a_state_that_a_file_does_not_keep(tmp_path):
+    run = trainer(schedule=Halving())
+    run.fit(examples(), epochs=1)
+    run.save(tmp_path / "run.st")
+    with pytest.warns(RuntimeWarning, match="Halving observes epochs and defines no state and restore: it starts afresh here"):
+        trainer(schedule=Halving()).resume(tmp_path / "run.st")
+    for options in ({"callbacks": Keeping()}, {"schedule": KeepingSchedule()}):
+        run = trainer(**options)
+        with pytest.raises(TypeError, match=r"the state of Keeping.* has .* for 'v', and a file keeps numbers, texts and lists"):
+            run.fit(examples(), epochs=1)
+        assert run.steps == 0

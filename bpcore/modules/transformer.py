@@ -7,7 +7,7 @@ from typing import Any
 from bpcore.arguments import flag, whole
 from bpcore.array import Array
 from bpcore.functional.arithmetic import add
-from bpcore.module import Mode, Module, Windows, run_backward_plus, run_plus
+from bpcore.module import Mode, Module, Windows, run, run_backward, run_backward_plus, run_plus
 from bpcore.modules.activations import GELU
 from bpcore.modules.attention import MultiHeadAttention
 from bpcore.modules.containers import Residual, Sequential
@@ -56,21 +56,21 @@ class TransformerBlock(Module):
 
     def forward(self, theta: Windows, z: Array, mask: Array | None = None, *, mode: Mode) -> tuple[Array, list[Any]]:
         norm, attention, dropout, feed = self.children.values()
-        h, of_norm = norm.forward(theta["norm"], z, mode=mode)
-        added = isinstance(dropout, Dropout) and dropout.idle(mode)
+        h, of_norm = run(norm, theta["norm"], (z,), mode)
+        added = isinstance(dropout, Dropout) and dropout._own and dropout.idle(mode)
         if added:
             h, of_attention = run_plus(attention, theta["attention"], (h, mask), mode, z)
         else:
-            h, of_attention = attention.forward(theta["attention"], h, mask, mode=mode)
-        h, of_dropout = dropout.forward(theta["dropout"], h, mode=mode)
-        u, of_feed = feed.forward(theta["feed"], h if added else add(z, h), mode=mode)
+            h, of_attention = run(attention, theta["attention"], (h, mask), mode)
+        h, of_dropout = run(dropout, theta["dropout"], (h,), mode)
+        u, of_feed = run(feed, theta["feed"], (h if added else add(z, h),), mode)
         return u, [of_norm, of_attention, of_dropout, of_feed]
 
     def backward(self, theta: Windows, saved: list[Any], v: Array, gradient: Windows, need_dz: bool = True) -> Any:
         norm, attention, dropout, feed = self.children.values()
-        v = feed.backward(theta["feed"], saved.pop(), v, gradient["feed"], True)
-        d = dropout.backward(theta["dropout"], saved.pop(), v, gradient["dropout"], True)
-        d = attention.backward(theta["attention"], saved.pop(), d, gradient["attention"], True)
+        v = run_backward(feed, theta["feed"], saved.pop(), v, gradient["feed"])
+        d = run_backward(dropout, theta["dropout"], saved.pop(), v, gradient["dropout"])
+        d = run_backward(attention, theta["attention"], saved.pop(), d, gradient["attention"])
         masked = isinstance(d, tuple)
         dz = run_backward_plus(norm, theta["norm"], saved, d[0] if masked else d, gradient["norm"], need_dz, v)
         return (dz, None) if masked else dz

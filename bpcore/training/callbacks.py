@@ -149,7 +149,8 @@ class Checkpoint(Callback):
     """Saves the trainer to `path` after each epoch; or every `every` steps; or after the epochs in which `best` improved.
 
     best: the history column to watch. higher: whether larger is better. With both `every` and `best` it saves at
-    both. With `every` alone it also saves when the training is over.
+    both. With `every` alone it also saves when the training is over. Without `best` the last file holds the best θ if
+    EarlyStopping has gone back to it.
     """
 
     last = True  # save when the other callbacks have seen the epoch
@@ -175,6 +176,12 @@ class Checkpoint(Callback):
                 self.value = value
                 trainer.save(self.path)
         elif self.every is None or trainer.finished:
+            trainer.save(self.path)
+
+    def on_end(self, trainer: Run) -> None:
+        """Save again if the network has gone back to its best θ since the last epoch was saved."""
+        done = trainer.epoch >= trainer.epochs and trainer.position == 0 and not trainer.finished
+        if self.best is None and done and trainer.history.theta_epoch is not None:
             trainer.save(self.path)
 
     def state(self, trainer: Run) -> tuple[dict[str, Any], dict[str, Any]]:

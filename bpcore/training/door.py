@@ -20,7 +20,7 @@ from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
 from bpcore.training.outlived import follow, is_ours
-from bpcore.training.state import innermost, take
+from bpcore.training.state import check_state, innermost, take
 from bpcore.training.step import Step
 
 CALLED = {"on_start": ["trainer"], "on_step": ["trainer", "J"], "on_epoch": ["trainer", "record"], "on_end": ["trainer"]}
@@ -139,6 +139,8 @@ def check(
         check_data(trainer.network, trainer.loss, held_out, trainer.metrics)
         if isinstance(held_out, Batches):
             held_out.rows()  # raises for an empty batch
+    for part in (innermost(trainer.schedule), *trainer.callbacks):
+        check_state(part, trainer)
     check_observers((trainer.schedule, *trainer.callbacks), trainer.metrics, measured, held_out is not None)
     now = (examples.n, batch_size)
     if trainer.position and now != trainer.position_of:

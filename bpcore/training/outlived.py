@@ -8,13 +8,13 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
+from dis import get_instructions
 from functools import partial
 from itertools import count, islice
 from numbers import Number
 from operator import length_hint
 from types import CellType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary
 from zlib import crc32
 
 from bpcore.arguments import users_level
@@ -27,7 +27,6 @@ HOLDERS = list, deque, Mapping, Set
 MOST = 1000  # entries of a container or an array that are compared
 OWN = "_outline", "_outlined_for"  # attributes: the outline when a trainer first had the part, None once warned; that trainer
 AFRESH = "restore", "begin"  # a class of the user's that defines one of them starts afresh
-CLASSES: WeakKeyDictionary[type[Any], dict[str, Any]] = WeakKeyDictionary()  # outlines of what classes hold, as first seen
 
 
 def start(callback: Callback, trainer: Any) -> None:
@@ -46,8 +45,7 @@ def follow(part: Any, trainer: Any, before: Mapping[str, Any] | None = None) -> 
     if not is_new(part, trainer):
         return
     now = outlines(part)
-    of_class = CLASSES.setdefault(type(part), {name: now[name] for name in of_classes(part) if name in now})
-    first = vars(part).setdefault("_outline", now | {name: of_class.get(name) for name in of_classes(part) if name in now})
+    first = vars(part).setdefault("_outline", now)
     vars(part)["_outlined_for"] = trainer.counters
     if first is None:
         return
@@ -80,20 +78,31 @@ def is_ours(of_class: type[Any]) -> bool:
 
 
 def outlines(part: Any) -> dict[str, Any]:
-    """The outline of each attribute of `part`, except for those that bpcore's own classes use."""
+    """The outline of each thing that `part` keeps, by name, except for those that bpcore's own classes use."""
     functions = (vars(base).values() for base in type(part).__mro__ if is_ours(base))
     used = {name for of_class in functions for f in of_class if hasattr(f, "__code__") for name in f.__code__.co_names}
-    held = of_function(part) if isinstance(part, (FunctionType, partial)) else vars(part) | slots(part) | of_classes(part)
-    return {name: outline(value, part) for name, value in held.items() if name not in (*OWN, "_run", "_first", *used)}
+    held = of_function(part) if isinstance(part, (FunctionType, partial)) else attributes(part) | slots(part) | of_classes(part)
+    return {name: outline(value, part) for name, value in held.items() if name not in ("_run", "_first", *used)}
+
+
+def attributes(x: Any) -> dict[str, Any]:
+    """The attributes of x, without those of this file."""
+    return {name: value for name, value in getattr(x, "__dict__", {}).items() if name not in OWN}
 
 
 def of_function(f: Any) -> dict[str, Any]:
-    """What a function or a `partial` keeps from call to call: its attributes, its defaults, and what it closes over."""
+    """What a function or a `partial` keeps from call to call: attributes, defaults, and some of what it closes over.
+
+    That is containers, arrays and objects, and the variables that it assigns as `nonlocal`.
+    """
     if isinstance(f, partial):
-        return {"args": f.args, "keywords": f.keywords, **of_function(f.func)} if isinstance(f.func, FunctionType) else vars(f)
+        inner = of_function(f.func) if isinstance(f.func, (FunctionType, partial)) else {"func": f.func}
+        return {**inner, "args": f.args, "keywords": f.keywords}
+    assigned = {i.argval for i in get_instructions(f) if i.opname == "STORE_DEREF"}
     cells = zip(f.__code__.co_freevars, f.__closure__ or (), strict=True)
     closed = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
-    return {**closed, "defaults": (f.__defaults__, f.__kwdefaults__), **vars(f)}
+    kept = {name: x for name, x in closed.items() if name in assigned or not isinstance(x, (Number, str, bytes))}
+    return {**kept, "defaults": (f.__defaults__, f.__kwdefaults__), **attributes(f)}
 
 
 def users_classes(part: Any) -> dict[str, Any]:
@@ -130,11 +139,11 @@ def outline(value: Any, part: Any, depth: int = 4) -> Any:
     if module in ("builtins", "itertools") and isinstance(value, Iterator):  # where it is, as far as it tells
         return repr(value) if isinstance(value, count) else length_hint(value, -1)
     if module == "random" or module.startswith("numpy.random."):
-        return crc32(pickle.dumps(value))
+        with suppress(Exception):  # that of the system has no state
+            return crc32(pickle.dumps(value))
+        return None
     if depth == 0:
         return None
-    if isinstance(value, (FunctionType, partial)):
-        return outline(of_function(value), part, depth - 1)
     if isinstance(value, Mapping):
         return len(value), {str(key): outline(entry, part, depth - 1) for key, entry in islice(value.items(), MOST)}
     if isinstance(value, (list, tuple, deque)):
@@ -143,5 +152,5 @@ def outline(value: Any, part: Any, depth: int = 4) -> Any:
         return len(value), sorted(map(repr, islice(value, MOST)))
     simple = isinstance(value, SimpleNamespace) or dataclasses.is_dataclass(value) or module == type(part).__module__
     if isinstance(value, (Callback, Schedule)) or (simple and not is_ours(type(value)) and not isinstance(value, type)):
-        return outline(getattr(value, "__dict__", None), part, depth - 1)
+        return outline(attributes(value), part, depth - 1)
     return None

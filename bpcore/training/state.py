@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +78,10 @@ def parse(path: Any, header: Header) -> RunState:
             history=History([dict(record) for record in training["history"]]),
             callbacks=callbacks,
             monitors=monitors,
-            columns={label: [name + "" for name in names] for label, names in dict(training.get("columns", {})).items()},
+            columns={
+                label: [arguments.text("a column", name, "age") for name in list(names)]
+                for label, names in dict(training.get("columns", {})).items()
+            },
         )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its state of training is incomplete ({error!r})") from error
@@ -184,6 +188,10 @@ def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
         trainer._columns = dict(saved.columns)
         trainer.guard = Guard(step, trainer.counters)
         restore_parts(trainer, saved.schedule, pairs)
+        observes = innermost(trainer.schedule)
+        if isinstance(observes, Schedule) and keeps_no_state(observes):
+            text = f"{type(observes).__name__} observes epochs and defines no state and restore: it starts afresh here"
+            warnings.warn(text, RuntimeWarning, stacklevel=users_level())
         if saved.schedule and not schedule_state(trainer.schedule):
             state = f"the state of a schedule {saved.schedule_class or ''}".rstrip()
             text = f"{path} has {state}, which {trainer.schedule!r} does not take: it is left out"
@@ -198,9 +206,39 @@ def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
         ) from error
 
 
+def keeps_no_state(schedule: Schedule) -> bool:
+    """Whether a schedule depends on what it observes, and a file does not keep that."""
+    of_class = type(schedule)
+    return of_class.observe is not Schedule.observe and of_class.state is Schedule.state
+
+
+def check_state(part: Any, trainer: Any) -> None:
+    """Raise a TypeError if a callback or a schedule has a state that a file cannot store."""
+    try:
+        state = part.state(trainer)[0] if isinstance(part, Callback) else part.state() if isinstance(part, Schedule) else {}
+    except Exception:  # a user's, that has a state in training only
+        return
+    if isinstance(state, dict):
+        expect_storable(part, state)
+
+
+def expect_storable(part: Any, state: Any) -> None:
+    """Raise a TypeError unless a file can store the numbers of a callback, or the state of a schedule."""
+    for name, value in state.items():
+        try:
+            json.dumps(value, default=float)
+        except (TypeError, ValueError) as error:
+            where = "; put arrays in the second dictionary" if isinstance(part, Callback) else ""
+            raise TypeError(
+                f"the state of {part!r} has {show(value)} for {name!r}, and a file keeps numbers, texts and lists of them{where}"
+            ) from error
+
+
 def schedule_state(schedule: Schedule | Callable[[int], float]) -> dict[str, Any]:
     """The state of a schedule; {} for a plain function."""
-    return schedule.state() if isinstance(schedule, Schedule) else {}
+    state = schedule.state() if isinstance(schedule, Schedule) else {}
+    expect_storable(schedule, state)
+    return state
 
 
 def check_schedule(path: Any, schedule: Schedule | Callable[[int], float], saved: RunState) -> None:
@@ -226,6 +264,7 @@ def callbacks_state(callbacks: Sequence[Callback], trainer: Any) -> tuple[Tensor
         numbers, arrays = state
         if not has_text_keys(numbers):
             raise TypeError(f"the state of {callback!r} has a key that is no text, which a file would change: {show(numbers)}")
+        expect_storable(callback, numbers)
         entries.append({"class": class_name(callback), "numbers": numbers})
         tensors.update({f"callback.{i}.{name}": array for name, array in arrays.items()})
     return tensors, entries

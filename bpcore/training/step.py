@@ -24,7 +24,7 @@ from bpcore.mode import Mode, new_mode
 from bpcore.modules import Loss
 from bpcore.modules.losses import warn_of_probabilities
 from bpcore.network import Network
-from bpcore.optimizers import Optimizer, has_own_update
+from bpcore.optimizers import Optimizer, first_update, has_own_update, started
 from bpcore.structure import class_name, describe, expect_class, expect_structure
 from bpcore.training.data import Batch, check_lengths
 from bpcore.training.scaling import Scaling
@@ -133,9 +133,11 @@ class Step:
         self.seed = arguments.seed(seed)
         self.reduce = reduce
 
-        self.moments = optimizer.start(network.theta[: network.n_parameters])
+        self.moments = started(optimizer, network.theta[: network.n_parameters])
         self.scaling = Scaling(network.backend) if network.compute_dtype == "float16" else None
         self._bind()
+
+    own_update: bool  # whether the optimiser's update is a user's
 
     def _bind(self) -> None:
         """Make the vectors of a step, and the views of θ, on the network's backend."""
@@ -169,6 +171,8 @@ class Step:
         """Settings are checked; of the optimiser, the hyperparameters can change. Nothing else can be replaced."""
         if name in SETTINGS:
             value = SETTINGS[name](self, value)
+            if name == "optimizer":
+                object.__setattr__(self, "own_update", has_own_update(value))
         elif name in self.__dict__:
             raise TypeError(f"{name} cannot be replaced, because the optimiser's vectors belong to it; {ANEW}")
         object.__setattr__(self, name, value)
@@ -243,7 +247,10 @@ class Step:
         if look is not None:
             look(outcome, batch)
         more: tuple[Any, ...] = () if factor is None else self.taken(factor)
-        self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed, *more)
+        if self.own_update and type(number) is int and number == 0:
+            first_update(self.optimizer, self.trained, gradient, self.moments, lr, network.layout.decayed)
+        else:
+            self.optimizer.update(self.trained, gradient, self.moments, number + 1, lr, network.layout.decayed, *more)
         for mode in modes:
             if mode.tracked:
                 mode.commit()
@@ -252,7 +259,7 @@ class Step:
     def taken(self, factor: Any) -> tuple[Any, ...]:
         """The factor of the gradient as an argument of the optimiser's update; if a user's update takes none, scale ∇J itself."""
         factor = float(factor) if self.looks else factor
-        if not has_own_update(self.optimizer):
+        if not self.own_update:
             return (factor,)
         self.gradient[...] = times(self.gradient, factor)
         return ()

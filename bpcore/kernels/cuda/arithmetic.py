@@ -10,7 +10,7 @@ import cupy
 from bpcore.functional.arithmetic import add, kept, summation
 from bpcore.functional.numerics import Axes
 from bpcore.kernels.conditions import CUDA
-from bpcore.kernels.cuda.engine.launch import each_row, each_wide
+from bpcore.kernels.cuda.engine.launch import SUMMING, each_row, each_wide
 from bpcore.kernels.cuda.engine.sums import row_sums, sum_columns, total
 from bpcore.primitive import twin
 
@@ -31,13 +31,16 @@ def _(a, b):
 
 
 def axes_of(z: Any, axis: Axes) -> list[int]:
-    """The axes of a reduction, counted from the first one, in order."""
-    return sorted(i % z.ndim for i in (range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis))
+    """The axes of a reduction, counted from the first one, in order; one that z does not have stays as it is."""
+    axes = range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return sorted(i % z.ndim if -z.ndim <= i < z.ndim else i for i in axes)
 
 
 def outer_axes(z: Any, axis: Axes, keepdims: bool) -> bool:
-    """Whether z is dense and not empty, and the axes are its first or its last ones, or all."""
+    """Whether z is dense and not empty, and the axes are all, its first ones, or its last ones, with enough rows for the GPU."""
     axes = axes_of(z, axis)
+    if len(axes) < z.ndim and axes[-1:] == [z.ndim - 1] and math.prod(z.shape[: z.ndim - len(axes)]) < SUMMING:
+        return False
     return axes in ([*range(len(axes))], [*range(z.ndim - len(axes), z.ndim)]) and CUDA.nonempty(z)
 
 

@@ -24,7 +24,7 @@ from bpcore.kernels.cuda.engine.launch import THREADS, each_wide, index_argument
 from bpcore.kernels.cuda.engine.sums import scratch, total
 from bpcore.primitive import twin
 
-BLOCKS = 1024  # that share the rows; the last one to finish adds up their sums
+BLOCKS = 1024  # that share the rows or the entries; the last one to finish adds up their sums
 
 
 def class_indices(t: Any, y: Any, weights: Any, smoothing: float) -> bool:

@@ -43,12 +43,12 @@ def _linear(z, W, b):
     return u if z.ndim == 2 else u.reshape(*z.shape[:-1], W.shape[1])
 
 
-def fits(z, W, b, x):
+def like_u(z, W, b, x):
     """Whether the sum of x and u = z W + b has u's shape and dtype."""
     return x.shape == (*z.shape[:-1], W.shape[1]) and x.dtype == z.dtype == W.dtype
 
 
-@twin(linear_add, serves=fits)
+@twin(linear_add, serves=like_u)
 def _(z, W, b, x):
     u = linear(z, W, b)
     return np.add(x, u, out=u)

@@ -78,7 +78,7 @@ def wide(char: str) -> int:
 
 
 def each_wide(family: str, name: str, char: str, n: int, *args: Any) -> None:
-    """Launch a kernel that applies `map` of common.cu to n entries."""
+    """Launch a kernel that goes over n entries by `each_wide` of common.cu."""
     if n:
         kernel(family, name, char)((min(BLOCKS, -(-n // (THREADS * wide(char)))),), (THREADS,), (n, *args))
 
