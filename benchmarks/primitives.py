@@ -7,7 +7,7 @@ can pass 1 where arrays stay in a cache. What lies below half is listed, with th
 Each engine has its own process: a device with all twins, without those that need an extra (plain), and without any (off). Rounds
 alternate between them. On a GPU only its own time counts: the host has launched the calls before they begin.
 
-    python benchmarks/primitives.py                          # all that is here; on a CPU an hour
+    python benchmarks/primitives.py                          # all that is here; ten minutes on two cores
     python benchmarks/primitives.py --engines cpu --only gelu conv2d
     python benchmarks/primitives.py --engines gpu gpu-plain gpu-off --precision f16
     python benchmarks/primitives.py --show benchmarks/results/primitives-gpu-f16.json
