@@ -93,7 +93,8 @@ class Sequential(Container):
 
     A Linear and a ReLU or a GELU right after it run as one step, with the same values. Further inputs, such as a mask, go by name
     to the children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The
-    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None.
+    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None. A module that
+    takes no mask sees the padding: GlobalAvgPool, Mean or Conv1d over tokens, BatchNorm.
 
     Section 7.4.2
     """
