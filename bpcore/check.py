@@ -48,6 +48,10 @@ def check_module(
     for x in shapes:
         if 0 in (shape := tuple(getattr(x, "shape", x))):
             raise ValueError(f"check_module expected inputs with at least one entry, got {shape}: nothing would be compared")
+    for name, value in vars(module).items():
+        if is_array(value) and not module._own:
+            repair = f"declare it: self.parameters = {{{name!r}: bp.Parameter(shape, initializer, trained=False)}}"
+            raise AssertionError(f"{show(module)}: {name} is an array that no file keeps, and no backend gets; {repair}")
     report = CheckReport(show(module))
     for each in (Mode(look=True), Mode(training=True, seed=seed, look=True)) if mode is None else (expect_mode(mode),):
         check = Check(module, shapes, seed, each, on, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zlib
 from dataclasses import asdict, is_dataclass
 from itertools import zip_longest
 from numbers import Integral, Real
@@ -16,6 +17,7 @@ from bpcore.module import Module
 
 UNKNOWN = "unknown"  # of a value that JSON cannot hold: the key before the name of its class or function
 CHANGED = ", changed after it was made"  # behind the name of a bpcore class: the arguments do not say what the module computes
+LATER = {"attributes", "crc32"}  # keys that older files lack
 LOAD = "build the module yourself and pass it: Network.load(path, module=...)"
 
 
@@ -84,7 +86,10 @@ def describe(module: Module, children: bool = True) -> list[dict[str, Any]]:
             return value
         if isinstance(value, (Integral, Real)):
             return int(value) if isinstance(value, Integral) else float(value)
-        return {UNKNOWN: class_name(value)}
+        unknown: dict[str, Any] = {UNKNOWN: class_name(value)}
+        if is_numeric(value):
+            unknown["crc32"] = zlib.crc32(value.tobytes())
+        return unknown
 
     def number(part: Module) -> int:
         if id(part) not in numbers:
@@ -95,7 +100,9 @@ def describe(module: Module, children: bool = True) -> list[dict[str, Any]]:
                     entry["class"] += CHANGED
                 entry |= {"positional": encode(positional), "named": encode(named)}
             except (AttributeError, ValueError):  # a user's module that keeps its arguments under other names, or arrays
-                entry |= {"positional": {UNKNOWN: "arguments"}, "named": {}}
+                plain = {name: x for name, x in vars(part).items() if isinstance(x, (Real, str)) or is_numeric(x)}
+                attributes = {name: encode(x) for name, x in plain.items() if not name.startswith("_")}
+                entry |= {"positional": {UNKNOWN: "arguments"}, "named": {}, "attributes": attributes}
             if children:
                 entry["children"] = {name: number(child) for name, child in part.children.items()}
             numbers[id(part)] = len(described)
@@ -136,6 +143,11 @@ def expect_structure(path: Any, module: Module, saved: Any, initializers: bool =
             expect(path, "module", own, entry)
 
 
+def is_numeric(value: Any) -> bool:
+    """Whether value is an array of NumPy, of numbers or booleans."""
+    return hasattr(value, "tobytes") and getattr(getattr(value, "dtype", None), "kind", "") in ("b", "i", "u", "f", "c")
+
+
 def has_children(entries: list[Any]) -> bool:
     """Whether the entries name the children of modules. Those of format 1 do not."""
     return any(isinstance(entry, dict) and "children" in entry for entry in entries)
@@ -144,11 +156,16 @@ def has_children(entries: list[Any]) -> bool:
 def alike(own: Any, saved: Any, ignored: tuple[str, ...] = ()) -> bool:
     """Whether two parts of descriptions are equal, with classes compared by `same_name`, and without the arguments `ignored`."""
     if isinstance(own, dict) and isinstance(saved, dict):
-        if own.keys() != saved.keys():
+        if (own.keys() ^ saved.keys()) - LATER:
             return False
+        if "attributes" in own and "attributes" in saved:  # those that both had
+            both = own["attributes"].keys() & saved["attributes"].keys()
+            own = own | {"attributes": {k: own["attributes"][k] for k in both}}
+            saved = saved | {"attributes": {k: saved["attributes"][k] for k in both}}
         return all(
             same_name(value, saved[k]) if k in ("class", UNKNOWN) and isinstance(value, str) else alike(value, saved[k], ignored)
             for k, value in own.items()
+            if k in saved
         )
     if isinstance(own, list) and isinstance(saved, list):
         own, saved = ([x for x in part if not (isinstance(x, list) and x and x[0] in ignored)] for part in (own, saved))

@@ -118,6 +118,35 @@ def test_the_last_file_has_the_best_theta(monkeypatch, tmp_path, options):
     assert resumed.history.theta_epoch == 2
 
 
+@pytest.mark.parametrize(
+    "value", [np.eye(2), {1, 2}, np.datetime64("2026-01-01"), object()], ids=lambda value: type(value).__name__
+)
+def test_a_record_that_a_file_cannot_keep(value, tmp_path):
+    """It is told before it is written, whatever writes it."""
+
+    class Adding(bp.Callback):
+        def on_epoch(self, trainer, record):
+            record["norms"] = [np.float32(0.5), 2]
+            record["wrong"] = value
+
+    logs = [bp.HistoryLog(tmp_path / name) for name in ("h.jsonl", "h.csv")]
+    for writing in (*([log] for log in logs), [bp.Checkpoint(tmp_path / "c.st")], []):
+        with pytest.raises(TypeError, match=r"the record's column 'wrong' has .*, and a file keeps numbers, .* x\.tolist\(\)"):
+            trainer(callbacks=[Adding(), *writing]).fit(examples(), epochs=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"h.jsonl", "h.csv"}  # at the end of `fit`, without that column
+
+
+def test_a_list_of_numbers_in_a_record(tmp_path):
+    def add(trainer, record):
+        record["norms"] = [np.float32(0.5), 2]
+
+    adding = bp.Callback()
+    adding.on_epoch = add
+    run = trainer(callbacks=[adding, bp.HistoryLog(tmp_path / "h.jsonl"), bp.Checkpoint(tmp_path / "c.st")])
+    run.fit(examples(), epochs=1)
+    assert json.loads((tmp_path / "h.jsonl").read_text())["norms"] == [0.5, 2]
+
+
 class Saved(bp.Callback):
     """Notes (steps, epoch) of what lies at a path, after each step and each epoch, when it is new."""
 
@@ -429,17 +458,6 @@ class Factor:
         return self.factor
 
 
-class Seen(bp.Metric):
-    name = "seen"
-
-    def __init__(self):
-        self.seen = []
-
-    def scores(self, t, y):
-        self.seen.append(t.shape[0])
-        return t[:, 0]
-
-
 class Drawing(bp.Callback):
     """draw: what changes by being used."""
 
@@ -510,7 +528,6 @@ def default(step, calls=[0]):  # noqa: B006  the mistake that is tested
         ("callbacks", Patient("training_loss"), "Patient.floor"),
         ("schedule", Factor(), "Factor.factor"),
         ("schedule", Factor().__call__, "Factor.factor"),
-        ("metrics", Seen(), "Seen.seen"),
     ],
     ids=lambda part: type(part).__name__ if not isinstance(part, str) else part,
 )

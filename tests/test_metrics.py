@@ -9,6 +9,7 @@ import pytest
 from runs import CLASSES, ROWS, Shift, trainer, unchanged
 
 import bpcore as bp
+from bpcore.functional.losses import weighted_mean
 from bpcore.training.metrics import METRICS
 
 
@@ -326,3 +327,36 @@ def test_softmax_before_cross_entropy_warns():
         run.network.value_and_gradient(bp.CrossEntropy(), np.zeros((2, 5)), np.zeros(2, "int64"))
     trainer(bp.Sequential(bp.Linear(5, CLASSES), bp.Residual(bp.Softmax())))  # no probabilities
     trainer(bp.Sequential(bp.Linear(5, CLASSES), bp.LogSoftmax()))  # the loss is the same
+
+
+class Gathering(bp.Metric):
+    """It stores what it needs, which is no sum: the median of |t - y|."""
+
+    name = "median"
+
+    def __init__(self):
+        self.errors = []
+
+    def terms(self, t, y, w):
+        self.errors.append(np.abs(t - y))
+        return (w.sum(),)
+
+    def value(self, n):
+        return float(np.median(np.concatenate(self.errors)))
+
+
+def test_what_a_metric_stores_does_not_outlive_a_measurement():
+    r = np.random.default_rng(0)
+    train, test = ((X, X[:, :1]) for X in (r.normal(size=(40, 3)), r.normal(size=(10, 3))))
+    run = bp.Trainer(bp.Network(bp.Linear(3, 1), "numpy", "float64"), bp.SquaredError(), bp.SGD(0.1), metrics=[Gathering()])
+    run.fit(train, test, epochs=2, batch_size=8)
+    for (X, y), column in ((train, "training_median"), (test, "test_median")):
+        expected = np.median(np.abs(run.network(X) - y))
+        assert run.history[-1][column] == pytest.approx(expected)
+        assert run.evaluate((X, y))["median"] == pytest.approx(expected)
+
+
+def test_a_loss_per_output_is_no_loss_per_example():
+    for shape in ((4, 1), (4, 3)):
+        with pytest.raises(ValueError, match=r"one number for each example, got ℓ of shape .* weights of shape \(4,\); sum ℓ"):
+            weighted_mean(np.ones(shape), np.ones(4))

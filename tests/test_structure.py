@@ -12,7 +12,7 @@ from runs import trainer
 
 import bpcore as bp
 from bpcore import schedules, structure
-from bpcore.checkpoint import CheckpointError, read
+from bpcore.checkpoint import CheckpointError, read, write
 
 X = np.ones((2, 4), dtype="float32")
 
@@ -267,3 +267,43 @@ def test_the_numbers_of_a_loss_are_the_trainers(tmp_path):
     trainer(loss=bp.CrossEntropy()).resume(tmp_path / "run")
     (loss,) = read(tmp_path / "run")[1]["training"]["loss"]
     assert (loss["class"], loss["named"]) == ("bpcore.CrossEntropy", {"mapping": [["smoothing", 0.1]]})
+
+
+class Renamed(bp.Module):
+    """Keeps its argument under another name; or an array."""
+
+    def __init__(self, k):
+        self.factor = k
+
+    def forward(self, theta, z, mode):
+        return z * self.factor, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return v * self.factor
+
+
+class WithArray(Renamed):
+    def __init__(self, factor):
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("saved", "other"), [(Renamed(3.0), Renamed(5.0)), (WithArray(np.ones(4, "f4")), WithArray(np.zeros(4, "f4")))]
+)
+def test_arguments_that_only_attributes_show(saved, other, tmp_path):
+    path = tmp_path / "net.st"
+    bp.Network(bp.Sequential(saved, bp.Linear(4, 3)), "numpy").save(path)
+    same = bp.Network.load(path, module=bp.Sequential(saved, bp.Linear(4, 3)))
+    assert same(X).shape == (2, 3)
+    with pytest.raises(CheckpointError, match=r"does not fit: expected module"):
+        bp.Network.load(path, module=bp.Sequential(other, bp.Linear(4, 3)))
+    tensors, header = read(path)
+    for entry in header["network"]["structure"]:  # as files were before
+        entry.pop("attributes", None)
+    write(path, tensors, header)
+    bp.Network.load(path, module=bp.Sequential(saved, bp.Linear(4, 3)))
+
+
+def test_a_module_that_holds_an_array():
+    with pytest.raises(AssertionError, match=r"factor is an array that no file keeps, .* trained=False"):
+        bp.check_module(WithArray(np.ones(4)), (2, 4))

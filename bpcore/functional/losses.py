@@ -39,6 +39,9 @@ def weighted_mean(ell: Array, weights: Array | None) -> Array:
     xp = namespace(ell)
     if weights is None:
         return xp.mean(ell)
+    if tuple(weights.shape) != tuple(ell.shape):
+        got = f"{tuple(ell.shape)} and weights of shape {tuple(weights.shape)}"
+        raise ValueError(f"weighted_mean expected one number for each example, got ℓ of shape {got}; sum ℓ over the outputs")
     weights = relative(weights)
     return xp.sum(masked(weights * ell, weights != 0)) / total(weights)
 

@@ -41,17 +41,17 @@ class Loss(Module):
     v w / Σ w, by which dℓ/dz is multiplied.
 
         >>> import bpcore as bp
-        >>> from bpcore.functional.losses import example_weights, weighted_mean
-        >>> class Quartic(bp.Loss):  # ℓ = ¼ (z - y)⁴, one output per example
+        >>> from bpcore.functional.losses import example_weights, per_example, weighted_mean
+        >>> class Quartic(bp.Loss):  # ℓ = ¼ Σ (z - y)⁴, summed over the outputs of an example
         ...     def forward(self, theta, z, y, weights=None, *, mode):
         ...         self.expect(theta, z, y, weights)
-        ...         return weighted_mean((z - y) ** 4 / 4, weights), (z, y, weights)
+        ...         return weighted_mean(per_example((z - y) ** 4 / 4), weights), (z, y, weights)
         ...     def backward(self, theta, saved, v, gradient, need_dz=True):
         ...         z, y, weights = saved
-        ...         dz = (z - y) ** 3 * example_weights(v, weights, z.shape, z.ndim)
+        ...         dz = (z - y) ** 3 * example_weights(v, weights, self.examples(y), z.ndim)
         ...         return (dz, None) if weights is None else (dz, None, None)  # no gradient for labels and weights
-        >>> bp.check_module(Quartic(), (5,), (5,))
-        Quartic() keeps its contract in evaluation and training: B and differences agree to ... for input 0 (5,)
+        >>> bp.check_module(Quartic(), (5, 2), (5, 2))
+        Quartic() keeps its contract in evaluation and training: B and differences agree to ... for input 0 (5, 2)
 
     theta and gradient are empty, unless the loss has parameters. If y has another shape than z, the subclass overrides `expect`
     and `examples`; if some values of y are wrong, `check_labels`. casts_labels = True accepts labels of any dtype.

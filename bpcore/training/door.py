@@ -19,7 +19,7 @@ from bpcore.training.evaluation import check_data
 from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
-from bpcore.training.outlived import follow, is_ours
+from bpcore.training.outlived import is_ours
 from bpcore.training.state import check_state, innermost, take
 from bpcore.training.step import Step
 
@@ -71,7 +71,6 @@ def as_metrics(trainer: Any, metrics: Any) -> list[Metric]:
     for metric in chosen:
         expect_call(f"{type(metric).__name__}.scores", metric.scores, "t", "y")
         expect_call(f"{type(metric).__name__}.terms", metric.terms, "t", "y", "w")
-        follow(metric, trainer)
     return chosen
 
 

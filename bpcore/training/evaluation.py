@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from bpcore.array import Array, is_floating, kind
@@ -42,7 +43,7 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
     if isinstance(examples, Arrays):
         for row in extremes(examples.inputs):
             network(tuple(x[row : row + 1, ...] for x in examples.inputs))  # an id out of an embedding's range is an error
-    of_loss = [metric.for_loss(loss) for metric in metrics]
+    of_loss = [fresh(metric).for_loss(loss) for metric in metrics]
     for metric in of_loss:
         metric.check_labels(host, tuple(t.shape))
     with trial_of(examples):
@@ -77,7 +78,7 @@ def extremes(inputs: tuple[Array, ...]) -> list[int]:
 def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Arrays | Batches, batch_size: int) -> dict[str, float]:
     """The loss J and the metrics over all examples, by name. The host waits for the device at the end, and every LOOK_EVERY."""
     backend = network.backend
-    metrics = [metric.for_loss(loss) for metric in metrics]
+    metrics = [fresh(metric).for_loss(loss) for metric in metrics]
     totals: list[Any] = []  # on the host: the sums of the loss, then those of each metric
     sums: list[Any] = []  # on the device: the sums of the batches since
     with closing(in_order(examples, batch_size)) as reading:
@@ -99,6 +100,15 @@ def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Array
         raise ValueError(f"{examples.name}: all weights are zero; give at least one example a weight above zero")
     values = {metric.name: metric.value(*of_one) for metric, of_one in zip(metrics, of_metrics, strict=True)}
     return {"loss": J_sum / weight, **values}
+
+
+def fresh(metric: Metric) -> Metric:
+    """A copy of a user's metric, so that what it stores does not outlive a measurement; bpcore's own store nothing."""
+    if type(metric).__module__.startswith("bpcore."):
+        return metric
+    with suppress(Exception):  # it holds what cannot be copied
+        return copy.deepcopy(metric)
+    return metric
 
 
 def terms(network: Network, loss: Loss, metrics: Sequence[Metric], t: Array, y: Any, weights: Any) -> list[Any]:

@@ -147,8 +147,21 @@ def is_finite(value: Any) -> bool:
     return is_number(value) and math.isfinite(value)
 
 
+def expect_record(record: dict[str, Any]) -> None:
+    """Raise a TypeError if a file cannot keep what a callback has put into a record, and take it out."""
+    for name, value in list(record.items()):
+        try:
+            json.dumps(value, default=float)
+        except (TypeError, ValueError) as error:
+            del record[name]
+            repair = "a file keeps numbers, texts and lists of them: float(x), or x.tolist()"
+            raise TypeError(f"the record's column {name!r} has {show(value)}, and {repair}") from error
+
+
 def plain(value: Any) -> Any:
     """value as Python's own number, or None for NaN and infinities, which JSON cannot express."""
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

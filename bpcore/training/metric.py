@@ -20,7 +20,7 @@ class Metric:
 
     A metric that is a mean over examples defines `scores`. Any other metric defines `terms`, the sums of one batch; `value`,
     which computes the metric from the sums of all batches; and `join`, if the terms of two batches do not simply add. Sums are
-    float64, where the device has it. An example of weight 0 has no influence.
+    float64, where the device has it. An example of weight 0 has no influence. Each measurement uses a copy of the metric.
 
     t: the network's outputs (n, ...). y: the labels, as the loss takes them: class indices, probability rows, or numbers of t's
     shape. Both are arrays on the network's device. Only `value` gets Python numbers; the other methods must not look at values,

@@ -24,7 +24,7 @@ from bpcore.training.callbacks import Callback
 from bpcore.training.data import Arrays, Batch, Batches, Columns, Epoch, as_examples, columns_of
 from bpcore.training.evaluation import check_data, measure
 from bpcore.training.guard import Counters, Guard
-from bpcore.training.history import History
+from bpcore.training.history import History, expect_record
 from bpcore.training.interrupt import on_interrupt
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
@@ -296,6 +296,7 @@ class Trainer:
             self.schedule.observe(record)
         for callback in told:
             callback.on_epoch(self, record)
+            expect_record(record)  # before another callback writes it
 
     def evaluate(self, data: Any, batch_size: int = EVALUATION_ROWS) -> dict[str, float]:
         """The loss J and the metrics over all of `data`, in evaluation mode, batch_size rows at a time.
