@@ -1,4 +1,4 @@
-"""Arrays for primitives.py: the sizes of a GPT and of a ResNet, and what draws arrays of them on a backend."""
+"""Arrays for primitives.py and modules.py: the sizes of a GPT and of a ResNet, and what draws arrays of them on a backend."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ class Sizes(NamedTuple):
 
 
 REAL = Sizes()
-SIZES = {"real": REAL, "small": Sizes(2, 8, 16, 2, 32, 2, 8, (8, 16), 1000, (2, 3, 8, 8))}
+SIZES = {
+    "real": REAL,
+    "small": Sizes(2, 8, 16, 2, 32, 2, 8, (8, 16), 1000, (2, 3, 8, 8)),
+    # of modules.py
+    "usual": Sizes(16, 128, 256, 4, 8192, 32, 28, (32, 64), 5_800_000, (32, 64, 128, 128)),
+    "large": Sizes(8, 512, 768, 12, 8192, 64, 32, (64, 128), 25_000_000),
+}
 
 
 class Draw:

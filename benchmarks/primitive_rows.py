@@ -224,17 +224,15 @@ def elementwise(known: Primitive) -> Row:
     return Row("rows x hidden", draw)
 
 
-def update(known: Primitive) -> Row:
+def update(known: Primitive, label: str = "parameters", **constants: Any) -> Row:
     """The row of an optimiser's update: all arrays are vectors of float32."""
 
     def draw(d: Draw) -> Arguments:
-        n = d.sizes.parameters
+        n, its = d.sizes.parameters, CONSTANTS | constants
         vector = {"g": d.z, "theta": d.z, "m": d.z, "v": d.positive, "c": d.positive}
-        return tuple(
-            vector[name](n, dtype="float32") if name in vector else CONSTANTS[name] for name in known.signature.parameters
-        )
+        return tuple(vector[name](n, dtype="float32") if name in vector else its[name] for name in known.signature.parameters)
 
-    return Row("parameters", draw)
+    return Row(label, draw)
 
 
 def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
@@ -317,6 +315,7 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "lstm_backward": [Row("sequences", lstm_backward)],
         "gru": [Row("sequences", lambda d: (*recurrent(d, 3), recurrent(d, 3)[-1]))],
         "gru_backward": [Row("sequences", gru_backward)],
+        "adam": [update(PRIMITIVES["adam"], "AdamW"), update(PRIMITIVES["adam"], "Adam", decoupled=False)],
         "clip_factor": [Row("a scalar", clip_factor, {"g": 0})],
         "gathered": [Row("parameters", gathered)],
         "rescale": [Row("a scalar", lambda d: (f.squared_norm(d.z(2, dtype="float32")), 1.0, 9, 0.5, 8.0, d.positive(2)))],

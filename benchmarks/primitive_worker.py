@@ -5,9 +5,7 @@ python primitive_worker.py ENGINE PRECISION SIZES SECONDS
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import json
 import os
 import statistics
 import sys
@@ -21,6 +19,7 @@ from engines import COMPUTE
 from primitive_draw import SIZES, Draw
 from primitive_rows import Arguments, moved, operations, rows
 from primitives import ENGINES
+from process import serve
 
 from bpcore.backend import get_backend
 from bpcore.context import computing_in
@@ -146,23 +145,12 @@ class Worker:
             return {"failed": f"{type(error).__name__}: {error}"}
 
 
-def main() -> None:
+def start() -> tuple[dict[str, float], Callable[..., dict[str, Any]]]:
+    """The ceilings, and what answers."""
     engine, precision, sizes, seconds = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not reach it
-
-    def say(answer: Any) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
-
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            worker = Worker(engine, precision, sizes)
-            say(worker.ceilings(float(seconds)))
-        except (ImportError, RuntimeError, ValueError) as error:
-            say({"skipped": str(error)})
-            return
-        for line in sys.stdin:
-            say(worker.answer(**json.loads(line)))
+    worker = Worker(engine, precision, sizes)
+    return worker.ceilings(float(seconds)), worker.answer
 
 
 if __name__ == "__main__":
-    main()
+    serve(start)

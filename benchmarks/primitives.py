@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from engines import COMPUTE
 from figures import Spread, ratio
-from process import HERE, LeftOut, Process, environment
+from process import HERE, LeftOut, Process, environment, take_turns
 from run import gpus, machine
 
 HALF = 0.5  # of the ceiling: what lies below is listed
@@ -68,19 +68,12 @@ def measure(options: argparse.Namespace) -> Results:
     for name, its in rows(SIZES[options.sizes]).items():
         for i, row in enumerate(its if name in options.only or not options.only else ()):
             print(f"measuring {name}, {row.label}", file=sys.stderr, flush=True)
+            request: dict[str, Any] = {"name": name, "row": i, "seconds": options.seconds}
+            got = take_turns(workers, options.rounds, results["skipped"], f"{name}, {row.label}", **request)
             found: dict[str, Any] = {}
-            for _ in range(options.rounds):
-                for engine, worker in list(workers.items()):
-                    try:
-                        got = worker.ask(name=name, row=i, seconds=options.seconds)
-                    except LeftOut as reason:  # its process is gone
-                        results["skipped"][engine] = f"{name}, {row.label}: {reason}"
-                        del workers[engine]
-                        found.pop(engine, None)
-                        continue
-                    if "seconds" in got:
-                        got["seconds"] = [*found.get(engine, got | {"seconds": []})["seconds"], got["seconds"]]
-                    found[engine] = got
+            for engine, its in got.items():
+                failed = next((answer for answer in its if "failed" in answer), None)
+                found[engine] = failed or its[-1] | {"seconds": [answer["seconds"] for answer in its]}
             results["rows"].append({"primitive": name, "label": row.label, "engines": found})
             if options.json:  # so far: a run may be cut off
                 options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,36 @@ class Process:
             if stream is not None:
                 stream.close()
         self.worker.wait()
+
+
+def take_turns(
+    workers: dict[str, Process], rounds: int, skipped: dict[str, str], what: str, **request: Any
+) -> dict[str, list[Any]]:
+    """Engine to its answers to a request, one a round. One whose process ends leaves `workers`, and `skipped` says why."""
+    found: dict[str, list[Any]] = {engine: [] for engine in workers}
+    for _ in range(rounds):
+        for engine, worker in list(workers.items()):
+            try:
+                found[engine].append(worker.ask(**request))
+            except LeftOut as reason:
+                skipped[engine] = f"{what}: {reason}"
+                del workers[engine], found[engine]
+    return found
+
+
+def serve(start: Callable[[], tuple[Any, Callable[..., Any]]]) -> None:
+    """Be a worker: say what `start` returns first, or why it can do nothing; what it returns second answers each request."""
+    answers = os.fdopen(os.dup(1), "w")  # what a library prints must not reach it
+
+    def say(answer: Any) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            ready, answer = start()
+        except (ImportError, RuntimeError, ValueError) as error:
+            say({"skipped": str(error)})
+            return
+        say(ready)
+        for line in sys.stdin:
+            say(answer(**json.loads(line)))

@@ -18,6 +18,7 @@ from conftest import environment
 from emulator import cupy as emulator
 
 import bpcore as bp
+from bpcore.layout import Layout
 from bpcore.primitive import PRIMITIVES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -28,6 +29,9 @@ import engines  # noqa: E402
 import figures  # noqa: E402
 import library  # noqa: E402
 import linear_cost  # noqa: E402
+import module_rows  # noqa: E402
+import module_worker  # noqa: E402
+import modules  # noqa: E402
 import primitive_draw  # noqa: E402
 import primitive_rows  # noqa: E402
 import primitives  # noqa: E402
@@ -353,6 +357,85 @@ def test_fractions_of_the_ceiling():
     assert (first[0], second[0]) == ("b", "c")
     assert "2.500 ms lost" not in first
     assert "2500.000 ms lost" in first
+
+
+ROWS = module_rows.rows(SMALL)
+RANDOM = ("Dropout", "Dropout2d")  # masks differ
+
+
+def test_every_module_and_optimiser_has_a_row():
+    of = {name.split()[0] for name in ROWS} | set(module_rows.WITHOUT)
+    assert of == {*bp.modules.__all__, *bp.optimizers.__all__} - {"Loss", "Module", "Optimizer"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_modules_of_pytorch_do_the_same_job(name):
+    """Outputs and gradients have bpcore's shapes; without parameters and masks, outputs have its values."""
+    pytest.importorskip("torch")
+    row = ROWS[name]
+
+    def draw() -> primitive_draw.Draw:
+        return primitive_draw.Draw(bp.get_backend("numpy"), "float32", SMALL)
+
+    ours = module_worker.of_bpcore(row, draw())
+    for channels_last in (False, True):
+        theirs = module_worker.of_torch(row, draw(), channels_last)
+        if not theirs:
+            assert channels_last or name == "Lion"
+            continue
+        assert list(ours) == list(theirs)
+        if "update" in ours:
+            theirs["update"]()
+            continue
+        (expected, _), gradient = ours["forward"](), ours["backward"]()
+        u, dz = theirs["forward"](), theirs["backward"]()[0]
+        u, dz = (x.movedim(1, -1) if row.first and x.ndim > 2 else x for x in (u[0] if isinstance(u, tuple) else u, dz))
+        gradient = gradient[0] if isinstance(gradient, tuple) else gradient
+        assert gradient is None or gradient.shape == dz.shape
+        assert expected.shape == u.shape
+        if not Layout(row.module(bp)).size and name not in RANDOM:
+            np.testing.assert_allclose(u.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_for_modules(tmp_path):
+    """A smoke run: each engine's figures in a file, and the same table from it."""
+    path = tmp_path / "quick.json"
+    chosen = ("--only", "AvgPool2d", "Lion", "--engines", "plain", "off", "torch-cl")
+    printed, _ = run("--quick", *chosen, "--json", str(path), script="modules.py")
+    results = json.loads(path.read_text())
+    assert {"machine", "settings", "skipped", "copies", "rows"} == set(results)
+    assert [(row["module"], row["size"]) for row in results["rows"]] == [("AvgPool2d", "small"), ("Lion", "small")]
+    pool, lion = (row["engines"] for row in results["rows"])
+    assert set(pool["plain"]) == {"forward", "backward"}
+    assert set(lion["off"]) == {"update"}
+    assert not lion.get("torch-cl")  # PyTorch has no such optimiser
+    assert "torch-cl" in pool or "torch" in results["skipped"]["torch-cl"]
+    (line,) = (line for line in printed.splitlines() if line.startswith("AvgPool2d") and " forward " in line)
+    assert f"{np.median(pool['off']['forward']) * 1e3:.3f}" in line.split()
+    assert line in run("--show", str(path), script="modules.py")[0]
+
+
+def test_modules_past_their_limit():
+    """The quicker of PyTorch's layouts is the reference of a pass; without PyTorch it is the last engine, and nothing is past."""
+    torch = {"torch": {"forward": [2.0] * 3, "backward": [1.0] * 3}, "torch-cl": {"forward": [1.0] * 3, "backward": [2.0] * 3}}
+    ours = {"fast": {"forward": [1.2, 1.1, 9.0], "backward": [1.5] * 3}, "plain": {"forward": [7.0] * 3, "backward": [6.0] * 3}}
+    update = {"fast": {"update": [0.1]}, "off": {"update": [0.2]}}
+    rows = [
+        {"module": "GRU", "size": "usual", "engines": ours | torch},
+        {"module": "Exp", "size": "usual", "engines": ours},
+        {"module": "Adam", "size": "small", "engines": update},
+        {"module": "Log", "size": "small", "engines": {"fast": {"failed": "MemoryError: "}}},
+    ]
+    _, _, *printed = modules.lines({"skipped": {}, "copies": {"fast": 28e5}, "rows": rows})
+    assert [line.split()[3] for line in printed[:2]] == ["torch-cl", "torch"]
+    assert "0.10 of the bandwidth" in printed[4]
+    assert "failed: MemoryError" in printed[5]
+    assert [line.split()[:3] for line in printed[6:]] == [
+        ["fast", "past", "1.2"],
+        ["GRU", "usual", "backward"],
+        ["plain", "past", "6.0"],
+        ["GRU", "usual", "forward"],
+    ]
 
 
 ON_A_GPU = """
