@@ -39,7 +39,7 @@ from bpcore.functional.activations import (
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, tanh_of
-from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team
+from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
 from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
 from bpcore.primitive import twin
 
@@ -48,6 +48,7 @@ dense = COMPILED.dense
 
 @numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` is, and contains it
 def _each(start, stop, f, z, v, c, least, u):
+    wide()
     z, v, u = z[start:stop], v[start:stop], u[start:stop]
     for i in range(u.shape[0]):
         u[i] = flushed(f(z[i], v[i], c), least)
