@@ -309,6 +309,8 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "max_pool2d_backward": [Row("2x2, stage 1", max_pool2d_backward)],
         "avg_pool2d": [Row("2x2, stage 1", lambda d: (d.z(*stage(d, 0)), DOUBLE))],
         "avg_pool2d_backward": [Row("2x2, stage 1", avg_pool2d_backward)],
+        "upsample": [Row("2x2, stage 2 to 1", lambda d: (avg_pool2d_backward(d)[0], 2))],
+        "upsample_backward": [Row("2x2, stage 2 to 1", lambda d: (d.z(*stage(d, 0)), 2))],
         "rotate": [Row("sequences", lambda d: (d.z(d.sizes.n, d.sizes.tokens, d.sizes.d), 1.0))],
         "rotate_heads": [Row("queries, keys, values", lambda d: (*attention(d)[:2], 1.0))],
         "lstm": [Row("sequences", lambda d: recurrent(d, 4))],

@@ -52,6 +52,7 @@ def modules() -> dict[str, tuple[Any, Any]]:
         "ConvTranspose2d": (bp.ConvTranspose2d(32, 16, 2, 2), image),
         "MaxPool2d": (bp.MaxPool2d(2), image),
         "AvgPool2d": (bp.AvgPool2d(2), image),
+        "Upsample": (bp.Upsample(2), image),
         "Embedding": (bp.Embedding(8192, 256), generator.integers(0, 8192, (32, 128))),
         "MultiHeadAttention": (bp.MultiHeadAttention(256, 4, causal=True), floats(16, 128, 256)),
     }

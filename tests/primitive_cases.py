@@ -252,6 +252,11 @@ def avg_pool2d_backward(d: Draw) -> list[tuple]:
     return [(d.z(len(z), *placement.outputs(5, 4), z.shape[3]), placement, 5, 4) for z, placement in pool(d)]
 
 
+def upsample(d: Draw, backward: bool = False) -> list[tuple]:
+    n, c = min(d.rows, 13), min(d.columns, 70)
+    return [(d.z(n, k, 2 * k, c) if backward else d.z(n, 1, 2, c), k) for k in (1, 2, 3, 24)]
+
+
 def max_pool2d_backward(d: Draw) -> list[tuple]:
     firsts = (definition(functional.max_pool2d)(z, placement)[1] for z, placement in pool(d))
     return [(d.lay(first), *row) for first, row in zip(firsts, avg_pool2d_backward(d), strict=True)]
@@ -375,6 +380,8 @@ TABLE: dict[str, Rows] = {
     "max_pool2d_backward": max_pool2d_backward,
     "avg_pool2d": pool,
     "avg_pool2d_backward": avg_pool2d_backward,
+    "upsample": upsample,
+    "upsample_backward": lambda d: upsample(d, backward=True),
     "lstm": lambda d: [recurrent(d, 4)],
     "lstm_backward": lstm_backward,
     "gru": lambda d: [(*recurrent(d, 3), d.z(9))],

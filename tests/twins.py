@@ -19,6 +19,7 @@ FLOAT32_ONLY = (
     "conv2d_backward",
     "conv_transpose2d",
     "conv_transpose2d_backward",
+    "elu",
     "gelu",
     "gelu_backward",
     "gelu_tanh",

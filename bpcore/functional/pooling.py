@@ -1,4 +1,4 @@
-"""Pooling of images (n, height, width, channels): a maximum or a mean at each place of a kernel."""
+"""Pooling and resizing of images (n, height, width, channels): a maximum or a mean at each place of a kernel; copies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bpcore.functional.convolution import Placement, columns, spread
 from bpcore.functional.numerics import masked, sum_over
 from bpcore.primitive import primitive
 
-__all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
+__all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward", "upsample", "upsample_backward"]
 
 
 @primitive()
@@ -57,3 +57,21 @@ def avg_pool2d_backward(v: Array, placement: Placement, h: int, w: int) -> Array
     n, out_h, out_w, c = v.shape
     d = xp.reshape(v * (1 / placement.size), (n, out_h * out_w, 1, c))
     return spread(xp.broadcast_to(d, (n, out_h * out_w, placement.size, c)), placement, h, w)
+
+
+@primitive()
+def upsample(z: Array, factor: int) -> Array:
+    """u (n, h k, w k, c): each entry of z (n, h, w, c) is repeated k = `factor` times, vertically and horizontally."""
+    xp = namespace(z)
+    n, h, w, c = z.shape
+    u = xp.broadcast_to(xp.reshape(z, (n, h, 1, w, 1, c)), (n, h, factor, w, factor, c))
+    return xp.reshape(u, (n, h * factor, w * factor, c))
+
+
+@primitive()
+def upsample_backward(v: Array, factor: int) -> Array:
+    """B[upsample, z](v) = dz (n, h, w, c): the sum of v (n, h k, w k, c) over each entry's repetitions."""
+    xp = namespace(v)
+    n, h, w, c = v.shape
+    tiles = xp.reshape(v, (n, h // factor, factor, w // factor, factor, c))
+    return xp.astype(sum_over(tiles, (2, 4)), v.dtype, copy=False)

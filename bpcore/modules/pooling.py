@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from bpcore.arguments import plain, show, whole
-from bpcore.array import Array, namespace
+from bpcore.array import Array
 from bpcore.expect import expect_entries, expect_floats, expect_images
 from bpcore.functional.arithmetic import mean, mean_backward
-from bpcore.functional.numerics import sum_over
-from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from bpcore.functional.pooling import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    upsample,
+    upsample_backward,
+)
 from bpcore.module import Mode, Module, Windows
 from bpcore.modules.convolution import Padding, Sizes, Windowed
 
@@ -86,14 +92,8 @@ class Upsample(Module):
     def __init__(self, factor: int):
         self.factor = whole("factor", factor, of=self)
 
-    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, Shape]:
-        z = expect_images(self, theta, z)
-        xp, k = namespace(z), self.factor
-        n, h, w, c = z.shape
-        u = xp.broadcast_to(xp.reshape(z, (n, h, 1, w, 1, c)), (n, h, k, w, k, c))
-        return xp.reshape(u, (n, h * k, w * k, c)), z.shape
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, None]:
+        return upsample(expect_images(self, theta, z), self.factor), None
 
-    def backward(self, theta: Windows, saved: Shape, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
-        xp, k = namespace(v), self.factor
-        n, h, w, c = saved
-        return xp.astype(sum_over(xp.reshape(v, (n, h, k, w, k, c)), (2, 4)), v.dtype, copy=False)
+    def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
+        return upsample_backward(v, self.factor)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.extending import overload, register_jitable
+from numba.extending import register_jitable
 
 from bpcore.functional.activations import (
     BOUND,
     TANH_CUBE,
     TANH_SCALE,
+    elu,
     elu_backward,
     gelu,
     gelu_backward,
@@ -37,8 +38,8 @@ from bpcore.functional.activations import (
 )
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
-from bpcore.kernels.fast.engine.exponential import exp
-from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team
+from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, tanh_of
+from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
 from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
 from bpcore.primitive import twin
 
@@ -47,6 +48,7 @@ dense = COMPILED.dense
 
 @numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` is, and contains it
 def _each(start, stop, f, z, v, c, least, u):
+    wide()
     z, v, u = z[start:stop], v[start:stop], u[start:stop]
     for i in range(u.shape[0]):
         u[i] = flushed(f(z[i], v[i], c), least)
@@ -104,58 +106,10 @@ def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: 
     twin(activation_backward, serves=dense_z_and_v)(of_z_and_v if few else of_z_v_and_c)
 
 
-def tanh_of(x):
-    """tanh(x), for compiled code."""
-    return math.tanh(x)
-
-
-# tanh(x) = x + x³ P(x²) for |x| < 0.625, from the highest power down: from tanhf of Cephes
-NEAR = np.float32(0.625)
-TANH = tuple(map(np.float32, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)))
-
-
-@overload(tanh_of)
-def _tanh_of(x):
-    def tanh32(x):
-        s = x * x
-        near = x + x * s * ((((TANH[0] * s + TANH[1]) * s + TANH[2]) * s + TANH[3]) * s + TANH[4])
-        e = exp(-abs(x + x))
-        far = (type(x)(1) - e) / (type(x)(1) + e)
-        return near if abs(x) < NEAR else (far if x >= 0 else -far)
-
-    def tanh64(x):
-        return math.tanh(x)
-
-    return tanh32 if x == numba.float32 else tanh64
-
-
-def log1p_of(x):
-    """log(1 + x) for 0 <= x <= 1, for compiled code."""
-    return math.log1p(x)
-
-
-# log(1 + x) = 2 atanh(r) with r = x / (2 + x) <= 1/3, and atanh(r) = r + r³ / 3 + r⁵ / 5 + ...
-ATANH = tuple(np.float32(1 / k) for k in range(15, 1, -2))
-
-
-@overload(log1p_of)
-def _log1p_of(x):
-    def log1p32(x):
-        r = x / (type(x)(2) + x)
-        s = r * r
-        p = (((((ATANH[0] * s + ATANH[1]) * s + ATANH[2]) * s + ATANH[3]) * s + ATANH[4]) * s + ATANH[5]) * s + ATANH[6]
-        return (r + r * s * p) * type(x)(2)
-
-    def log1p64(x):
-        return math.log1p(x)
-
-    return log1p32 if x == numba.float32 else log1p64
-
-
 @register_jitable
 def sigmoid_of(z):
     """1 / (1 + e⁻ᶻ)."""
-    e = exp(-abs(z))
+    e = exp_below(-abs(z))
     one = type(z)(1)
     return (one if z >= 0 else e) / (one + e)
 
@@ -171,7 +125,7 @@ def gaussian_tail(z):
     """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
     a = FARTHEST if abs(z) > FARTHEST else abs(z)
     t = np.float32(1) / (np.float32(1) + RATE * a)
-    e = exp(np.float32(-0.5) * a * a)
+    e = exp_below(np.float32(-0.5) * a * a)
     return a, e, e * t * (((((((P[0] * t + P[1]) * t + P[2]) * t + P[3]) * t + P[4]) * t + P[5]) * t + P[6]) * t + P[7])
 
 
@@ -214,6 +168,10 @@ def _leaky_relu_backward(u, v, c):
     return v if u > 0 else c * v
 
 
+def _elu(z, v, c):
+    return z if z > 0 else c * expm1_below(z)
+
+
 def _elu_backward(u, v, c):
     return v * (type(u)(1) if u > 0 else u + c)
 
@@ -235,7 +193,7 @@ def _tanh_backward(u, v, c):
 
 
 def _softplus(z, v, c):
-    return (z if z > 0 else type(z)(0)) + log1p_of(exp(-abs(z)))
+    return (z if z > 0 else type(z)(0)) + log1p_of(exp_below(-abs(z)))
 
 
 def _softplus_backward(z, v, c):
@@ -290,6 +248,7 @@ register(relu, _relu, flushes=False)
 register_backward(relu_backward, _relu_backward, flushes=False)
 register(leaky_relu, _leaky_relu, flushes=False)
 register_backward(leaky_relu_backward, _leaky_relu_backward, flushes=False)
+register(elu, _elu, flushes=False, dtypes="f")  # of float64, NumPy's own vectorised function is faster
 register_backward(elu_backward, _elu_backward)
 register(sigmoid, _sigmoid)
 register_backward(sigmoid_backward, _sigmoid_backward)

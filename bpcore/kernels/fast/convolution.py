@@ -12,7 +12,7 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import onednn
 from bpcore.kernels.fast.engine.arrays import aligned, rows
 from bpcore.kernels.fast.engine.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, create, dims, engine
-from bpcore.kernels.fast.engine.threads import remembered
+from bpcore.kernels.fast.engine.threads import compiled, remembered, share, team
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
 
@@ -110,6 +110,20 @@ def float32(first, /, *others):
     return first.dtype.char == "f" and COMPILED.nonempty(first, *others)
 
 
+@compiled
+def _add_bias(start, stop, u, b):
+    for i in range(start, stop):
+        row = u[i]
+        for j in range(row.shape[0]):
+            row[j] += b[j]
+
+
+@compiled
+def add_bias(u, b):
+    """u += b, in place."""
+    share(_add_bias, u.shape[0], team(u, u.size), (u, b))
+
+
 @twin(conv2d, serves=float32)
 def _(z, W, b, placement, groups):
     u = np.empty((len(z), *placement.outputs(*z.shape[1:3]), W.shape[3]), z.dtype)
@@ -131,7 +145,9 @@ def _(z, W, v, placement, groups, dW, db, need_dz):
 def _(z, W, b, placement, h, w):
     u = np.empty((len(z), h, w, W.shape[2]), z.dtype)
     backward_data(z, W, u, placement, 1)
-    return u if b is None else np.add(u, b, out=u)
+    if b is not None:
+        add_bias(rows(u), b)
+    return u
 
 
 @twin(conv_transpose2d_backward, serves=float32)

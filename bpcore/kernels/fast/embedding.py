@@ -1,4 +1,4 @@
-"""Adds up the gradients of rows in one pass."""
+"""Adds up the gradients of rows in one pass: the first of a sum is written, so that only rows without any are set to 0."""
 
 from __future__ import annotations
 
@@ -13,19 +13,30 @@ ROWS = 1 << 14  # of a longer sum, row by row, float32 would lose too much
 
 
 @compiled
-def _scatter_add(start, stop, v, index, out):
+def _scatter_add(start, stop, v, index, first, found, out):
+    for i in range(out.shape[0]):
+        if not found[i]:
+            out[i, start:stop] = 0
     for k in range(v.shape[0]):
-        i = index[k]
-        if 0 <= i < out.shape[0]:
-            row, total = v[k], out[i]
-            for j in range(start, stop):
-                total[j] += row[j]
+        if 0 <= index[k] < out.shape[0]:
+            row, total = v[k, start:stop], out[index[k], start:stop]
+            if first[k]:
+                for j in range(total.shape[0]):
+                    total[j] = row[j]
+            else:
+                for j in range(total.shape[0]):
+                    total[j] += row[j]
 
 
 @compiled
 def _run_scatter_add(v, index, out):
+    first, found = np.zeros(len(index), np.bool_), np.zeros(len(out), np.bool_)
+    for k in range(len(index)):
+        i = index[k]
+        if 0 <= i < len(out):
+            first[k], found[i] = not found[i], True
     # each thread takes some of the columns: the order of each sum does not depend on the number of threads
-    share(_scatter_add, out.shape[1], team(v, v.size), (v, index, out))
+    share(_scatter_add, out.shape[1], team(v, max(v.size, out.size)), (v, index, first, found, out))
 
 
 def int64_index(v, index, out):
@@ -35,5 +46,4 @@ def int64_index(v, index, out):
 
 @twin(scatter_add, serves=int64_index)
 def _(v, index, out):
-    out[...] = 0
     _run_scatter_add(v, index, out)

@@ -1,4 +1,7 @@
-"""Pooling of images: a loop over the channels for each entry of the kernel at each place."""
+"""Pooling of images: a loop over the channels for each entry of the kernel at each place.
+
+Where the places lie side by side, as tiles, as in Upsample, threads share rows instead of images, and nothing is written twice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,14 @@ import numpy as np
 
 from bpcore.functional.convolution import Placement
 from bpcore.functional.numerics import PART
-from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+from bpcore.functional.pooling import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    upsample,
+    upsample_backward,
+)
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
@@ -87,6 +97,60 @@ def _(first, v, placement, h, w):
     return dz
 
 
+@compiled
+def _sum_tiles(start, stop, tile, scale, z, u):
+    height, width = tile
+    for row in range(start, stop):
+        n, y = row // u.shape[1], row % u.shape[1]
+        for x in range(u.shape[2]):
+            total = u[n, y, x]
+            if height == 2 and width == 2:
+                a, b = z[n, 2 * y, 2 * x], z[n, 2 * y, 2 * x + 1]
+                d, e = z[n, 2 * y + 1, 2 * x], z[n, 2 * y + 1, 2 * x + 1]
+                for c in range(u.shape[3]):
+                    total[c] = (a[c] + b[c] + d[c] + e[c]) * scale
+                continue
+            for i in range(height):
+                for j in range(width):
+                    entry = z[n, y * height + i, x * width + j]
+                    if i == 0 and j == 0:
+                        for c in range(u.shape[3]):
+                            total[c] = entry[c] * scale
+                    else:
+                        for c in range(u.shape[3]):
+                            total[c] += entry[c] * scale
+
+
+@compiled
+def sum_tiles(tile, scale, z, u):
+    """Writes to u (n, h, w, c) the sums over the tiles of z, of this height and width, times `scale`."""
+    share(_sum_tiles, u.shape[0] * u.shape[1], team(z, z.size), (tile, scale, z, u))
+
+
+@compiled
+def _fill_tiles(start, stop, tile, scale, z, u):
+    height, width = tile
+    for row in range(start, stop):
+        n, y = row // u.shape[1], row % u.shape[1]
+        for x in range(z.shape[2]):
+            entry = z[n, y // height, x]
+            for j in range(width):
+                filled = u[n, y, x * width + j]
+                for c in range(z.shape[3]):
+                    filled[c] = entry[c] * scale
+
+
+@compiled
+def fill_tiles(tile, scale, z, u):
+    """The adjoint of `sum_tiles`: fills each tile of u with the entry of z (n, h, w, c) times `scale`."""
+    share(_fill_tiles, u.shape[0] * u.shape[1], team(u, u.size), (tile, scale, z, u))
+
+
+def tiled(placement):
+    """Whether the places of the kernel are tiles: none overlap, and there is nothing between them."""
+    return placement.stride == placement.kernel and placement.dilation == (1, 1) and placement.padding == ((0, 0), (0, 0))
+
+
 def short_sums(z, placement):
     """Whether a mean has few numbers, which may be added one after the other, and z is dense."""
     return placement.size <= PART and COMPILED.dense(z)
@@ -94,13 +158,44 @@ def short_sums(z, placement):
 
 @twin(avg_pool2d, serves=short_sums)
 def _(z, placement):
-    u = np.zeros((len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]), z.dtype)
+    shape = len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]
+    if tiled(placement):
+        u = np.empty(shape, z.dtype)
+        sum_tiles(placement.kernel, z.dtype.type(1 / placement.size), z, u)
+        return u
+    u = np.zeros(shape, z.dtype)
     pool(MEAN, geometry(placement), z, u, np.empty(u.shape, np.int32))
     return u
 
 
 @twin(avg_pool2d_backward, serves=COMPILED.dense)
 def _(v, placement, h, w):
-    dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
+    shape = len(v), h, w, v.shape[3]
+    if tiled(placement) and (h, w) == (v.shape[1] * placement.kernel[0], v.shape[2] * placement.kernel[1]):
+        dz = np.empty(shape, v.dtype)
+        fill_tiles(placement.kernel, v.dtype.type(1 / placement.size), v, dz)
+        return dz
+    dz = np.zeros(shape, v.dtype)
     pool(MEAN_BACKWARD, geometry(placement), dz, v, np.empty(v.shape, np.int32))
+    return dz
+
+
+@twin(upsample, serves=COMPILED.dense)
+def _(z, factor):
+    n, h, w, c = z.shape
+    u = np.empty((n, h * factor, w * factor, c), z.dtype)
+    fill_tiles((factor, factor), z.dtype.type(1), z, u)
+    return u
+
+
+def short_sums_backward(v, factor):
+    """As `short_sums`."""
+    return factor * factor <= PART and COMPILED.dense(v)
+
+
+@twin(upsample_backward, serves=short_sums_backward)
+def _(v, factor):
+    n, h, w, c = v.shape
+    dz = np.empty((n, h // factor, w // factor, c), v.dtype)
+    sum_tiles((factor, factor), v.dtype.type(1), v, dz)
     return dz

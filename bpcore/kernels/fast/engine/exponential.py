@@ -1,15 +1,19 @@
-"""eˣ that the compiler can vectorise. libm computes one number at a time, which takes ten times as long."""
+"""eˣ, eˣ - 1, tanh and log(1 + x) that the compiler can vectorise, for compiled code.
+
+libm computes one number at a time, which takes ten times as long. float64 is left to it.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, overload
+
+from bpcore.kernels.fast.engine.arrays import exact
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # Cody and Waite: their sum is ln 2 beyond float32
@@ -17,6 +21,7 @@ ROUND = np.float32(1.5 * 2**23)  # after adding this, the lowest bits of the sum
 ROUND_BITS = np.int32(ROUND.view(np.int32))
 LARGEST = np.float32(88.72283)  # beyond, eˣ is infinite
 SMALLEST = np.float32(-87.33654)  # below, eˣ is no normal number
+FLAT = np.float32(-30)  # below, eˣ - 1 is -1
 # e^r for |r| <= ½ ln 2, from the highest power down, relative error 2e-8: from expf of Cephes
 C = tuple(map(np.float32, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)))
 
@@ -38,8 +43,9 @@ bits = _cast(types.float32, types.int32, ir.IntType(32))
 number = _cast(types.int32, types.float32, ir.FloatType())
 
 
-@numba.njit(error_model="numpy", fastmath={"contract"})  # without "reassoc", which would undo the rounding
-def _exp32(x):
+@exact  # "reassoc" would undo the rounding
+def _reduced(x):
+    """n and eʳ - 1, where x = n ln 2 + r and |r| <= ½ ln 2."""
     shifted = x * LOG2_E + ROUND
     whole = shifted - ROUND
     r = (x - whole * LN2_HIGH) - whole * LN2_LOW
@@ -49,12 +55,31 @@ def _exp32(x):
     p = p * r + C[3]
     p = p * r + C[4]
     p = p * r + C[5]
-    p = p * r * r + r + np.float32(1)
-    n = bits(shifted) - ROUND_BITS
+    return bits(shifted) - ROUND_BITS, p * r * r + r
+
+
+@exact
+def _exp32(x):
+    n, p = _reduced(x)
+    p += np.float32(1)
     half = n >> np.int32(1)  # 2ⁿ as two factors, each a normal number
     u = p * number((half + np.int32(127)) << np.int32(23)) * number((n - half + np.int32(127)) << np.int32(23))
     u = np.float32(0) if x < SMALLEST else u
     return np.float32(np.inf) if x > LARGEST else u
+
+
+@exact
+def _exp32_below(x):
+    n, p = _reduced(x)
+    u = (p + np.float32(1)) * number((n + np.int32(127)) << np.int32(23))
+    return np.float32(0) if x < SMALLEST else u
+
+
+@exact
+def _expm1_32_below(x):
+    n, p = _reduced(FLAT if x < FLAT else x)
+    scale = number((n + np.int32(127)) << np.int32(23))
+    return p * scale + (scale - np.float32(1))
 
 
 def exp(x):
@@ -71,3 +96,76 @@ def _exp(x):
         return math.exp(x)
 
     return exp32 if x == types.float32 else exp64
+
+
+def exp_below(x):
+    """`exp` of x <= 0, with the same bits and fewer steps."""
+    return math.exp(x)
+
+
+@overload(exp_below)
+def _exp_below(x):
+    def exp32(x):
+        return _exp32_below(x)
+
+    def exp64(x):
+        return math.exp(x)
+
+    return exp32 if x == types.float32 else exp64
+
+
+def expm1_below(x):
+    """eˣ - 1 of x <= 0, for compiled code. float32: error up to 2 units in the last place."""
+    return math.expm1(x)
+
+
+@overload(expm1_below)
+def _expm1_below(x):
+    def expm1_32(x):
+        return _expm1_32_below(x)
+
+    def expm1_64(x):
+        return math.expm1(x)
+
+    return expm1_32 if x == types.float32 else expm1_64
+
+
+def tanh_of(x):
+    """tanh(x), for compiled code."""
+    return math.tanh(x)
+
+
+@overload(tanh_of)
+def _tanh_of(x):
+    def tanh32(x):
+        e = expm1_below(-abs(x + x))
+        u = -e / (type(x)(2) + e)
+        return u if x >= 0 else -u
+
+    def tanh64(x):
+        return math.tanh(x)
+
+    return tanh32 if x == types.float32 else tanh64
+
+
+def log1p_of(x):
+    """log(1 + x) for 0 <= x <= 1, for compiled code."""
+    return math.log1p(x)
+
+
+# log(1 + x) = 2 atanh(r) with r = x / (2 + x) <= 1/3, and atanh(r) = r + r³ / 3 + r⁵ / 5 + ...
+ATANH = tuple(np.float32(1 / k) for k in range(15, 1, -2))
+
+
+@overload(log1p_of)
+def _log1p_of(x):
+    def log1p32(x):
+        r = x / (type(x)(2) + x)
+        s = r * r
+        p = (((((ATANH[0] * s + ATANH[1]) * s + ATANH[2]) * s + ATANH[3]) * s + ATANH[4]) * s + ATANH[5]) * s + ATANH[6]
+        return (r + r * s * p) * type(x)(2)
+
+    def log1p64(x):
+        return math.log1p(x)
+
+    return log1p32 if x == types.float32 else log1p64

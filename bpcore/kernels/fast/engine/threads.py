@@ -164,3 +164,17 @@ def team(x, n):
     float64 stays in one thread: its products are NumPy's, whose BLAS has a pool of its own.
     """
     return 0 if n >= LEAST and x.itemsize == 4 else 1
+
+
+@intrinsic
+def _wide(typing_context):
+    """Lets the compiler use all 512 bits of AVX-512 in the function that calls this; by itself it keeps to 256 on Intel's."""
+
+    def generate(context, builder, signature, values):
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such attribute
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+wide: Any = _wide
