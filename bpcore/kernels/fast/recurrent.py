@@ -1,10 +1,11 @@
 """LSTM and GRU: one product for the inputs of all tokens, then one compiled loop through time.
 
-Threads share the rows, and each goes through all tokens with its own, so they meet only at the end. A compiled function of a token
-takes what the product with the state gave for it.
+Threads share the rows, and each goes through all tokens with its own, so they meet only at the end.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.recurrent import gru, gru_backward, lstm, lstm_backward
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.activations import sigmoid_of, tanh_of
-from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, rows
+from bpcore.kernels.fast.engine.arrays import aligned, flush_threshold, flushed, rows, writable
 from bpcore.kernels.fast.engine.onednn import gemm
 from bpcore.kernels.fast.engine.panels import disjoint, multiply_panels, panels
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
@@ -50,8 +51,6 @@ def _lstm_token(start, stop, t, a, of_h, state, cell, h, c, least):
 def _lstm(start, stop, a, U, of_h, state, cell, h, c, least):
     for first in range(start, stop, AT_ONCE):
         last = min(first + AT_ONCE, stop)
-        state[first:last] = 0
-        cell[first:last] = 0
         for t in range(a.shape[1]):
             multiply_panels(first, last, state, U, of_h)
             _lstm_token(first, last, t, a, of_h, state, cell, h, c, least)
@@ -86,11 +85,9 @@ def _lstm_backward_token(start, stop, t, gates, h, c, v, dh, dc, da, das, before
 
 
 @compiled
-def _lstm_backward(start, stop, gates, U, h, c, v, dh, dc, da, das, before, zero, least):
+def _lstm_backward(start, stop, gates, U, dh, h, c, v, dc, da, das, before, zero, least):
     for first in range(start, stop, AT_ONCE):
         last = min(first + AT_ONCE, stop)
-        dh[first:last] = 0
-        dc[first:last] = 0
         for t in range(gates.shape[1] - 1, -1, -1):
             _lstm_backward_token(first, last, t, gates, h, c, v, dh, dc, da, das, before, zero, least)
             multiply_panels(first, last, da, U, dh)
@@ -125,7 +122,6 @@ def _gru_token(start, stop, t, a, of_h, state, d, h, gates, least):
 def _gru(start, stop, a, U, of_h, state, d, h, gates, least):
     for first in range(start, stop, AT_ONCE):
         last = min(first + AT_ONCE, stop)
-        state[first:last] = 0
         for t in range(a.shape[1]):
             multiply_panels(first, last, state, U, of_h)
             _gru_token(first, last, t, a, of_h, state, d, h, gates, least)
@@ -161,11 +157,9 @@ def _gru_backward_token(start, stop, t, gates, h, v, dh, kept, da, das_z, das_h,
 
 
 @compiled
-def _gru_backward(start, stop, gates, U, h, v, dh, kept, da, das_z, das_h, before, zero, least):
+def _gru_backward(start, stop, gates, U, dh, h, v, kept, da, das_z, das_h, before, zero, least):
     for first in range(start, stop, AT_ONCE):
         last = min(first + AT_ONCE, stop)
-        dh[first:last] = 0
-        kept[first:last] = 0
         for t in range(gates.shape[1] - 1, -1, -1):
             _gru_backward_token(first, last, t, gates, h, v, dh, kept, da, das_z, das_h, before, zero, least)
             multiply_panels(first, last, da, U, dh)
@@ -177,19 +171,19 @@ def _run_gru_backward(gates, *arguments):
 
 
 def sizes(z, W, U, b, gates):
-    """Whether z (n, tokens, m) has tokens, U is (k, gates k), k >= 1, and all arrays are dense."""
-    k = U.shape[0]
-    fit = z.ndim == 3 and k > 0 and U.shape == (k, gates * k) and COMPILED.linear(z, W, b) and W.shape[1] == gates * k
-    return fit and COMPILED.dense(z, U)
+    """Whether z is (n, tokens, m) and U (k, gates k), k >= 1, W has U's columns, and all are dense."""
+    k = len(U)
+    fit = z.ndim == 3 and k > 0 and U.shape == (k, gates * k) and W.shape[1:] == U.shape[1:]
+    return fit and COMPILED.linear(z, W, b) and COMPILED.dense(z, U)
 
 
-def sequences(z, W, U, h, gates, v, dW, dU, db, width, *more):
-    """As `sizes`, for what the forward function returned, v and the windows that are written; more: further dense arrays."""
-    shape = (*z.shape[:2], U.shape[0])
-    fit = sizes(z, W, U, db, width) and h.shape == v.shape == shape and gates.shape == (*shape[:2], 4 * shape[2])
-    return fit and dW.shape == W.shape and COMPILED.matrix(dW, z.dtype.char) and dU.shape == U.shape and (
-        COMPILED.dense(z, h, gates, v, dU, *more)
-    )
+def sequences(z, W, U, h, gates, v, dW, dU, db, width, *dense):
+    """As `sizes`, for what the forward function returned, the windows that are written, and more dense arrays; v has any strides."""
+    (n, tokens, _), k, char = z.shape, len(U), z.dtype.char
+    if not (sizes(z, W, U, db, width) and h.shape == v.shape == (n, tokens, k) and gates.shape == (n, tokens, 4 * k)):
+        return False
+    fit = dW.shape == W.shape and dU.shape == U.shape and v.dtype.char == char and COMPILED.matrix(dW, char)
+    return fit and COMPILED.dense(h, gates, dU, *dense)
 
 
 def lstm_serves(z, W, U, b):
@@ -198,7 +192,7 @@ def lstm_serves(z, W, U, b):
 
 
 def lstm_backward_serves(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
-    """Whether the shapes fit, and the arrays are dense."""
+    """Whether the shapes fit, and all arrays but v are dense."""
     return c.shape == h.shape and sequences(z, W, U, h, gates, v, dW, dU, db, 4, c)
 
 
@@ -208,51 +202,57 @@ def gru_serves(z, W, U, b, d):
 
 
 def gru_backward_serves(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
-    """Whether the shapes fit, and the arrays are dense."""
+    """Whether the shapes fit, and all arrays but v are dense."""
     return dd.shape == db.shape and sequences(z, W, U, h, gates, v, dW, dU, db, 3, dd)
 
 
-def empty(like, *shapes):
-    """Empty arrays of these shapes in the dtype of `like`."""
-    return [np.empty(shape, like.dtype) for shape in shapes]
+def packed(U, n, transposed=False):
+    """U or its transpose in panels, and zeros for the product with it of n rows."""
+    parts = panels(U, transposed)
+    return parts, zeros(U, n, parts.shape[0] * parts.shape[2])
+
+
+def zeros(like, *shape):
+    """An array of zeros in the dtype of `like`."""
+    out = aligned(math.prod(shape), like.dtype)
+    out[:] = 0
+    return out.reshape(shape)
 
 
 @twin(lstm, serves=lstm_serves)
 def _(z, W, U, b):
     (n, tokens, _), k = z.shape, U.shape[0]
-    gates, packed = linear(z, W, b), panels(U)
-    of_h, state, cell, h, c = empty(z, (n, packed.shape[0] * packed.shape[2]), (n, k), (n, k), (n, tokens, k), (n, tokens, k))
-    _run_lstm(gates, packed, of_h, state, cell, h, c, flush_threshold(z))
+    gates = linear(z, W, b)
+    h, c = (np.empty((n, tokens, k), z.dtype) for _ in range(2))
+    _run_lstm(gates, *packed(U, n), zeros(z, n, k), zeros(z, n, k), h, c, flush_threshold(z))
     return h, gates, c
 
 
 @twin(lstm_backward, serves=lstm_backward_serves)
 def _(z, W, U, h, gates, c, v, dW, dU, db, need_dz):
-    (n, tokens, _), k = z.shape, U.shape[0]
-    packed, zero = panels(U, transposed=True), np.zeros(k, z.dtype)
-    dh, dc, da = empty(z, (n, packed.shape[0] * packed.shape[2]), (n, k), (n, 4 * k))
-    das, before = empty(z, gates.shape, h.shape)
-    _run_lstm_backward(gates, packed, h, c, v, dh, dc, da, das, before, zero, flush_threshold(z))
-    gemm(rows(before).T, rows(das), dU)
-    return linear_backward(z, W, das, dW, db, need_dz)
+    n, k = len(z), len(U)
+    da, before = np.empty_like(gates), np.empty_like(h)
+    scratch = zeros(z, n, k), zeros(z, n, 4 * k)
+    _run_lstm_backward(gates, *packed(U, n, True), h, c, writable(v), *scratch, da, before, zeros(z, k), flush_threshold(z))
+    gemm(rows(before).T, rows(da), dU)
+    return linear_backward(z, W, da, dW, db, need_dz)
 
 
 @twin(gru, serves=gru_serves)
 def _(z, W, U, b, d):
     (n, tokens, _), k = z.shape, U.shape[0]
-    a, packed = linear(z, W, b), panels(U)
-    of_h, state, h, gates = empty(z, (n, packed.shape[0] * packed.shape[2]), (n, k), (n, tokens, k), (n, tokens, 4 * k))
-    _run_gru(a, packed, of_h, state, d, h, gates, flush_threshold(z))
+    h, gates = np.empty((n, tokens, k), z.dtype), np.empty((n, tokens, 4 * k), z.dtype)
+    _run_gru(linear(z, W, b), *packed(U, n), zeros(z, n, k), d, h, gates, flush_threshold(z))
     return h, gates
 
 
 @twin(gru_backward, serves=gru_backward_serves)
 def _(z, W, U, h, gates, v, dW, dU, db, dd, need_dz):
     (n, tokens, _), k = z.shape, U.shape[0]
-    packed, zero = panels(U, transposed=True), np.zeros(k, z.dtype)
-    dh, kept, da = empty(z, (n, packed.shape[0] * packed.shape[2]), (n, k), (n, 3 * k))
-    das_z, das_h, before = empty(z, (n, tokens, 3 * k), (n, tokens, 3 * k), h.shape)
-    _run_gru_backward(gates, packed, h, v, dh, kept, da, das_z, das_h, before, zero, flush_threshold(z))
-    gemm(rows(before).T, rows(das_h), dU)
-    sum_rows(rows(das_h), dd)
-    return linear_backward(z, W, das_z, dW, db, need_dz)
+    of_z, of_h = (np.empty((n, tokens, 3 * k), z.dtype) for _ in range(2))
+    before = np.empty_like(h)
+    scratch = zeros(z, n, k), zeros(z, n, 3 * k)
+    _run_gru_backward(gates, *packed(U, n, True), h, writable(v), *scratch, of_z, of_h, before, zeros(z, k), flush_threshold(z))
+    gemm(rows(before).T, rows(of_h), dU)
+    sum_rows(rows(of_h), dd)
+    return linear_backward(z, W, of_z, dW, db, need_dz)

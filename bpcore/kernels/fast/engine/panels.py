@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from bpcore.kernels.fast.engine.arrays import aligned
 from bpcore.kernels.fast.engine.threads import compiled
 
 _features = llvmlite.binding.get_host_cpu_features()
@@ -22,7 +23,7 @@ ROWS = 4 if VECTOR == 32 else 8  # of a block: its sums fill half of the registe
 
 @intrinsic
 def disjoint(typing_context):
-    """Tells the compiler that the arrays that the function around this call takes do not overlap, and to use its widest vectors."""
+    """Tells the compiler of the function around this call: its arrays do not overlap, and vectors should have full width."""
 
     def generate(context, builder, signature, values):
         set.add(builder.function.attributes, f'"prefer-vector-width"="{8 * VECTOR}"')  # llvmlite knows no attribute with a value
@@ -33,11 +34,6 @@ def disjoint(typing_context):
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-def width(dtype: Any) -> int:
-    """The columns of a panel."""
-    return 2 * VECTOR // np.dtype(dtype).itemsize
 
 
 def block(rows: int) -> Any:
@@ -141,7 +137,8 @@ def pack_transposed(b, packed):
 def panels(b: np.ndarray, transposed: bool = False) -> np.ndarray:
     """b, or its transpose, packed. b is C-contiguous."""
     k, m = b.shape[::-1] if transposed else b.shape
-    columns = width(b.dtype)
-    packed = np.empty((-(-m // columns), k, columns), b.dtype)
+    columns = 2 * VECTOR // b.itemsize
+    count = -(-m // columns)
+    packed = aligned(count * k * columns, b.dtype).reshape(count, k, columns)
     (pack_transposed if transposed else pack)(b, packed)
     return packed
