@@ -178,12 +178,12 @@ def sizes(z, W, U, b, gates):
 
 
 def sequences(z, W, U, h, gates, v, dW, dU, db, width, *dense):
-    """As `sizes`, for what the forward function returned, the windows that are written, and more dense arrays; v has any strides."""
+    """As `sizes`, for what the forward function returned, v of any strides, the windows to write and more dense arrays."""
     (n, tokens, _), k, char = z.shape, len(U), z.dtype.char
     if not (sizes(z, W, U, db, width) and h.shape == v.shape == (n, tokens, k) and gates.shape == (n, tokens, 4 * k)):
         return False
     fit = dW.shape == W.shape and dU.shape == U.shape and v.dtype.char == char and COMPILED.matrix(dW, char)
-    return fit and COMPILED.dense(h, gates, dU, *dense)
+    return fit and COMPILED.dense(z, h, gates, dU, *dense)
 
 
 def lstm_serves(z, W, U, b):
