@@ -22,6 +22,7 @@ from bpcore.kernels.fast import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    recurrent,
     softmax,
     updates,
 )
