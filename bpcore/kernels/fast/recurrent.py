@@ -12,8 +12,9 @@ import numpy as np
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.recurrent import gru, gru_backward, lstm, lstm_backward
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.activations import sigmoid_of, tanh_of
+from bpcore.kernels.fast.activations import sigmoid_of
 from bpcore.kernels.fast.engine.arrays import aligned, flush_threshold, flushed, rows, writable
+from bpcore.kernels.fast.engine.exponential import tanh_of
 from bpcore.kernels.fast.engine.onednn import gemm
 from bpcore.kernels.fast.engine.panels import disjoint, multiply_panels, panels
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
