@@ -18,7 +18,8 @@ from bpcore.kernels.fast.engine.threads import compiled
 
 _features = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _features.get("avx512f") else 32 if _features.get("avx2") else 16  # bytes
-ROWS = 4 if VECTOR == 32 else 8  # of a block: its sums fill half of the registers
+FEW = 4  # rows of a block
+MANY = 4 if VECTOR == 32 else 8  # their sums fill half of the registers
 
 
 @intrinsic
@@ -95,20 +96,25 @@ def block(rows: int) -> Any:
     return multiply
 
 
-block_of_many, block_of_one = block(ROWS), block(1)
+block_of_many, block_of_few, block_of_one = block(MANY), block(FEW), block(1)
 
 
 @compiled
 def multiply_panels(start, stop, a, packed, out):
-    """out = a @ packed for the rows from start to stop. a (n, k), k >= 1, out (n, columns of all panels)."""
+    """out = a @ packed for the rows from start to stop. a (n, k), k >= 1, out (n, columns of all panels).
+
+    The last block begins where it ends with the last row, and gives the rows that it shares with the block before the same bits.
+    """
     for p in range(packed.shape[0]):
-        i = start
-        while i + ROWS <= stop:
-            block_of_many(a, i, packed, p, out)
-            i += ROWS
-        while i < stop:
-            block_of_one(a, i, packed, p, out)
-            i += 1
+        if stop - start >= MANY:
+            for i in range(start, stop, MANY):
+                block_of_many(a, min(i, stop - MANY), packed, p, out)
+        elif stop - start >= FEW:
+            for i in range(start, stop, FEW):
+                block_of_few(a, min(i, stop - FEW), packed, p, out)
+        else:
+            for i in range(start, stop):
+                block_of_one(a, i, packed, p, out)
 
 
 @compiled
