@@ -15,7 +15,7 @@ from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import aligned, flush_threshold, flushed, rows, writable
 from bpcore.kernels.fast.engine.double import hyperbolic, logistic
 from bpcore.kernels.fast.engine.onednn import gemm
-from bpcore.kernels.fast.engine.panels import disjoint, multiply_panels, panels
+from bpcore.kernels.fast.engine.panels import inlined, multiply_panels, panels
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
@@ -31,7 +31,7 @@ def _copy(x, out):
 
 @compiled
 def _lstm_token(start, stop, t, a, of_h, state, cell, h, c, least):
-    disjoint()
+    inlined()
     k = cell.shape[1]
     for r in range(start, stop):
         row, more, states, cells, hs, cs = a[r, t], of_h[r], state[r], cell[r], h[r, t], c[r, t]
@@ -63,7 +63,7 @@ def _run_lstm(a, *arguments):
 
 @compiled
 def _lstm_backward_token(start, stop, t, gates, h, c, v, dh, dc, da, das, before, zero, least):
-    disjoint()
+    inlined()
     k = dc.shape[1]
     one = dc.dtype.type(1)
     for r in range(start, stop):
@@ -100,7 +100,7 @@ def _run_lstm_backward(gates, *arguments):
 
 @compiled
 def _gru_token(start, stop, t, a, of_h, state, d, h, gates, least):
-    disjoint()
+    inlined()
     k = state.shape[1]
     one = state.dtype.type(1)
     for r in range(start, stop):
@@ -134,7 +134,7 @@ def _run_gru(a, *arguments):
 
 @compiled
 def _gru_backward_token(start, stop, t, gates, h, v, dh, kept, da, das_z, das_h, before, zero, least):
-    disjoint()
+    inlined()
     k = kept.shape[1]
     one = kept.dtype.type(1)
     for r in range(start, stop):

@@ -23,12 +23,15 @@ MANY = 4 if VECTOR == 32 else 8  # their sums fill half of the registers
 
 
 @intrinsic
-def disjoint(typing_context):
-    """Tells the compiler of the function around this call: its arrays do not overlap, and vectors should have full width."""
+def inlined(typing_context):
+    """Tells the compiler of the function around this call: its arrays do not overlap, its vectors have full width, and to inline it.
+
+    A copy that is not inlined could be optimised in another way in a process that compiles than in one that loads the code.
+    """
 
     def generate(context, builder, signature, values):
         set.add(builder.function.attributes, f'"prefer-vector-width"="{8 * VECTOR}"')  # llvmlite knows no attribute with a value
-        builder.function.attributes.add("noinline")
+        builder.function.attributes.add("alwaysinline")
         for argument in builder.function.args:
             if isinstance(argument.type, ir.PointerType):
                 argument.add_attribute("noalias")
@@ -105,6 +108,7 @@ def multiply_panels(start, stop, a, packed, out):
 
     The last block begins where it ends with the last row, and gives the rows that it shares with the block before the same bits.
     """
+    inlined()
     for p in range(packed.shape[0]):
         if stop - start >= MANY:
             for i in range(start, stop, MANY):
