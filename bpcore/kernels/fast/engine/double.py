@@ -5,6 +5,7 @@ in the last place there. libm computes one number at a time.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -28,7 +29,7 @@ P = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447
 Q = (1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
 
 # A loop that calls a function is not vectorised. Without "reassoc", which would undo the rounding
-INLINED = {"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True}
+INLINED: Any = {"error_model": "numpy", "fastmath": {"contract"}, "forceinline": True}
 
 bits = _cast(types.float64, types.int64, ir.IntType(64))
 number = _cast(types.int64, types.float64, ir.DoubleType())

@@ -24,7 +24,7 @@ MANY = 4 if VECTOR == 32 else 8  # their sums fill half of the registers
 
 @intrinsic
 def inlined(typing_context):
-    """Tells the compiler of the function around this call: its arrays do not overlap, its vectors have full width, and to inline it.
+    """Tells the compiler of the function around this call: arrays do not overlap, vectors have full width, it is always inlined.
 
     A copy that is not inlined could be optimised in another way in a process that compiles than in one that loads the code.
     """
