@@ -106,13 +106,13 @@ def _gru_token(start, stop, t, a, of_h, state, d, h, gates, least):
     for r in range(start, stop):
         row, more, states, hs, out = a[r, t], of_h[r], state[r], h[r, t], gates[r, t]
         zr, zs, zg = row[:k], row[k : 2 * k], row[2 * k :]
-        hr, hs_, hg = more[:k], more[k : 2 * k], more[2 * k : 3 * k]
+        hr, hu, hg = more[:k], more[k : 2 * k], more[2 * k : 3 * k]
         dr, ds, dg = d[:k], d[k : 2 * k], d[2 * k :]
         r_out, s_out, g_out, hg_out = out[:k], out[k : 2 * k], out[2 * k : 3 * k], out[3 * k :]
         for j in range(k):
             hg_j = hg[j] + dg[j]
             r_j = flushed(logistic(zr[j] + (hr[j] + dr[j])), least)
-            s_j = flushed(logistic(zs[j] + (hs_[j] + ds[j])), least)
+            s_j = flushed(logistic(zs[j] + (hu[j] + ds[j])), least)
             g_j = flushed(hyperbolic(zg[j] + r_j * hg_j), least)
             h_j = (one - s_j) * g_j + s_j * states[j]
             r_out[j], s_out[j], g_out[j], hg_out[j], states[j], hs[j] = r_j, s_j, g_j, hg_j, h_j, h_j
