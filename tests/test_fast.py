@@ -137,6 +137,9 @@ for optimizer in (bp.Adam(1e-2), bp.AdamW(1e-2), bp.RMSProp(1e-2), bp.SGD(1e-2, 
     for _ in range(20):
         run.step(generator.standard_normal((16, 20)), generator.integers(0, 5, 16))
     print(hashlib.sha256(net.theta.tobytes()).hexdigest())
+net = bp.Network(bp.Sequential(bp.LSTM(20, 48), bp.GRU(48, 48)), seed=0, backend="numpy")
+z, y = (generator.standard_normal((37, 9, n)).astype("float32") for n in (20, 48))
+print(hashlib.sha256(net.value_and_gradient(bp.SquaredError(), z, y)[1].tobytes()).hexdigest())
 """
     first, second = (run(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert first.stdout.split() == second.stdout.split() != [], first.stderr + second.stderr

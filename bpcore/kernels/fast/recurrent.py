@@ -12,11 +12,10 @@ import numpy as np
 from bpcore.functional.linear import linear, linear_backward
 from bpcore.functional.recurrent import gru, gru_backward, lstm, lstm_backward
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.activations import sigmoid_of
 from bpcore.kernels.fast.engine.arrays import aligned, flush_threshold, flushed, rows, writable
-from bpcore.kernels.fast.engine.exponential import tanh_of
+from bpcore.kernels.fast.engine.double import hyperbolic, logistic
 from bpcore.kernels.fast.engine.onednn import gemm
-from bpcore.kernels.fast.engine.panels import disjoint, multiply_panels, panels
+from bpcore.kernels.fast.engine.panels import inlined, multiply_panels, panels
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
@@ -32,19 +31,19 @@ def _copy(x, out):
 
 @compiled
 def _lstm_token(start, stop, t, a, of_h, state, cell, h, c, least):
-    disjoint()
+    inlined()
     k = cell.shape[1]
     for r in range(start, stop):
         row, more, states, cells, hs, cs = a[r, t], of_h[r], state[r], cell[r], h[r, t], c[r, t]
         i, f, g, o = row[:k], row[k : 2 * k], row[2 * k : 3 * k], row[3 * k :]
         hi, hf, hg, ho = more[:k], more[k : 2 * k], more[2 * k : 3 * k], more[3 * k :]
         for j in range(k):
-            i_j = flushed(sigmoid_of(i[j] + hi[j]), least)
-            f_j = flushed(sigmoid_of(f[j] + hf[j]), least)
-            g_j = flushed(tanh_of(g[j] + hg[j]), least)
-            o_j = flushed(sigmoid_of(o[j] + ho[j]), least)
+            i_j = flushed(logistic(i[j] + hi[j]), least)
+            f_j = flushed(logistic(f[j] + hf[j]), least)
+            g_j = flushed(hyperbolic(g[j] + hg[j]), least)
+            o_j = flushed(logistic(o[j] + ho[j]), least)
             c_j = f_j * cells[j] + i_j * g_j
-            h_j = o_j * tanh_of(c_j)
+            h_j = o_j * hyperbolic(c_j)
             i[j], f[j], g[j], o[j], cells[j], cs[j], states[j], hs[j] = i_j, f_j, g_j, o_j, c_j, c_j, h_j, h_j
 
 
@@ -64,7 +63,7 @@ def _run_lstm(a, *arguments):
 
 @compiled
 def _lstm_backward_token(start, stop, t, gates, h, c, v, dh, dc, da, das, before, zero, least):
-    disjoint()
+    inlined()
     k = dc.shape[1]
     one = dc.dtype.type(1)
     for r in range(start, stop):
@@ -73,7 +72,7 @@ def _lstm_backward_token(start, stop, t, gates, h, c, v, dh, dc, da, das, before
         di, df, dg, do = rates[:k], rates[k : 2 * k], rates[2 * k : 3 * k], rates[3 * k :]
         cell = c[r, t - 1] if t else zero
         for j in range(k):
-            squashed = tanh_of(cs[j])
+            squashed = hyperbolic(cs[j])
             dh_j = vs[j] + dhs[j]
             dc_j = dcs[j] + dh_j * o[j] * (one - squashed * squashed)
             di[j] = flushed(dc_j * g[j] * i[j] * (one - i[j]), least)
@@ -101,20 +100,20 @@ def _run_lstm_backward(gates, *arguments):
 
 @compiled
 def _gru_token(start, stop, t, a, of_h, state, d, h, gates, least):
-    disjoint()
+    inlined()
     k = state.shape[1]
     one = state.dtype.type(1)
     for r in range(start, stop):
         row, more, states, hs, out = a[r, t], of_h[r], state[r], h[r, t], gates[r, t]
         zr, zs, zg = row[:k], row[k : 2 * k], row[2 * k :]
-        hr, hs_, hg = more[:k], more[k : 2 * k], more[2 * k : 3 * k]
+        hr, hu, hg = more[:k], more[k : 2 * k], more[2 * k : 3 * k]
         dr, ds, dg = d[:k], d[k : 2 * k], d[2 * k :]
         r_out, s_out, g_out, hg_out = out[:k], out[k : 2 * k], out[2 * k : 3 * k], out[3 * k :]
         for j in range(k):
             hg_j = hg[j] + dg[j]
-            r_j = flushed(sigmoid_of(zr[j] + (hr[j] + dr[j])), least)
-            s_j = flushed(sigmoid_of(zs[j] + (hs_[j] + ds[j])), least)
-            g_j = flushed(tanh_of(zg[j] + r_j * hg_j), least)
+            r_j = flushed(logistic(zr[j] + (hr[j] + dr[j])), least)
+            s_j = flushed(logistic(zs[j] + (hu[j] + ds[j])), least)
+            g_j = flushed(hyperbolic(zg[j] + r_j * hg_j), least)
             h_j = (one - s_j) * g_j + s_j * states[j]
             r_out[j], s_out[j], g_out[j], hg_out[j], states[j], hs[j] = r_j, s_j, g_j, hg_j, h_j, h_j
 
@@ -135,7 +134,7 @@ def _run_gru(a, *arguments):
 
 @compiled
 def _gru_backward_token(start, stop, t, gates, h, v, dh, kept, da, das_z, das_h, before, zero, least):
-    disjoint()
+    inlined()
     k = kept.shape[1]
     one = kept.dtype.type(1)
     for r in range(start, stop):

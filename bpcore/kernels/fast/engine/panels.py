@@ -18,16 +18,20 @@ from bpcore.kernels.fast.engine.threads import compiled
 
 _features = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _features.get("avx512f") else 32 if _features.get("avx2") else 16  # bytes
-ROWS = 4 if VECTOR == 32 else 8  # of a block: its sums fill half of the registers
+FEW = 4  # rows of a block
+MANY = 4 if VECTOR == 32 else 8  # their sums fill half of the registers
 
 
 @intrinsic
-def disjoint(typing_context):
-    """Tells the compiler of the function around this call: its arrays do not overlap, and vectors should have full width."""
+def inlined(typing_context):
+    """Tells the compiler of the function around this call: arrays do not overlap, vectors have full width, it is always inlined.
+
+    A copy that is not inlined could be optimised in another way in a process that compiles than in one that loads the code.
+    """
 
     def generate(context, builder, signature, values):
         set.add(builder.function.attributes, f'"prefer-vector-width"="{8 * VECTOR}"')  # llvmlite knows no attribute with a value
-        builder.function.attributes.add("noinline")
+        builder.function.attributes.add("alwaysinline")
         for argument in builder.function.args:
             if isinstance(argument.type, ir.PointerType):
                 argument.add_attribute("noalias")
@@ -95,20 +99,26 @@ def block(rows: int) -> Any:
     return multiply
 
 
-block_of_many, block_of_one = block(ROWS), block(1)
+block_of_many, block_of_few, block_of_one = block(MANY), block(FEW), block(1)
 
 
 @compiled
 def multiply_panels(start, stop, a, packed, out):
-    """out = a @ packed for the rows from start to stop. a (n, k), k >= 1, out (n, columns of all panels)."""
+    """out = a @ packed for the rows from start to stop. a (n, k), k >= 1, out (n, columns of all panels).
+
+    The last block begins where it ends with the last row, and gives the rows that it shares with the block before the same bits.
+    """
+    inlined()
     for p in range(packed.shape[0]):
-        i = start
-        while i + ROWS <= stop:
-            block_of_many(a, i, packed, p, out)
-            i += ROWS
-        while i < stop:
-            block_of_one(a, i, packed, p, out)
-            i += 1
+        if stop - start >= MANY:
+            for i in range(start, stop, MANY):
+                block_of_many(a, min(i, stop - MANY), packed, p, out)
+        elif stop - start >= FEW:
+            for i in range(start, stop, FEW):
+                block_of_few(a, min(i, stop - FEW), packed, p, out)
+        else:
+            for i in range(start, stop):
+                block_of_one(a, i, packed, p, out)
 
 
 @compiled
