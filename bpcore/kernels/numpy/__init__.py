@@ -11,7 +11,6 @@ from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their
     convolution,
     dropout,
     embedding,
-    group_normalization,
     linear,
     losses,
     normalization,

@@ -14,8 +14,6 @@ from bpcore.functional.activations import (
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
-    mish,
-    mish_backward,
     relu,
     relu_backward,
     sigmoid,
@@ -56,9 +54,9 @@ def alike(first, /, *others):
 
 
 def register(activation, run, dtypes="fd"):
-    """Register `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, as a twin: it writes blocks of u, s and t are scratch.
+    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u; s and t are scratch.
 
-    Of a dtype that is not in `dtypes` the definition computes the blocks.
+    It is flushed here. Of a dtype that is not in `dtypes` the definition computes the blocks.
     """
 
     @twin(activation, serves=alike)
@@ -97,6 +95,7 @@ def sigmoid_backward_block(u, v, dz, s, t):
 
 
 def tanh_block(z, u, s, t):
+    """tanh(z)."""
     np.tanh(z, out=u)
 
 

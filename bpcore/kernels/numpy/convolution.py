@@ -9,8 +9,8 @@ import numpy as np
 from bpcore.array import is_half
 from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, conv_transpose2d, pad
 from bpcore.functional.numerics import sum_over
-from bpcore.kernels.numpy.depthwise import depthwise, depthwise_backward, sliding
 from bpcore.kernels.numpy.engine.blocks import BLOCK
+from bpcore.kernels.numpy.engine.depthwise import depthwise, depthwise_backward, sliding
 from bpcore.primitive import definition, twin
 
 

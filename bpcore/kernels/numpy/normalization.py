@@ -1,11 +1,14 @@
-"""LayerNorm, in place."""
+"""LayerNorm, in place; GroupNorm: as many images at a time as fit in the cache, some of their pixels as one row."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from bpcore.functional.normalization import layer_norm, layer_norm_backward
+from bpcore.functional.convolution import chunks
+from bpcore.functional.normalization import group_norm, group_norm_backward, grouped_shape, layer_norm, layer_norm_backward
+from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
+from bpcore.kernels.numpy.engine.blocks import BLOCK, side_by_side
 from bpcore.kernels.numpy.linear import add_rows
 from bpcore.primitive import definition, twin
 
@@ -46,3 +49,88 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     np.subtract(w, x, out=w)
     np.multiply(w, scale, out=w)
     return w if plus is None else np.add(plus, w, out=w)
+
+
+class Groups:
+    """The groups of images z (n, ..., c): `rows` has them as (n, rows, width), some pixels in each row."""
+
+    def __init__(self, z, groups):
+        self.shape = _, pixels, self.groups, self.channels = grouped_shape(z, groups)
+        self.numbers = pixels * self.channels
+        self.times = side_by_side(pixels, z.shape[-1])
+        self.width = self.times * z.shape[-1]
+
+    def rows(self, z):
+        return z.reshape(self.shape[0], self.shape[1] // self.times, self.width)
+
+    def parts(self):
+        return chunks(self.shape[0], self.numbers * self.groups, BLOCK)
+
+    def across(self, x):
+        """x (n, groups), a number for each group, as (n, 1, width)."""
+        return np.tile(np.repeat(x, self.channels, axis=1), self.times)[:, None]
+
+    def by_channel(self, x):
+        """Sums of x (n, rows, width) over pixels: (n, c)."""
+        return np.add.reduce(sum_over(x, 1).reshape(len(x), self.times, -1), axis=1)
+
+    def total(self, x):
+        """Sums of x (n, c) over the channels of each group: (n, groups)."""
+        return np.add.reduce(x.reshape(len(x), self.groups, -1), axis=2)
+
+    def mean(self, x):
+        """Means of x (n, rows, width) over each group: (n, groups)."""
+        return self.total(self.by_channel(x)) / self.numbers
+
+    def firsts(self, z):
+        """The first entry of each group: (n, groups)."""
+        return z.reshape(self.shape)[:, 0, :, 0]
+
+
+@twin(group_norm, serves=not_half)
+def _(z, gamma, beta, groups, eps):
+    of = Groups(z, groups)
+    rows, firsts = of.rows(z), of.firsts(z)
+    u = np.empty(rows.shape, z.dtype)
+    mean, scale = np.empty((2, of.shape[0], 1, groups, 1), z.dtype)
+    wide_gamma, wide_beta = np.tile(gamma, of.times), np.tile(beta, of.times)
+    for part in of.parts():
+        x = np.subtract(rows[part], of.across(firsts[part]), out=u[part])
+        m = of.mean(x)
+        np.subtract(x, of.across(m), out=x)
+        rest = of.mean(x)
+        deviation = np.sqrt(np.maximum(of.mean(x * x) - rest * rest, 0) + eps)
+        s = 1 / deviation
+        factor = of.across(s) * wide_gamma
+        shift = wide_beta - of.across(rest) * factor
+        if not (s.all() and np.isfinite(shift).all()):  # an entry is not finite, or squares overflowed
+            return definition(group_norm)(z, gamma, beta, groups, eps)
+        np.add(np.multiply(x, factor, out=x), shift, out=x)
+        mean[part, 0, :, 0], scale[part, 0, :, 0] = m + rest, s
+    return u.reshape(z.shape), mean, scale
+
+
+@twin(group_norm_backward, serves=not_half)
+def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
+    of = Groups(z, mean.shape[2])
+    rows, v_rows, firsts = of.rows(z), of.rows(v), of.firsts(z)
+    m, s = mean[:, 0, :, 0], scale[:, 0, :, 0]
+    dz = np.empty(rows.shape, z.dtype)
+    wide_gamma = np.tile(gamma, of.times)
+    vx_sums, v_sums = np.empty((2, of.shape[0], z.shape[-1]), z.dtype)
+    for part in of.parts():
+        x = np.subtract(rows[part], of.across(firsts[part]), out=dz[part])
+        np.subtract(x, of.across(m[part]), out=x)
+        np.multiply(x, of.across(s[part]), out=x)
+        w = v_rows[part] * x
+        vx, v_sum = vx_sums[part], v_sums[part]
+        vx[...], v_sum[...] = of.by_channel(w), of.by_channel(v_rows[part])
+        mean_wx, mean_w = of.total(gamma * vx) / of.numbers, of.total(gamma * v_sum) / of.numbers
+        if not (np.isfinite(mean_wx).all() and np.isfinite(mean_w).all()):
+            return definition(group_norm_backward)(z, mean, scale, gamma, v, dgamma, dbeta, need_dz)
+        if need_dz:  # s (w - mean(w) - x mean(w x)), w = γ v
+            np.multiply(x, of.across(mean_wx), out=x)
+            np.subtract(np.multiply(v_rows[part], wide_gamma, out=w), of.across(mean_w), out=w)
+            np.multiply(np.subtract(w, x, out=x), of.across(s[part]), out=x)
+    dgamma[...], dbeta[...] = sum_over(vx_sums, 0), sum_over(v_sums, 0)
+    return dz.reshape(z.shape) if need_dz else None

@@ -39,7 +39,8 @@ def _(z, placement):
 
 def apart(placement):
     """Whether no two places of the kernel see one pixel."""
-    return placement.stride[0] >= placement.kernel[0] and placement.stride[1] >= placement.kernel[1] and placement.dilation == (1, 1)
+    fits = (s >= k for s, k in zip(placement.stride, placement.kernel, strict=True))
+    return placement.dilation == (1, 1) and all(fits)
 
 
 @twin(max_pool2d_backward)

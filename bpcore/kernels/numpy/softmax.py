@@ -31,6 +31,7 @@ def by_rows(run, *arrays):
 
 
 def softmax_rows(z, u):
+    """eᶻ / Σ eᶻ."""
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
     np.exp(u, out=u)
     np.divide(u, np.add.reduce(u, axis=-1, keepdims=True), out=u)
@@ -38,17 +39,20 @@ def softmax_rows(z, u):
 
 
 def softmax_backward_rows(u, v, dz):
+    """u ⊙ (v - Σ u v)."""
     np.multiply(u, v, out=dz)
     np.subtract(v, np.add.reduce(dz, axis=-1, keepdims=True), out=dz)
     flush_in_place(np.multiply(dz, u, out=dz))
 
 
 def log_softmax_rows(z, u):
+    """z - log Σ eᶻ."""
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
     np.subtract(u, np.log(np.add.reduce(np.exp(u), axis=-1, keepdims=True)), out=u)
 
 
 def log_softmax_backward_rows(u, v, dz):
+    """v - eᵘ Σ v."""
     np.exp(u, out=dz)
     np.multiply(dz, np.add.reduce(v, axis=-1, keepdims=True), out=dz)
     flush_in_place(np.subtract(v, dz, out=dz))
