@@ -25,7 +25,7 @@ from bpcore.functional.activations import (
     tanh,
     tanh_backward,
 )
-from bpcore.kernels.numpy.engine.blocks import BLOCK, ZEROS, blocks, flush_in_place, masked
+from bpcore.kernels.numpy.engine.blocks import BLOCK, ZEROS, blocks, flush_in_place, flush_positive, masked
 from bpcore.primitive import definition, twin
 
 # Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
@@ -77,15 +77,18 @@ def register(activation, run, dtypes="fd"):
 
 def limited(z, out):
     """Writes z between -LIMIT and LIMIT to out, where the sigmoid and its products with z are 0, and where 1 and z."""
-    limit = LIMIT[z.itemsize]
-    return np.minimum(np.maximum(z, -limit, out=out), limit, out=out)
+    return np.clip(z, -LIMIT[z.itemsize], LIMIT[z.itemsize], out=out)
+
+
+def logistic(z, out):
+    """Writes 1 / (1 + e⁻ᶻ) to out, flushed, for z from -LIMIT."""
+    np.exp(np.negative(z, out=out), out=out)
+    return flush_positive(np.reciprocal(np.add(out, 1, out=out), out=out))
 
 
 def sigmoid_block(z, u, s, t):
     """1 / (1 + e⁻ᶻ)."""
-    np.maximum(z, -LIMIT[z.itemsize], out=u)
-    np.exp(np.negative(u, out=u), out=u)
-    np.reciprocal(np.add(u, 1, out=u), out=u)
+    logistic(limited(z, u), u)
 
 
 def sigmoid_backward_block(u, v, dz, s, t):
@@ -113,13 +116,12 @@ def softplus_block(z, u, s, t):
 
 def softplus_backward_block(z, v, dz, s, t):
     """sigmoid(z) v."""
-    sigmoid_block(z, dz, s, t)
-    np.multiply(flush_in_place(dz), v, out=dz)
+    np.multiply(logistic(limited(z, dz), dz), v, out=dz)
 
 
 def silu_block(z, u, s, t):
     """z / (1 + e⁻ᶻ)."""
-    np.maximum(z, -LIMIT[z.itemsize], out=s)
+    np.clip(z, -LIMIT[z.itemsize], None, out=s)
     np.exp(np.negative(s, out=u), out=u)
     np.divide(s, np.add(u, 1, out=u), out=u)
 
@@ -127,10 +129,10 @@ def silu_block(z, u, s, t):
 def silu_backward_block(z, v, dz, s, t):
     """v s (1 + z (1 - s)), s = sigmoid(z)."""
     z = limited(z, t)
-    sigmoid_block(z, s, s, s)
+    logistic(z, s)
     np.subtract(1, s, out=dz)
     np.add(np.multiply(dz, z, out=dz), 1, out=dz)
-    np.multiply(dz, np.multiply(flush_in_place(s), v, out=s), out=dz)
+    np.multiply(dz, np.multiply(s, v, out=s), out=dz)
 
 
 def elu_backward_block(u, v, alpha, dz, s, t):
@@ -142,19 +144,19 @@ def elu_backward_block(u, v, alpha, dz, s, t):
 
 
 def gelu_tanh_gate(z, s, t):
-    """Writes z² to t and the sigmoid of 2 √(2/π) (z + 0.044715 z³) to s."""
+    """Writes z² to t and the sigmoid of 2 √(2/π) (z + 0.044715 z³), flushed, to s."""
     np.multiply(z, z, out=t)
     np.multiply(t, 2 * TANH_SCALE * TANH_CUBE, out=s)
     np.add(s, 2 * TANH_SCALE, out=s)
     np.multiply(s, z, out=s)
-    sigmoid_block(s, s, s, s)
+    logistic(limited(s, s), s)
 
 
 def gelu_tanh_block(z, u, s, t):
     """z s, s the sigmoid of `gelu_tanh_gate`."""
-    z = np.maximum(z, -LIMIT[z.itemsize], out=u)
+    z = np.clip(z, -LIMIT[z.itemsize], None, out=u)
     gelu_tanh_gate(z, s, t)
-    np.multiply(u, flush_in_place(s), out=u)
+    np.multiply(u, s, out=u)
 
 
 def gelu_tanh_backward_block(z, v, dz, s, t):
@@ -166,7 +168,7 @@ def gelu_tanh_backward_block(z, v, dz, s, t):
     np.multiply(z, t, out=dz)
     np.multiply(dz, np.subtract(1, s, out=t), out=dz)
     np.add(dz, 1, out=dz)
-    np.multiply(dz, np.multiply(flush_in_place(s), v, out=s), out=dz)
+    np.multiply(dz, np.multiply(s, v, out=s), out=dz)
 
 
 def gaussian_tail(z, a, e, q):

@@ -8,7 +8,7 @@ from bpcore.functional.convolution import chunks
 from bpcore.functional.normalization import group_norm, group_norm_backward, grouped_shape, layer_norm, layer_norm_backward
 from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
-from bpcore.kernels.numpy.engine.blocks import BLOCK, side_by_side
+from bpcore.kernels.numpy.engine.blocks import BLOCK, row_blocks, side_by_side
 from bpcore.kernels.numpy.linear import add_rows
 from bpcore.primitive import definition, twin
 
@@ -16,39 +16,53 @@ from bpcore.primitive import definition, twin
 @twin(layer_norm, serves=not_half)
 def _(z, gamma, beta, eps):
     n = z.shape[-1]
-    u = np.subtract(z, z[..., :1])
-    mean = np.add.reduce(u, axis=-1, keepdims=True)
-    np.divide(mean, n, out=mean)
-    np.subtract(u, mean, out=u)
-    scale = np.vecdot(u, u)[..., None]
-    np.divide(scale, n, out=scale)
-    np.add(scale, eps, out=scale)
-    np.sqrt(scale, out=scale)
-    np.reciprocal(scale, out=scale)
-    if not scale.all():  # squares overflowed
-        return definition(layer_norm)(z, gamma, beta, eps)
-    np.multiply(u, scale, out=u)
-    np.multiply(u, gamma, out=u)
-    return np.add(u, beta, out=u), mean, scale
+    rows = z.reshape(-1, n)
+    result = np.empty(rows.shape, z.dtype)
+    means, scales = np.empty((2, len(rows), 1), z.dtype)
+    for part in row_blocks(*rows.shape):
+        u = np.subtract(rows[part], rows[part, :1], out=result[part])
+        mean = np.add.reduce(u, axis=-1, keepdims=True, out=means[part])
+        np.divide(mean, n, out=mean)
+        np.subtract(u, mean, out=u)
+        scale = np.vecdot(u, u, out=scales[part, 0])
+        np.divide(scale, n, out=scale)
+        np.add(scale, eps, out=scale)
+        np.sqrt(scale, out=scale)
+        np.reciprocal(scale, out=scale)
+        if not scale.all():  # squares overflowed
+            return definition(layer_norm)(z, gamma, beta, eps)
+        np.multiply(u, scale[:, None], out=u)
+        np.multiply(u, gamma, out=u)
+        np.add(u, beta, out=u)
+    of_row = (*z.shape[:-1], 1)
+    return result.reshape(z.shape), means.reshape(of_row), scales.reshape(of_row)
 
 
 @twin(layer_norm_backward, serves=not_half)
 def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     n = z.shape[-1]
-    x = np.subtract(z, z[..., :1])
-    np.subtract(x, mean, out=x)
-    np.multiply(x, scale, out=x)
-    w = np.multiply(v, x)
-    add_rows(w.reshape(-1, n), dgamma)
-    add_rows(v.reshape(-1, n), dbeta)
+    rows, v_rows, mean, scale = (x.reshape(-1, x.shape[-1]) for x in (z, v, mean, scale))
+    dz = np.empty(rows.shape, z.dtype)
+    parts = list(row_blocks(*rows.shape))
+    vx_sums, v_sums = np.empty((2, len(parts), n), z.dtype)
+    for part, vx, v_sum in zip(parts, vx_sums, v_sums, strict=True):
+        v, s = v_rows[part], scale[part]
+        x = np.subtract(rows[part], rows[part, :1], out=dz[part])
+        np.subtract(x, mean[part], out=x)
+        np.multiply(x, s, out=x)
+        w = np.multiply(v, x)
+        add_rows(w, vx)
+        add_rows(v, v_sum)
+        if need_dz:
+            np.multiply(x, np.matmul(w, gamma)[:, None] / n, out=x)  # x mean(γ v x)
+            np.multiply(v, gamma, out=w)
+            np.subtract(w, np.matmul(v, gamma)[:, None] / n, out=w)
+            np.multiply(np.subtract(w, x, out=x), s, out=x)
+    dgamma[...], dbeta[...] = sum_over(vx_sums, 0), sum_over(v_sums, 0)
     if not need_dz:
         return None
-    np.multiply(x, np.matmul(w, gamma)[..., None] / n, out=x)  # x mean(γ v x)
-    np.multiply(v, gamma, out=w)
-    np.subtract(w, np.matmul(v, gamma)[..., None] / n, out=w)
-    np.subtract(w, x, out=w)
-    np.multiply(w, scale, out=w)
-    return w if plus is None else np.add(plus, w, out=w)
+    dz = dz.reshape(z.shape)
+    return dz if plus is None else np.add(plus, dz, out=dz)
 
 
 class Groups:

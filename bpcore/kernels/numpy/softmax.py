@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from bpcore.kernels.numpy.engine.blocks import flush_in_place, row_blocks
+from bpcore.kernels.numpy.engine.blocks import flush_in_place, flush_positive, row_blocks
 from bpcore.primitive import twin
 
 
@@ -35,7 +35,7 @@ def softmax_rows(z, u):
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
     np.exp(u, out=u)
     np.divide(u, np.add.reduce(u, axis=-1, keepdims=True), out=u)
-    flush_in_place(u)
+    flush_positive(u)
 
 
 def softmax_backward_rows(u, v, dz):

@@ -17,11 +17,23 @@ def sliding(padded, placement, places):
     return np.lib.stride_tricks.as_strided(padded, shape, strides, writeable=False)
 
 
+def row_windows(padded, placement, places):
+    """`sliding` as (n, rows of places, *kernel, columns of places · c) or, where these are apart, (..., columns, c)."""
+    seen = sliding(padded, placement, places).transpose(0, 1, 3, 4, 2, 5)
+    *shape, columns, c = seen.shape
+    *strides, of_column, of_channel = seen.strides
+    if of_column != c * of_channel:
+        return seen
+    return np.lib.stride_tricks.as_strided(seen, (*shape, columns * c), (*strides, of_channel))
+
+
 def correlation(padded, W, placement, places):
     """u (n, *places, c) of an image with as many channels as W (kh, kw, 1, c)."""
-    kernel = np.broadcast_to(W, (*W.shape[:2], places[1], W.shape[3])).copy()  # for a row of places: W has no stride of 0 then
+    seen = row_windows(padded, placement, places)
+    kernel = np.broadcast_to(W, (*W.shape[:2], places[1], W.shape[3])).reshape(*W.shape[:2], *seen.shape[4:])
     u = np.empty((len(padded), *places, W.shape[3]), padded.dtype)
-    return np.einsum("nyxijc,ijxc->nyxc", sliding(padded, placement, places), kernel, out=u)
+    np.einsum("nyij...,ij...->ny...", seen, kernel, out=u.reshape(*u.shape[:2], *seen.shape[4:]))
+    return u
 
 
 def repeated(z, W):
@@ -39,12 +51,13 @@ def depthwise(z, W, b, placement):
 def depthwise_backward(z, W, v, placement, dW, db, need_dz):
     """conv2d_backward with a group for each channel of z."""
     places = v.shape[1:3]
-    seen = sliding(pad(repeated(z, W), placement), placement, places)
+    seen = row_windows(pad(repeated(z, W), placement), placement, places)
     parts = list(chunks(len(v), places[0], PART))
-    total = np.empty((len(parts), *W.shape[:2], places[1], W.shape[3]), z.dtype)
+    total = np.empty((len(parts), *W.shape[:2], *seen.shape[4:]), z.dtype)
+    v_rows = v.reshape(*v.shape[:2], *seen.shape[4:])
     for part, out in zip(parts, total, strict=True):
-        np.einsum("nyxijc,nyxc->ijxc", seen[part], v[part], out=out)
-    dW[...] = sum_over(total, (0, 3)).reshape(W.shape)
+        np.einsum("nyij...,ny...->ij...", seen[part], v_rows[part], out=out)
+    dW[...] = sum_over(sum_over(total, 0).reshape(*W.shape[:2], places[1], -1), 2).reshape(W.shape)
     if db is not None:
         rows = sum_over(v.reshape(-1, places[1] * v.shape[3]), 0)
         db[...] = sum_over(rows.reshape(-1, v.shape[3]), 0)
