@@ -65,6 +65,9 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     return dz if plus is None else np.add(plus, dz, out=dz)
 
 
+FAR = 0.8  # (mean / root mean square)² up to which a variance is their difference
+
+
 class Groups:
     """The groups of images z (n, ..., c): `rows` has them as (n, rows, width), some pixels in each row."""
 
@@ -110,17 +113,19 @@ def _(z, gamma, beta, groups, eps):
     wide_gamma, wide_beta = np.tile(gamma, of.times), np.tile(beta, of.times)
     for part in of.parts():
         x = np.subtract(rows[part], of.across(firsts[part]), out=u[part])
-        m = of.mean(x)
-        np.subtract(x, of.across(m), out=x)
-        rest = of.mean(x)
-        deviation = np.sqrt(np.maximum(of.mean(x * x) - rest * rest, 0) + eps)
-        s = 1 / deviation
+        m = rest = of.mean(x)
+        squares = of.mean(x * x)
+        if (m * m > FAR * squares).any():  # digits of the variance would cancel
+            np.subtract(x, of.across(m), out=x)
+            rest = of.mean(x)
+            squares, m = of.mean(x * x), m + rest
+        s = 1 / np.sqrt(np.maximum(squares - rest * rest, 0) + eps)
         factor = of.across(s) * wide_gamma
         shift = wide_beta - of.across(rest) * factor
         if not (s.all() and np.isfinite(shift).all()):  # an entry is not finite, or squares overflowed
             return definition(group_norm)(z, gamma, beta, groups, eps)
         np.add(np.multiply(x, factor, out=x), shift, out=x)
-        mean[part, 0, :, 0], scale[part, 0, :, 0] = m + rest, s
+        mean[part, 0, :, 0], scale[part, 0, :, 0] = m, s
     return u.reshape(z.shape), mean, scale
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from bpcore.functional.convolution import chunks, pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
+from bpcore.kernels.numpy.convolution import inside, kernel_entries, unpadded
 from bpcore.kernels.numpy.engine.blocks import BITS, BLOCK, masked
 from bpcore.primitive import definition, twin
 
@@ -20,11 +20,11 @@ def few_entries(z, placement):
 @twin(max_pool2d, serves=few_entries)
 def _(z, placement):
     h, w = z.shape[1:3]
-    padded = pad(z, placement, -np.inf)
     u = np.empty((len(z), *placement.outputs(h, w), z.shape[3]), z.dtype)
     first = np.empty(u.shape, np.int32)
     for part in chunks(len(z), u[:1].size, BLOCK):
-        seen = [padded[part, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
+        padded = pad(z[part], placement, -np.inf)
+        seen = [padded[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
         largest = u[part]
         largest[...] = seen[0]
         number = np.zeros(largest.shape, np.uint8)
@@ -45,16 +45,19 @@ def apart(placement):
 
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
-    dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
-    bits, v_bits, alone = dz.view(BITS[v.itemsize]), v.view(BITS[v.itemsize]), apart(placement)
+    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    alone, integers = apart(placement), BITS[v.itemsize]
     for part in chunks(len(v), v[:1].size, BLOCK):
+        v_part, first_part = v[part], first[part]
+        images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
         for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
+            image, keep = images[:, rows, columns], first_part == entry
             if alone:
-                np.multiply(v_bits[part], first[part] == entry, out=bits[part, rows, columns])
+                np.multiply(v_part.view(integers), keep, out=image.view(integers))
             else:
-                image = dz[part, rows, columns]
-                np.add(image, masked(v[part], first[part] == entry), out=image)
-    return unpadded(dz, placement, h, w)
+                np.add(image, masked(v_part, keep), out=image)
+        dz[part] = inside(images, placement, h, w)
+    return dz
 
 
 def short_sums(z, placement):
