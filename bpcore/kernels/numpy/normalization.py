@@ -115,7 +115,9 @@ def _(z, gamma, beta, groups, eps):
         x = np.subtract(rows[part], of.across(firsts[part]), out=u[part])
         m = rest = of.mean(x)
         squares = of.mean(x * x)
-        if (m * m > FAR * squares).any():  # digits of the variance would cancel
+        far = m * m > FAR * squares
+        if far.any():  # digits of their variance would cancel
+            m = m * far
             np.subtract(x, of.across(m), out=x)
             rest = of.mean(x)
             squares, m = of.mean(x * x), m + rest
