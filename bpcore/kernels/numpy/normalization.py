@@ -99,6 +99,11 @@ class Groups:
         """Means of x (n, rows, width) over each group: (n, groups)."""
         return self.total(self.by_channel(x)) / self.numbers
 
+    def mean_square(self, x):
+        """Means of x² over each group, infinite where x² is: (n, groups)."""
+        with np.errstate(over="ignore"):
+            return self.mean(x * x)
+
     def firsts(self, z):
         """The first entry of each group: (n, groups)."""
         return z.reshape(self.shape)[:, 0, :, 0]
@@ -114,17 +119,19 @@ def _(z, gamma, beta, groups, eps):
     for part in of.parts():
         x = np.subtract(rows[part], of.across(firsts[part]), out=u[part])
         m = rest = of.mean(x)
-        squares = of.mean(x * x)
+        squares = of.mean_square(x)
+        if not np.isfinite(squares).all():  # an entry is not finite, or squares overflowed
+            return definition(group_norm)(z, gamma, beta, groups, eps)
         far = m * m > FAR * squares
         if far.any():  # digits of their variance would cancel
             m = m * far
             np.subtract(x, of.across(m), out=x)
             rest = of.mean(x)
-            squares, m = of.mean(x * x), m + rest
+            squares, m = of.mean_square(x), m + rest
         s = 1 / np.sqrt(np.maximum(squares - rest * rest, 0) + eps)
         factor = of.across(s) * wide_gamma
         shift = wide_beta - of.across(rest) * factor
-        if not (s.all() and np.isfinite(shift).all()):  # an entry is not finite, or squares overflowed
+        if not np.isfinite(shift).all():
             return definition(group_norm)(z, gamma, beta, groups, eps)
         np.add(np.multiply(x, factor, out=x), shift, out=x)
         mean[part, 0, :, 0], scale[part, 0, :, 0] = m, s
