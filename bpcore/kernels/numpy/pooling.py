@@ -32,7 +32,7 @@ def _(z, placement):
             np.maximum(number, (x > largest).view(np.uint8) * np.uint8(entry), out=number)
             np.maximum(largest, x, out=largest)
         first[part] = number
-        if not np.min(largest) > -np.inf:  # NaN is larger than no entry, and -∞ not larger than the padding
+        if not np.min(largest, initial=np.inf) > -np.inf:  # NaN is larger than no entry, and -∞ not larger than the padding
             return definition(max_pool2d)(z, placement)
     return u, first
 
