@@ -54,9 +54,9 @@ def alike(first, /, *others):
 
 
 def register(activation, run, dtypes="fd"):
-    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u; s and t are scratch.
+    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u, flushed; s and t are scratch.
 
-    It is flushed here. Of a dtype that is not in `dtypes` the definition computes the blocks.
+    Of a dtype that is not in `dtypes` the definition computes the blocks.
     """
 
     @twin(activation, serves=alike)
@@ -69,7 +69,6 @@ def register(activation, run, dtypes="fd"):
         for *piece, u_block, first in blocks(*vectors, u):
             if z.dtype.char in dtypes:
                 run(*piece, *constants, u_block, first, second[: first.size])
-                flush_in_place(u_block)
             else:
                 u_block[...] = definition(activation)(*piece, *constants)
         return u.reshape(z.shape)
@@ -94,36 +93,36 @@ def sigmoid_block(z, u, s, t):
 def sigmoid_backward_block(u, v, dz, s, t):
     """v u (1 - u)."""
     np.multiply(v, u, out=dz)
-    np.multiply(dz, np.subtract(1, u, out=s), out=dz)
+    flush_in_place(np.multiply(dz, np.subtract(1, u, out=s), out=dz))
 
 
 def tanh_block(z, u, s, t):
     """tanh(z)."""
-    np.tanh(z, out=u)
+    flush_in_place(np.tanh(z, out=u))
 
 
 def tanh_backward_block(u, v, dz, s, t):
     """v (1 - u²)."""
     np.subtract(1, np.multiply(u, u, out=dz), out=dz)
-    np.multiply(dz, v, out=dz)
+    flush_in_place(np.multiply(dz, v, out=dz))
 
 
 def softplus_block(z, u, s, t):
     """max(z, 0) + log(1 + e^-|z|)."""
     np.exp(np.negative(np.abs(z, out=u), out=u), out=u)
-    np.add(np.log1p(u, out=u), np.maximum(z, 0, out=s), out=u)
+    flush_positive(np.add(np.log1p(u, out=u), np.maximum(z, 0, out=s), out=u))
 
 
 def softplus_backward_block(z, v, dz, s, t):
     """sigmoid(z) v."""
-    np.multiply(logistic(limited(z, dz), dz), v, out=dz)
+    flush_in_place(np.multiply(logistic(limited(z, dz), dz), v, out=dz))
 
 
 def silu_block(z, u, s, t):
     """z / (1 + e⁻ᶻ)."""
     np.clip(z, -LIMIT[z.itemsize], None, out=s)
     np.exp(np.negative(s, out=u), out=u)
-    np.divide(s, np.add(u, 1, out=u), out=u)
+    flush_in_place(np.divide(s, np.add(u, 1, out=u), out=u))
 
 
 def silu_backward_block(z, v, dz, s, t):
@@ -132,7 +131,7 @@ def silu_backward_block(z, v, dz, s, t):
     logistic(z, s)
     np.subtract(1, s, out=dz)
     np.add(np.multiply(dz, z, out=dz), 1, out=dz)
-    np.multiply(dz, np.multiply(s, v, out=s), out=dz)
+    flush_in_place(np.multiply(dz, np.multiply(s, v, out=s), out=dz))
 
 
 def elu_backward_block(u, v, alpha, dz, s, t):
@@ -140,7 +139,7 @@ def elu_backward_block(u, v, alpha, dz, s, t):
     np.add(np.minimum(u, 0, out=dz), alpha, out=dz)
     if alpha != 1:
         np.add(dz, np.multiply(u > 0, u.dtype.type(1 - alpha), out=s), out=dz)
-    np.multiply(dz, v, out=dz)
+    flush_in_place(np.multiply(dz, v, out=dz))
 
 
 def gelu_tanh_gate(z, s, t):
@@ -156,7 +155,7 @@ def gelu_tanh_block(z, u, s, t):
     """z s, s the sigmoid of `gelu_tanh_gate`."""
     z = np.clip(z, -LIMIT[z.itemsize], None, out=u)
     gelu_tanh_gate(z, s, t)
-    np.multiply(u, s, out=u)
+    flush_in_place(np.multiply(u, s, out=u))
 
 
 def gelu_tanh_backward_block(z, v, dz, s, t):
@@ -168,7 +167,7 @@ def gelu_tanh_backward_block(z, v, dz, s, t):
     np.multiply(z, t, out=dz)
     np.multiply(dz, np.subtract(1, s, out=t), out=dz)
     np.add(dz, 1, out=dz)
-    np.multiply(dz, np.multiply(s, v, out=s), out=dz)
+    flush_in_place(np.multiply(dz, np.multiply(s, v, out=s), out=dz))
 
 
 def gaussian_tail(z, a, e, q):
@@ -189,7 +188,7 @@ def gelu_block(z, u, a, e):
     """z Φ(z) = max(z, 0) - a Φ(-a)."""
     gaussian_tail(z, a, e, u)
     np.multiply(u, a, out=u)
-    np.subtract(np.maximum(z, 0, out=a), u, out=u)
+    flush_in_place(np.subtract(np.maximum(z, 0, out=a), u, out=u))
 
 
 def gelu_backward_block(z, v, u, a, e):
@@ -203,7 +202,7 @@ def gelu_backward_block(z, v, u, a, e):
     np.multiply(s, 0.5, out=s)
     np.add(s, 0.5, out=s)
     np.subtract(s, u, out=u)
-    np.multiply(u, v, out=u)
+    flush_in_place(np.multiply(u, v, out=u))
 
 
 for _activation, _run in {

@@ -15,9 +15,7 @@ from bpcore.functional.numerics import smallest_normal
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # integers that have the bits of a float, by its bytes
 ZEROS = {np.dtype(dtype): np.zeros((), dtype) for dtype in ("float32", "float64")}  # NumPy takes an array sooner than a number
 WIDE = 2048  # numbers in a loop of NumPy's: for fewer its overhead shows
-BLOCK = int(
-    __import__("os").environ.get("PB", "32768")
-)  # numbers: blocks of θ, g, two moments and the scratch fit in a second-level cache together
+BLOCK = 32768  # numbers: blocks of θ, g, two moments and the scratch fit in a second-level cache together
 
 
 def blocks(*vectors) -> Iterator[tuple[Any, ...]]:
