@@ -54,9 +54,9 @@ def alike(first, /, *others):
 
 
 def register(activation, run, dtypes="fd"):
-    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u, flushed; s and t are scratch.
+    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u; s and t are scratch.
 
-    Of a dtype that is not in `dtypes` the definition computes the blocks.
+    It flushes u. Of a dtype that is not in `dtypes` the definition computes the blocks.
     """
 
     @twin(activation, serves=alike)
