@@ -214,8 +214,9 @@ def windows(d: Draw) -> Iterator[tuple[np.ndarray, Any, int]]:
 
 def conv2d(d: Draw) -> list[tuple]:
     return [
-        (z, d.z(*placement.kernel, z.shape[3] // groups, 2 * groups), d.z(2 * groups) if groups == 1 else None, placement, groups)
+        (z, d.z(*placement.kernel, z.shape[3] // groups, out), d.z(out) if out in (1, 2) else None, placement, groups)
         for z, placement, groups in windows(d)
+        for out in (2 * groups, groups)
     ]
 
 

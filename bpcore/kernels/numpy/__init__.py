@@ -15,6 +15,7 @@ from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their
     losses,
     normalization,
     pooling,
+    softmax,
     updates,
 )
 

@@ -4,37 +4,60 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpcore.functional.convolution import pad
+from bpcore.functional.convolution import chunks, pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
-from bpcore.kernels.numpy.engine.blocks import masked
+from bpcore.kernels.numpy.convolution import inside, kernel_entries, unpadded
+from bpcore.kernels.numpy.engine.blocks import BITS, BLOCK, masked
 from bpcore.primitive import definition, twin
 
 
-@twin(max_pool2d)
+def few_entries(z, placement):
+    """Whether the kernel's entries can be counted in a byte."""
+    return placement.size < 256
+
+
+@twin(max_pool2d, serves=few_entries)
 def _(z, placement):
     h, w = z.shape[1:3]
-    padded = pad(z, placement, -np.inf)
-    seen = [padded[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
-    u = seen[0].copy()
-    for entry in seen[1:]:
-        np.maximum(u, entry, out=u)
-    if not np.min(u, initial=np.inf) > -np.inf:  # NaN equals no entry, and -∞ equals the padding
-        return definition(max_pool2d)(z, placement)
-    first = np.full(u.shape, placement.size, np.int32)
-    for entry in reversed(range(placement.size)):
-        np.copyto(first, entry, where=seen[entry] == u)
+    u = np.empty((len(z), *placement.outputs(h, w), z.shape[3]), z.dtype)
+    first = np.empty(u.shape, np.int32)
+    for part in chunks(len(z), u[:1].size, BLOCK):
+        padded = pad(z[part], placement, -np.inf)
+        seen = [padded[:, rows, columns] for rows, columns in kernel_entries(placement, h, w)]
+        largest = u[part]
+        largest[...] = seen[0]
+        number = np.zeros(largest.shape, np.uint8)
+        for entry, x in enumerate(seen[1:], 1):
+            np.maximum(number, (x > largest).view(np.uint8) * np.uint8(entry), out=number)
+            np.maximum(largest, x, out=largest)
+        first[part] = number
+        if not np.min(largest, initial=np.inf) > -np.inf:  # NaN is larger than no entry, and -∞ not larger than the padding
+            return definition(max_pool2d)(z, placement)
     return u, first
+
+
+def apart(placement):
+    """Whether no two places of the kernel see one pixel."""
+    fits = (s >= k for s, k in zip(placement.stride, placement.kernel, strict=True))
+    return placement.dilation == (1, 1) and all(fits)
 
 
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
-    dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
-    for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
-        image = dz[:, rows, columns]
-        np.add(image, masked(v, first == entry), out=image)
-    return unpadded(dz, placement, h, w)
+    dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
+    alone, integers = apart(placement), BITS[v.itemsize]
+    for part in chunks(len(v), v[:1].size, BLOCK):
+        v_part, first_part = v[part], first[part]
+        images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
+        for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
+            image, keep = images[:, rows, columns], first_part == entry
+            if alone:
+                np.multiply(v_part.view(integers), keep, out=image.view(integers))
+            else:
+                np.add(image, masked(v_part, keep), out=image)
+        dz[part] = inside(images, placement, h, w)
+    return dz
 
 
 def short_sums(z, placement):

@@ -1,1 +1,1 @@
-"""The machinery of NumPy's twins: blocks of long vectors."""
+"""The machinery of NumPy's twins: blocks of long vectors, and convolution of channels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from bpcore.functional.numerics import smallest_normal
 
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # integers that have the bits of a float, by its bytes
 ZEROS = {np.dtype(dtype): np.zeros((), dtype) for dtype in ("float32", "float64")}  # NumPy takes an array sooner than a number
+WIDE = 2048  # numbers in a loop of NumPy's: for fewer its overhead shows
 BLOCK = 32768  # numbers: blocks of θ, g, two moments and the scratch fit in a second-level cache together
 
 
@@ -28,6 +30,19 @@ def blocks(*vectors) -> Iterator[tuple[Any, ...]]:
         yield (*(x[block] for x in vectors), scratch[: n - i])
 
 
+def row_blocks(rows, width) -> Iterator[slice]:
+    """Slices of this many rows, of about BLOCK numbers each."""
+    step = max(1, BLOCK // max(1, width))
+    for i in range(0, rows, step):
+        yield slice(i, min(i + step, rows))
+
+
+@functools.lru_cache
+def side_by_side(rows, width) -> int:
+    """How many rows of this width to take as one, so that loops are long: a divisor of `rows`."""
+    return next(k for k in range(max(1, min(rows, WIDE // max(1, width))), 0, -1) if rows % k == 0)
+
+
 def masked(x, keep):
     """`masked` of x: its bits times 1 or 0, because np.where takes six times as long."""
     return np.multiply(x.view(BITS[x.itemsize]), keep).view(x.dtype)
@@ -35,4 +50,12 @@ def masked(x, keep):
 
 def flush_in_place(x):
     """`flush` of x, which the caller must own."""
-    return x if is_half(x) else np.multiply(x, np.abs(x) >= math.sqrt(smallest_normal(x)), out=x)
+    if is_half(x):
+        return x
+    keep = np.abs(x) >= math.sqrt(smallest_normal(x))
+    return x if keep.all() else np.multiply(x, keep, out=x)
+
+
+def flush_positive(x):
+    """`flush_in_place` of x >= 0, in one pass where there is nothing to flush."""
+    return x if np.min(x, initial=np.inf) >= math.sqrt(smallest_normal(x)) else flush_in_place(x)

@@ -1,0 +1,78 @@
+"""Softmax and its logarithm over the last axis: in place, in blocks of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from bpcore.kernels.numpy.engine.blocks import flush_in_place, flush_positive, row_blocks
+from bpcore.primitive import twin
+
+
+def last_axis(first, /, *others):
+    """Whether the axis, the last argument, is the last one; the arrays, in one shape, are float32 or float64."""
+    arrays = others[:-1]
+    return (
+        first.dtype.char in "fd"
+        and first.size > 0
+        and others[-1] in (-1, first.ndim - 1)
+        and all(x.dtype == first.dtype and x.shape == first.shape for x in arrays)
+    )
+
+
+def by_rows(run, *arrays):
+    """What `run(*rows of the arrays, rows of the result)` writes, in their shape."""
+    width = arrays[0].shape[-1]
+    flat = [x.reshape(-1, width) for x in arrays]
+    result = np.empty(flat[0].shape, flat[0].dtype)
+    for part in row_blocks(*result.shape):
+        run(*(x[part] for x in flat), result[part])
+    return result.reshape(arrays[0].shape)
+
+
+def softmax_rows(z, u):
+    """eᶻ / Σ eᶻ."""
+    np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
+    np.exp(u, out=u)
+    np.divide(u, np.add.reduce(u, axis=-1, keepdims=True), out=u)
+    flush_positive(u)
+
+
+def softmax_backward_rows(u, v, dz):
+    """u ⊙ (v - Σ u v)."""
+    np.multiply(u, v, out=dz)
+    np.subtract(v, np.add.reduce(dz, axis=-1, keepdims=True), out=dz)
+    flush_in_place(np.multiply(dz, u, out=dz))
+
+
+def log_softmax_rows(z, u):
+    """z - log Σ eᶻ."""
+    np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
+    np.subtract(u, np.log(np.add.reduce(np.exp(u), axis=-1, keepdims=True)), out=u)
+
+
+def log_softmax_backward_rows(u, v, dz):
+    """v - eᵘ Σ v."""
+    np.exp(u, out=dz)
+    np.multiply(dz, np.add.reduce(v, axis=-1, keepdims=True), out=dz)
+    flush_in_place(np.subtract(v, dz, out=dz))
+
+
+@twin(softmax, serves=last_axis)
+def _(z, axis):
+    return by_rows(softmax_rows, z)
+
+
+@twin(softmax_backward, serves=last_axis)
+def _(u, v, axis):
+    return by_rows(softmax_backward_rows, u, v)
+
+
+@twin(log_softmax, serves=last_axis)
+def _(z, axis):
+    return by_rows(log_softmax_rows, z)
+
+
+@twin(log_softmax_backward, serves=last_axis)
+def _(u, v, axis):
+    return by_rows(log_softmax_backward_rows, u, v)
