@@ -53,7 +53,7 @@ def flush_in_place(x):
     if is_half(x):
         return x
     keep = np.abs(x) >= math.sqrt(smallest_normal(x))
-    return x if keep.all() else np.multiply(x, keep, out=x)
+    return x if x.size > WIDE and keep.all() else np.multiply(x, keep, out=x)
 
 
 def flush_positive(x):
