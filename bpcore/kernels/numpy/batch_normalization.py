@@ -16,12 +16,18 @@ def laid_wide(z, *vectors):
     """The rows of z, some of them as one, and the vectors, of a row's length, repeated alike."""
     z = rows(z)
     times = side_by_side(*z.shape)
-    return z.reshape(-1, times * z.shape[1]), *(np.tile(x, times) for x in vectors)
+    return (z, *vectors) if times == 1 else (z.reshape(-1, times * z.shape[1]), *(np.tile(x, times) for x in vectors))
+
+
+def repeated(x, width):
+    """The vector x again and again, up to this width."""
+    return x if len(x) == width else np.tile(x, width // len(x))
 
 
 def column_sums(x, c):
     """Σ over rows of x, which have some rows of c numbers each."""
-    return np.add.reduce(np.add.reduce(x, axis=0).reshape(-1, c), axis=0)
+    total = np.add.reduce(x, axis=0)
+    return total if len(total) == c else np.add.reduce(total.reshape(-1, c), axis=0)
 
 
 @twin(batch_statistics, serves=not_half)
@@ -34,9 +40,11 @@ def _(z):
     for part, n, mean, square in zip(parts, sizes, means, squares, strict=True):
         x = z[part] - first
         mean[...] = column_sums(x, c) / n
-        np.subtract(x, np.tile(mean, len(first) // c), out=x)
+        np.subtract(x, repeated(mean, len(first)), out=x)
         mean += column_sums(x, c) / n  # rounding error of a mean far from the first row
         square[...] = column_sums(np.multiply(x, x, out=x), c)
+    if len(parts) == 1:
+        return first[:c] + mean, square / n
     n = z.size // c
     mean = sum_over(means * sizes, 0) / n
     between = means - mean
@@ -72,7 +80,7 @@ def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     dz = np.empty(z.shape, z.dtype)
     n = z.size // c
     if of_batch:
-        slope, shift = (np.tile(x, len(mean) // c) for x in (scale * (vx / n), v_sum / n))
+        slope, shift = (repeated(x, len(mean)) for x in (scale * (vx / n), v_sum / n))
     for part in parts:
         d = dz[part]
         if of_batch:

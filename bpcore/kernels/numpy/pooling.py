@@ -8,7 +8,7 @@ from bpcore.functional.convolution import chunks, pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 from bpcore.kernels.numpy.convolution import inside, kernel_entries, unpadded
-from bpcore.kernels.numpy.engine.blocks import BITS, BLOCK, masked
+from bpcore.kernels.numpy.engine.blocks import BLOCK, masked
 from bpcore.primitive import definition, twin
 
 
@@ -46,14 +46,14 @@ def apart(placement):
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
     dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
-    alone, integers = apart(placement), BITS[v.itemsize]
+    alone = apart(placement)
     for part in chunks(len(v), v[:1].size, BLOCK):
         v_part, first_part = v[part], first[part]
         images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
         for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
             image, keep = images[:, rows, columns], first_part == entry
             if alone:
-                np.multiply(v_part.view(integers), keep, out=image.view(integers))
+                image[...] = masked(v_part, keep)
             else:
                 np.add(image, masked(v_part, keep), out=image)
         dz[part] = inside(images, placement, h, w)
