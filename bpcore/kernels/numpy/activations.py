@@ -65,8 +65,9 @@ def register(activation, run, dtypes="fd"):
     @twin(activation, serves=alike)
     def _(z, /, *rest):
         if z.size <= BLOCK and z.dtype.char in dtypes:
-            u, first, second = (np.empty(z.shape, z.dtype) for _ in range(3))
-            run(z, *rest, u, first, second)
+            shape, dtype = z.shape, z.dtype
+            u = np.empty(shape, dtype)
+            run(z, *rest, u, np.empty(shape, dtype), np.empty(shape, dtype))
             return u
         vectors, constants = [z.reshape(-1)], []
         for x in rest:

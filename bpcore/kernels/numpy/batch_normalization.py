@@ -8,7 +8,7 @@ from bpcore.functional.batch_normalization import batch_norm, batch_norm_backwar
 from bpcore.functional.linear import rows
 from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
-from bpcore.kernels.numpy.engine.blocks import row_blocks, side_by_side
+from bpcore.kernels.numpy.engine.blocks import SMALL, row_blocks, side_by_side
 from bpcore.primitive import twin
 
 
@@ -53,6 +53,10 @@ def _(z):
 
 @twin(batch_norm, serves=not_half)
 def _(z, mean, variance, gamma, beta, eps):
+    if z.size <= SMALL:
+        u = z - mean
+        np.multiply(u, gamma / np.sqrt(variance + eps), out=u)
+        return np.add(u, beta, out=u)
     shape = z.shape
     z, mean, factor, beta = laid_wide(z, mean, gamma / np.sqrt(variance + eps), beta)
     u = np.empty(z.shape, z.dtype)
@@ -64,6 +68,8 @@ def _(z, mean, variance, gamma, beta, eps):
 
 @twin(batch_norm_backward, serves=not_half)
 def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+    if z.size <= SMALL:
+        return backward_at_once(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz)
     shape, c = z.shape, z.shape[-1]
     scale = 1 / np.sqrt(variance + eps)
     z, mean, wide_scale, factor = laid_wide(z, mean, scale, gamma * scale)
@@ -90,3 +96,21 @@ def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
         else:
             np.multiply(v[part], factor, out=d)
     return dz.reshape(shape)
+
+
+def backward_at_once(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+    """batch_norm_backward, for few examples."""
+    scale = 1 / np.sqrt(variance + eps)
+    v = rows(v)
+    x = rows(z - mean)
+    np.multiply(x, scale, out=x)
+    dz = v * x
+    vx, v_sum = sum_over(dz, 0), sum_over(v, 0)
+    dgamma[...], dbeta[...] = vx, v_sum
+    if not need_dz:
+        return None
+    if of_batch:
+        np.subtract(v, v_sum / len(x), out=dz)
+        np.subtract(dz, np.multiply(x, vx / len(x), out=x), out=dz)
+        v = dz
+    return np.multiply(v, gamma * scale, out=dz).reshape(z.shape)

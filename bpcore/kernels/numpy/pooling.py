@@ -37,25 +37,15 @@ def _(z, placement):
     return u, first
 
 
-def apart(placement):
-    """Whether no two places of the kernel see one pixel."""
-    fits = (s >= k for s, k in zip(placement.stride, placement.kernel, strict=True))
-    return placement.dilation == (1, 1) and all(fits)
-
-
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
     dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
-    alone = apart(placement)
     for part in chunks(len(v), v[:1].size, BLOCK):
         v_part, first_part = v[part], first[part]
         images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
         for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
-            image, keep = images[:, rows, columns], first_part == entry
-            if alone:
-                image[...] = masked(v_part, keep)
-            else:
-                np.add(image, masked(v_part, keep), out=image)
+            image = images[:, rows, columns]
+            np.add(image, masked(v_part, first_part == entry), out=image)
         dz[part] = inside(images, placement, h, w)
     return dz
 
