@@ -38,15 +38,10 @@ def columns_by_chunk(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, scratch.reshape(-1, k)
 
 
-def inside(dz, placement, h, w):
-    """The images dz without their padding, a view."""
-    (top, _), (left, _) = placement.padding
-    return dz[:, top : top + h, left : left + w]
-
-
 def unpadded(dz, placement, h, w):
-    """The images dz without their padding."""
-    return np.ascontiguousarray(inside(dz, placement, h, w))
+    """The image dz without its padding."""
+    (top, _), (left, _) = placement.padding
+    return np.ascontiguousarray(dz[:, top : top + h, left : left + w])
 
 
 def add_columns(images, d, placement, h, w):

@@ -7,9 +7,11 @@ import numpy as np
 from bpcore.functional.convolution import chunks, pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.numpy.convolution import inside, kernel_entries, unpadded
+from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
 from bpcore.kernels.numpy.engine.blocks import BLOCK, masked
 from bpcore.primitive import definition, twin
+
+LARGE = 1 << 17  # numbers: of fewer, a batch is not divided
 
 
 def few_entries(z, placement):
@@ -39,15 +41,21 @@ def _(z, placement):
 
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
+    if v.size <= LARGE:
+        return backward_at_once(first, v, placement, h, w)
     dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
     for part in chunks(len(v), v[:1].size, BLOCK):
-        v_part, first_part = v[part], first[part]
-        images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
-        for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
-            image = images[:, rows, columns]
-            np.add(image, masked(v_part, first_part == entry), out=image)
-        dz[part] = inside(images, placement, h, w)
+        dz[part] = backward_at_once(first[part], v[part], placement, h, w)
     return dz
+
+
+def backward_at_once(first, v, placement, h, w):
+    """max_pool2d_backward, for images that fit in the cache."""
+    dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
+    for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
+        image = dz[:, rows, columns]
+        np.add(image, masked(v, first == entry), out=image)
+    return unpadded(dz, placement, h, w)
 
 
 def short_sums(z, placement):
