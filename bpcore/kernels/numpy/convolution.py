@@ -9,7 +9,6 @@ import numpy as np
 from bpcore.array import is_half
 from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, conv_transpose2d, pad
 from bpcore.functional.numerics import sum_over
-from bpcore.kernels.numpy.engine.blocks import BLOCK
 from bpcore.kernels.numpy.engine.depthwise import depthwise, depthwise_backward, sliding
 from bpcore.primitive import definition, twin
 
@@ -107,7 +106,7 @@ def _(z, W, b, placement, h, w):
     n, out, c = len(z), W.shape[2], z.shape[3]
     kernel = W.reshape(-1, c).T
     u = np.zeros((n, *placement.padded(h, w), out), z.dtype)
-    for part in chunks(n, z[0].size // c * placement.size * out, BLOCK):
+    for part in chunks(n, z[0].size // c * placement.size * out):
         d = np.matmul(z[part].reshape(-1, c), kernel)
         add_columns(u[part], d.reshape(-1, *z.shape[1:3], placement.size, out), placement, h, w)
     u = unpadded(u, placement, h, w)
