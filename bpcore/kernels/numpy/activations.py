@@ -49,8 +49,11 @@ def _(u, v):
 
 def alike(first, /, *others):
     """Whether the arrays have one shape, and one dtype: float32 or float64."""
-    arrays = [x for x in others if isinstance(x, np.ndarray)]
-    return first.dtype.char in "fd" and all(x.dtype == first.dtype and x.shape == first.shape for x in arrays)
+    dtype, shape = first.dtype, first.shape
+    for x in others:
+        if isinstance(x, np.ndarray) and (x.dtype != dtype or x.shape != shape):
+            return False
+    return dtype.char in "fd"
 
 
 def register(activation, run, dtypes="fd"):
@@ -61,6 +64,11 @@ def register(activation, run, dtypes="fd"):
 
     @twin(activation, serves=alike)
     def _(z, /, *rest):
+        if z.size <= BLOCK and z.dtype.char in dtypes:
+            shape, dtype = z.shape, z.dtype
+            u = np.empty(shape, dtype)
+            run(z, *rest, u, np.empty(shape, dtype), np.empty(shape, dtype))
+            return u
         vectors, constants = [z.reshape(-1)], []
         for x in rest:
             vectors.append(x.reshape(-1)) if isinstance(x, np.ndarray) else constants.append(x)

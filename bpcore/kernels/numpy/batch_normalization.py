@@ -8,7 +8,7 @@ from bpcore.functional.batch_normalization import batch_norm, batch_norm_backwar
 from bpcore.functional.linear import rows
 from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
-from bpcore.kernels.numpy.engine.blocks import row_blocks, side_by_side
+from bpcore.kernels.numpy.engine.blocks import SMALL, row_blocks, side_by_side
 from bpcore.primitive import twin
 
 
@@ -16,12 +16,18 @@ def laid_wide(z, *vectors):
     """The rows of z, some of them as one, and the vectors, of a row's length, repeated alike."""
     z = rows(z)
     times = side_by_side(*z.shape)
-    return z.reshape(-1, times * z.shape[1]), *(np.tile(x, times) for x in vectors)
+    return (z, *vectors) if times == 1 else (z.reshape(-1, times * z.shape[1]), *(np.tile(x, times) for x in vectors))
+
+
+def repeated(x, width):
+    """The vector x again and again, up to this width."""
+    return x if len(x) == width else np.tile(x, width // len(x))
 
 
 def column_sums(x, c):
     """Σ over rows of x, which have some rows of c numbers each."""
-    return np.add.reduce(np.add.reduce(x, axis=0).reshape(-1, c), axis=0)
+    total = np.add.reduce(x, axis=0)
+    return total if len(total) == c else np.add.reduce(total.reshape(-1, c), axis=0)
 
 
 @twin(batch_statistics, serves=not_half)
@@ -34,9 +40,11 @@ def _(z):
     for part, n, mean, square in zip(parts, sizes, means, squares, strict=True):
         x = z[part] - first
         mean[...] = column_sums(x, c) / n
-        np.subtract(x, np.tile(mean, len(first) // c), out=x)
+        np.subtract(x, repeated(mean, len(first)), out=x)
         mean += column_sums(x, c) / n  # rounding error of a mean far from the first row
         square[...] = column_sums(np.multiply(x, x, out=x), c)
+    if len(parts) == 1:
+        return first[:c] + mean, square / n
     n = z.size // c
     mean = sum_over(means * sizes, 0) / n
     between = means - mean
@@ -45,6 +53,10 @@ def _(z):
 
 @twin(batch_norm, serves=not_half)
 def _(z, mean, variance, gamma, beta, eps):
+    if z.size <= SMALL:
+        u = z - mean
+        np.multiply(u, gamma / np.sqrt(variance + eps), out=u)
+        return np.add(u, beta, out=u)
     shape = z.shape
     z, mean, factor, beta = laid_wide(z, mean, gamma / np.sqrt(variance + eps), beta)
     u = np.empty(z.shape, z.dtype)
@@ -56,6 +68,8 @@ def _(z, mean, variance, gamma, beta, eps):
 
 @twin(batch_norm_backward, serves=not_half)
 def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+    if z.size <= SMALL:
+        return backward_at_once(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz)
     shape, c = z.shape, z.shape[-1]
     scale = 1 / np.sqrt(variance + eps)
     z, mean, wide_scale, factor = laid_wide(z, mean, scale, gamma * scale)
@@ -72,7 +86,7 @@ def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
     dz = np.empty(z.shape, z.dtype)
     n = z.size // c
     if of_batch:
-        slope, shift = (np.tile(x, len(mean) // c) for x in (scale * (vx / n), v_sum / n))
+        slope, shift = (repeated(x, len(mean)) for x in (scale * (vx / n), v_sum / n))
     for part in parts:
         d = dz[part]
         if of_batch:
@@ -82,3 +96,21 @@ def _(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
         else:
             np.multiply(v[part], factor, out=d)
     return dz.reshape(shape)
+
+
+def backward_at_once(z, mean, variance, gamma, v, eps, of_batch, dgamma, dbeta, need_dz):
+    """batch_norm_backward, for few examples."""
+    scale = 1 / np.sqrt(variance + eps)
+    v = rows(v)
+    x = rows(z - mean)
+    np.multiply(x, scale, out=x)
+    dz = v * x
+    vx, v_sum = sum_over(dz, 0), sum_over(v, 0)
+    dgamma[...], dbeta[...] = vx, v_sum
+    if not need_dz:
+        return None
+    if of_batch:
+        np.subtract(v, v_sum / len(x), out=dz)
+        np.subtract(dz, np.multiply(x, vx / len(x), out=x), out=dz)
+        v = dz
+    return np.multiply(v, gamma * scale, out=dz).reshape(z.shape)

@@ -9,7 +9,6 @@ import numpy as np
 from bpcore.array import is_half
 from bpcore.functional.convolution import chunks, conv2d, conv2d_backward, conv_transpose2d, pad
 from bpcore.functional.numerics import sum_over
-from bpcore.kernels.numpy.engine.blocks import BLOCK
 from bpcore.kernels.numpy.engine.depthwise import depthwise, depthwise_backward, sliding
 from bpcore.primitive import definition, twin
 
@@ -38,15 +37,10 @@ def columns_by_chunk(z, placement) -> Iterator[tuple[slice, np.ndarray]]:
         yield part, scratch.reshape(-1, k)
 
 
-def inside(dz, placement, h, w):
-    """The images dz without their padding, a view."""
-    (top, _), (left, _) = placement.padding
-    return dz[:, top : top + h, left : left + w]
-
-
 def unpadded(dz, placement, h, w):
-    """The images dz without their padding."""
-    return np.ascontiguousarray(inside(dz, placement, h, w))
+    """The image dz without its padding."""
+    (top, _), (left, _) = placement.padding
+    return np.ascontiguousarray(dz[:, top : top + h, left : left + w])
 
 
 def add_columns(images, d, placement, h, w):
@@ -112,7 +106,7 @@ def _(z, W, b, placement, h, w):
     n, out, c = len(z), W.shape[2], z.shape[3]
     kernel = W.reshape(-1, c).T
     u = np.zeros((n, *placement.padded(h, w), out), z.dtype)
-    for part in chunks(n, z[0].size // c * placement.size * out, BLOCK):
+    for part in chunks(n, z[0].size // c * placement.size * out):
         d = np.matmul(z[part].reshape(-1, c), kernel)
         add_columns(u[part], d.reshape(-1, *z.shape[1:3], placement.size, out), placement, h, w)
     u = unpadded(u, placement, h, w)

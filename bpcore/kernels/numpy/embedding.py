@@ -9,6 +9,7 @@ from bpcore.functional.numerics import sum_over
 from bpcore.kernels.conditions import not_half
 from bpcore.primitive import twin
 
+LARGE = 1 << 17  # numbers: of fewer, np.add.reduceat, which goes through them column by column, is quicker
 FEW = 8  # rows of an id that are added to those of other ids at a time
 
 
@@ -20,6 +21,9 @@ def _(v, index, out):
     order = np.argsort(index.astype(np.uint16) if len(out) <= 1 << 16 else index, kind="stable")  # of 16 bits it is quicker
     index = index[order]
     starts = np.flatnonzero(np.concatenate(([True], index[1:] != index[:-1])))  # where each id begins
+    if v.size < LARGE:
+        out[index[starts]] = np.add.reduceat(v[order], starts, axis=0)
+        return
     counts, ids = np.diff(starts, append=index.size), index[starts]
     out[ids] = v[order[starts]]
     for k in range(1, FEW):

@@ -16,53 +16,57 @@ from bpcore.primitive import definition, twin
 @twin(layer_norm, serves=not_half)
 def _(z, gamma, beta, eps):
     n = z.shape[-1]
-    rows = z.reshape(-1, n)
-    result = np.empty(rows.shape, z.dtype)
-    means, scales = np.empty((2, len(rows), 1), z.dtype)
-    for part in row_blocks(*rows.shape):
-        u = np.subtract(rows[part], rows[part, :1], out=result[part])
-        mean = np.add.reduce(u, axis=-1, keepdims=True, out=means[part])
-        np.divide(mean, n, out=mean)
-        np.subtract(u, mean, out=u)
-        scale = np.vecdot(u, u, out=scales[part, 0])
-        np.divide(scale, n, out=scale)
-        np.add(scale, eps, out=scale)
-        np.sqrt(scale, out=scale)
-        np.reciprocal(scale, out=scale)
-        if not scale.all():  # squares overflowed
-            return definition(layer_norm)(z, gamma, beta, eps)
-        np.multiply(u, scale[:, None], out=u)
-        np.multiply(u, gamma, out=u)
-        np.add(u, beta, out=u)
-    of_row = (*z.shape[:-1], 1)
-    return result.reshape(z.shape), means.reshape(of_row), scales.reshape(of_row)
+    u = np.subtract(z, z[..., :1])
+    mean = np.add.reduce(u, axis=-1, keepdims=True)
+    np.divide(mean, n, out=mean)
+    np.subtract(u, mean, out=u)
+    scale = np.vecdot(u, u)[..., None]
+    np.divide(scale, n, out=scale)
+    np.add(scale, eps, out=scale)
+    np.sqrt(scale, out=scale)
+    np.reciprocal(scale, out=scale)
+    if not scale.all():  # squares overflowed
+        return definition(layer_norm)(z, gamma, beta, eps)
+    np.multiply(u, scale, out=u)
+    np.multiply(u, gamma, out=u)
+    return np.add(u, beta, out=u), mean, scale
 
 
 @twin(layer_norm_backward, serves=not_half)
 def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
+    if z.size <= BLOCK:
+        return backward_at_once(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus)
+    z, mean, scale, v_rows = (x.reshape(-1, x.shape[-1]) for x in (z, mean, scale, v))
+    plus = None if plus is None else plus.reshape(z.shape)
+    parts = list(row_blocks(*z.shape))
+    sums = np.empty((2, len(parts), z.shape[1]), z.dtype)
+    dz = np.empty(z.shape, z.dtype) if need_dz else None
+    for i, part in enumerate(parts):
+        x = None if plus is None else plus[part]
+        d = backward_at_once(z[part], mean[part], scale[part], gamma, v_rows[part], *sums[:, i], need_dz, x)
+        if dz is not None:
+            dz[part] = d
+    dgamma[...], dbeta[...] = sum_over(sums, 1)
+    return None if dz is None else dz.reshape(v.shape)
+
+
+def backward_at_once(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
+    """layer_norm_backward, for rows that fit in the cache."""
     n = z.shape[-1]
-    rows, v_rows, mean, scale = (x.reshape(-1, x.shape[-1]) for x in (z, v, mean, scale))
-    dz = np.empty(rows.shape, z.dtype)
-    parts = list(row_blocks(*rows.shape))
-    vx_sums, v_sums = np.empty((2, len(parts), n), z.dtype)
-    for part, vx, v_sum in zip(parts, vx_sums, v_sums, strict=True):
-        v, s = v_rows[part], scale[part]
-        x = np.subtract(rows[part], rows[part, :1], out=dz[part])
-        np.subtract(x, mean[part], out=x)
-        np.multiply(x, s, out=x)
-        w = np.multiply(v, x)
-        add_rows(w, vx)
-        add_rows(v, v_sum)
-        if need_dz:
-            np.multiply(x, np.matmul(w, gamma)[:, None] / n, out=x)  # x mean(γ v x)
-            np.multiply(v, gamma, out=w)
-            np.subtract(w, np.matmul(v, gamma)[:, None] / n, out=w)
-            np.multiply(np.subtract(w, x, out=x), s, out=x)
-    dgamma[...], dbeta[...] = sum_over(vx_sums, 0), sum_over(v_sums, 0)
+    x = np.subtract(z, z[..., :1])
+    np.subtract(x, mean, out=x)
+    np.multiply(x, scale, out=x)
+    w = np.multiply(v, x)
+    add_rows(w.reshape(-1, n), dgamma)
+    add_rows(v.reshape(-1, n), dbeta)
     if not need_dz:
         return None
-    dz = dz.reshape(z.shape)
-    return dz if plus is None else np.add(plus, dz, out=dz)
+    np.multiply(x, np.matmul(w, gamma)[..., None] / n, out=x)  # x mean(γ v x)
+    np.multiply(v, gamma, out=w)
+    np.subtract(w, np.matmul(v, gamma)[..., None] / n, out=w)
+    np.subtract(w, x, out=w)
+    np.multiply(w, scale, out=w)
+    return w if plus is None else np.add(plus, w, out=w)
 
 
 FAR = 0.8  # (mean / root mean square)² up to which a variance is their difference

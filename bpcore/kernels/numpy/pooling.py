@@ -7,9 +7,11 @@ import numpy as np
 from bpcore.functional.convolution import chunks, pad
 from bpcore.functional.numerics import PART
 from bpcore.functional.pooling import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
-from bpcore.kernels.numpy.convolution import inside, kernel_entries, unpadded
-from bpcore.kernels.numpy.engine.blocks import BITS, BLOCK, masked
+from bpcore.kernels.numpy.convolution import kernel_entries, unpadded
+from bpcore.kernels.numpy.engine.blocks import BLOCK, masked
 from bpcore.primitive import definition, twin
+
+LARGE = 1 << 17  # numbers: of fewer, a batch is not divided
 
 
 def few_entries(z, placement):
@@ -37,27 +39,23 @@ def _(z, placement):
     return u, first
 
 
-def apart(placement):
-    """Whether no two places of the kernel see one pixel."""
-    fits = (s >= k for s, k in zip(placement.stride, placement.kernel, strict=True))
-    return placement.dilation == (1, 1) and all(fits)
-
-
 @twin(max_pool2d_backward)
 def _(first, v, placement, h, w):
+    if v.size <= LARGE:
+        return backward_at_once(first, v, placement, h, w)
     dz = np.empty((len(v), h, w, v.shape[3]), v.dtype)
-    alone, integers = apart(placement), BITS[v.itemsize]
     for part in chunks(len(v), v[:1].size, BLOCK):
-        v_part, first_part = v[part], first[part]
-        images = np.zeros((len(v_part), *placement.padded(h, w), v.shape[3]), v.dtype)
-        for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
-            image, keep = images[:, rows, columns], first_part == entry
-            if alone:
-                np.multiply(v_part.view(integers), keep, out=image.view(integers))
-            else:
-                np.add(image, masked(v_part, keep), out=image)
-        dz[part] = inside(images, placement, h, w)
+        dz[part] = backward_at_once(first[part], v[part], placement, h, w)
     return dz
+
+
+def backward_at_once(first, v, placement, h, w):
+    """max_pool2d_backward, for images that fit in the cache."""
+    dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
+    for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
+        image = dz[:, rows, columns]
+        np.add(image, masked(v, first == entry), out=image)
+    return unpadded(dz, placement, h, w)
 
 
 def short_sums(z, placement):

@@ -5,23 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from bpcore.kernels.numpy.engine.blocks import flush_in_place, flush_positive, row_blocks
+from bpcore.kernels.numpy.engine.blocks import BLOCK, flush_in_place, flush_positive, row_blocks
 from bpcore.primitive import twin
 
 
 def last_axis(first, /, *others):
     """Whether the axis, the last argument, is the last one; the arrays, in one shape, are float32 or float64."""
-    arrays = others[:-1]
-    return (
-        first.dtype.char in "fd"
-        and first.size > 0
-        and others[-1] in (-1, first.ndim - 1)
-        and all(x.dtype == first.dtype and x.shape == first.shape for x in arrays)
-    )
+    dtype, shape = first.dtype, first.shape
+    for x in others[:-1]:
+        if x.dtype != dtype or x.shape != shape:
+            return False
+    return dtype.char in "fd" and first.size > 0 and others[-1] in (-1, len(shape) - 1)
 
 
 def by_rows(run, *arrays):
     """What `run(*rows of the arrays, rows of the result)` writes, in their shape."""
+    if arrays[0].size <= BLOCK:
+        result = np.empty(arrays[0].shape, arrays[0].dtype)
+        run(*arrays, result)
+        return result
     width = arrays[0].shape[-1]
     flat = [x.reshape(-1, width) for x in arrays]
     result = np.empty(flat[0].shape, flat[0].dtype)

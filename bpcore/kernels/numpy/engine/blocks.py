@@ -15,6 +15,7 @@ from bpcore.functional.numerics import smallest_normal
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # integers that have the bits of a float, by its bytes
 ZEROS = {np.dtype(dtype): np.zeros((), dtype) for dtype in ("float32", "float64")}  # NumPy takes an array sooner than a number
 WIDE = 2048  # numbers in a loop of NumPy's: for fewer its overhead shows
+SMALL = 8192  # numbers: on fewer, a question costs more than a pass
 BLOCK = 32768  # numbers: blocks of θ, g, two moments and the scratch fit in a second-level cache together
 
 
@@ -40,6 +41,8 @@ def row_blocks(rows, width) -> Iterator[slice]:
 @functools.lru_cache
 def side_by_side(rows, width) -> int:
     """How many rows of this width to take as one, so that loops are long: a divisor of `rows`."""
+    if rows * width <= SMALL:
+        return 1
     return next(k for k in range(max(1, min(rows, WIDE // max(1, width))), 0, -1) if rows % k == 0)
 
 
@@ -53,9 +56,9 @@ def flush_in_place(x):
     if is_half(x):
         return x
     keep = np.abs(x) >= math.sqrt(smallest_normal(x))
-    return x if x.size > WIDE and keep.all() else np.multiply(x, keep, out=x)
+    return x if x.size > SMALL and keep.all() else np.multiply(x, keep, out=x)
 
 
 def flush_positive(x):
     """`flush_in_place` of x >= 0, in one pass where there is nothing to flush."""
-    return x if np.min(x, initial=np.inf) >= math.sqrt(smallest_normal(x)) else flush_in_place(x)
+    return x if x.size > SMALL and np.min(x) >= math.sqrt(smallest_normal(x)) else flush_in_place(x)
