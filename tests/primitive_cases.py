@@ -386,7 +386,7 @@ TABLE: dict[str, Rows] = {
     "upsample_backward": lambda d: upsample(d, backward=True),
     "lstm": lambda d: [recurrent(d, 4)],
     "lstm_backward": lstm_backward,
-    "gru": lambda d: [(*recurrent(d, 3), d.z(9))],
+    "gru": lambda d: [(*given, d.z(*given[3].shape)) for given in [recurrent(d, 3)]],
     "gru_backward": gru_backward,
     **{name: rows_of(name) for name in UPDATES.values()},
     "squared_norm": lambda d: [(d.vector(),)],
