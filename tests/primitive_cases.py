@@ -299,7 +299,7 @@ def recurrent(d: Draw, gates: int) -> tuple[np.ndarray, ...]:
     """z, W, U and b of few tokens; of a long draw, more rows than a thread takes at once."""
     m = min(d.columns, 7)
     n, k = (150, 20) if d.rows > 1000 else (min(d.rows, 13), 3)
-    return d.z(n, 4, m), d.z(m, gates * k), d.z(k, gates * k, scale=0.5), d.z(gates * k)
+    return d.z(n, 4, m), d.z(m, gates * k), d.z(k, gates * k, scale=1.5 / k), d.z(gates * k)
 
 
 def lstm_backward(d: Draw) -> list[tuple]:
