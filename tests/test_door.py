@@ -247,3 +247,11 @@ def test_ids_and_whole_features_together(backend):
     got, expected = net((Y, whole)), net((Y, whole.astype(float)))
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(backend.to_host(got), backend.to_host(expected))
+
+
+def test_a_column_that_rounding_makes_constant():
+    """Times in seconds: all are one number in float32."""
+    seconds = np.concatenate([X[:, 1:], 1.7e9 + np.arange(len(X), dtype="float64")[:, None]], axis=1)
+    with pytest.warns(UserWarning, match=r"train: X's column 4, from 1700000000 to .*, is a single number in float32; subtract"):
+        trainer(dtype="float32").fit((seconds, Y), epochs=1)
+    trainer(dtype="float64").fit((seconds, Y), epochs=1)

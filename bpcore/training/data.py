@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.arguments import show
+from bpcore.arguments import show, users_level
 from bpcore.array import Array
 from bpcore.backend import backend_of
 from bpcore.host import NUMBERS, WIDER, check_index, column_names
@@ -147,6 +148,19 @@ def check_finite(name: str, label: str, x: Array, dtype: str = "float64", column
         raise ValueError(f"{name}: {label} has {count} values {what}, the first at {where}{repair}")
 
 
+def warn_of_rounding(name: str, label: str, x: Array, dtype: str) -> None:
+    """Warn if a column of float64 numbers on the host, such as times in seconds, is a single number in dtype."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.float64 or x.ndim != 2 or dtype == "float64" or not x.size:
+        return
+    low, high = x.min(axis=0), x.max(axis=0)
+    rounded = np.flatnonzero((low < high) & (low.astype(dtype) == high.astype(dtype)))
+    if rounded.size:
+        j = int(rounded[0])
+        what = f"{label}'s column {j}, from {low[j]:.17g} to {high[j]:.17g}, is a single number in {dtype}"
+        message = f"{name}: {what}; subtract its mean, or choose dtype='float64'"
+        warnings.warn(message, UserWarning, stacklevel=users_level())
+
+
 class Arrays:
     """Examples in arrays: NumPy's (memmaps too) or a backend's. source: (X, y) or (X, y, weights)."""
 
@@ -168,6 +182,7 @@ class Arrays:
         """
         for label, x in zip(labels_of(self.inputs), self.inputs, strict=True):
             check_finite(self.name, label, x, computing, self.columns.get(label, ()))
+            warn_of_rounding(self.name, label, x, computing)
         check_finite(self.name, "y", self.y, dtype)
         check_weights(self.name, self.weights, dtype)
 
