@@ -410,7 +410,7 @@ def test_the_command_for_modules(tmp_path):
     assert set(lion["off"]) == {"update"}
     assert not lion.get("torch-cl")  # PyTorch has no such optimiser
     assert "torch-cl" in pool or "torch" in results["skipped"]["torch-cl"]
-    (line,) = (line for line in printed.splitlines() if line.startswith("AvgPool2d") and " forward " in line)
+    line = next(line for line in printed.splitlines() if line.startswith("AvgPool2d") and " forward " in line)
     assert f"{np.median(pool['off']['forward']) * 1e3:.3f}" in line.split()
     assert line in run("--show", str(path), script="modules.py")[0]
 
