@@ -239,4 +239,9 @@ def given(x: Any) -> str:
         positional, named = of_constructor(x)
     except (AttributeError, TypeError, ValueError):  # an argument is not kept, or is an array, which has no truth value
         return "..."
-    return ", ".join([*map(repr, positional), *(f"{name}={value!r}" for name, value in named.items())])
+    return ", ".join([*map(short_of, positional), *(f"{name}={short_of(value)}" for name, value in named.items())])
+
+
+def short_of(value: Any) -> str:
+    """The repr of an argument; of an array only its shape and dtype."""
+    return show(value) if hasattr(value, "shape") and hasattr(value, "dtype") and value.shape != () else repr(value)

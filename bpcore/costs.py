@@ -6,6 +6,7 @@ Theorem 7.4.1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -215,12 +216,8 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     forward, backward = Calls(), Calls()
     layout, inputs = passes.layout, passes.inputs
     try:
-        u, saved = Observed(module, forward.around).forward(passes.windows, *inputs, mode=CountingMode(training=True))
-    except AttributeError as error:
-        if not isinstance(error.obj, (CountingArray, ModuleType)):
-            raise
-        used = f"{'z' if isinstance(error.obj, CountingArray) else 'xp'}.{error.name}"
-        raise TypeError(counting.numpy_only(used, str(error.name))) from error
+        with standard_only():
+            u, saved = Observed(module, forward.around).forward(passes.windows, *inputs, mode=CountingMode(training=True))
     except TypeError as error:
         if "expected ids" not in str(error):
             raise
@@ -228,10 +225,25 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
     add_saved(rows, forward.outermost[0], {id(x.memory) for x in (passes.theta, *inputs)})
     kept = fresh_lists(saved)  # the calls of the forward pass stay whole
-    Observed(module, backward.around).backward(passes.windows, kept, like(u), passes.gradient)
+    with standard_only():
+        Observed(module, backward.around).backward(passes.windows, kept, like(u), passes.gradient)
     for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
         rows[call.theta.use].backward += call.own
     return Counted(inputs, passes.theta, forward.outermost[0], Cost([rows[use] for use in sorted(rows)]))
+
+
+@contextmanager
+def standard_only() -> Iterator[None]:
+    """What a module asks of arrays beyond the Array API is a TypeError with the repair."""
+    try:
+        yield
+    except AttributeError as error:
+        if isinstance(error.obj, ModuleType) and error.obj is counting:
+            text = f"a module uses xp.{error.name}, which bp.cost cannot count; write it by functions of bp.functional"
+            raise TypeError(text) from error
+        if not isinstance(error.obj, CountingArray):
+            raise
+        raise TypeError(counting.numpy_only(f"z.{error.name}", str(error.name))) from error
 
 
 def row_of(call: Call, layout: Layout) -> Row:

@@ -367,6 +367,9 @@ class Network:
             repair = "for a gradient call net.value_and_gradient(loss, X, y)"
             raise TypeError(f"Network.backward takes what Network.forward returned, got {show(evaluation)}; {repair}") from None
         loss = evaluation.loss
+        if not loss._own and isinstance(v, float):  # a user's loss gets an array, as every other module does
+            number, v = v, self.backend.zeros((), self.dtype)
+            v[...] = number
         dz = (loss.backward if loss._own else partial(run_backward, loss))(EMPTY, of_loss, v, EMPTY)[0]  # (7.76)
         of_loss = None  # release what the loss saved
         if self.compute_dtype == self.dtype:

@@ -413,6 +413,29 @@ def test_a_module_for_numpy_alone(function, used):
         bp.cost(Own(), (5, 3))
 
 
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda z, v: v.sum(axis=0), r"a module uses z\.sum, which only NumPy's arrays have; write bp\.namespace\(z\)\.sum"),
+        (
+            lambda z, v: bp.namespace(v).unstack(v),
+            r"a module uses xp\.unstack, which bp\.cost cannot count; write it by functions",
+        ),
+    ],
+)
+def test_a_backward_function_for_numpy_alone(function, says):
+    class Own(bp.Module):
+        def forward(self, theta, z, mode):
+            return z, z
+
+        def backward(self, theta, saved, v, gradient, need_dz=True):
+            function(saved, v)
+            return v
+
+    with pytest.raises(TypeError, match=says):
+        bp.cost(Own(), (5, 3))
+
+
 def test_windows_changed_in_place():
     class Own(bp.Linear):
         def backward(self, theta, saved, v, gradient, need_dz=True):

@@ -481,3 +481,31 @@ def test_batch_norm_and_one_row(rows, options, batch_size, message):
         run.fit(examples(rows), epochs=1, batch_size=batch_size)
     run.accumulate = 1
     run.fit(examples(rows), epochs=1, batch_size=max(batch_size, 2), drop_last=True)
+
+
+class OfArray(bp.SquaredError):
+    """A user's loss, which takes v as an array."""
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        assert v.shape == ()
+        return super().backward(theta, saved, bp.namespace(v).astype(v, v.dtype), gradient, need_dz)
+
+
+def test_the_loss_of_a_user_gets_an_array(backend):
+    runs = [
+        bp.Trainer(bp.Network(bp.Linear(3, 1), backend.backend, seed=0), loss, bp.SGD(0.1))
+        for loss in (OfArray(), bp.SquaredError())
+    ]
+    for run in runs:
+        run.step(np.ones((4, 3)), np.ones((4, 1)))
+    np.testing.assert_allclose(*(backend.to_host(run.network.theta) for run in runs), rtol=1e-6)
+
+
+class Holding(bp.Callback):
+    def __init__(self, X):
+        self.X = X
+
+
+def test_a_repr_shows_no_data():
+    run = bp.Trainer(bp.Network(bp.Linear(3, 1)), bp.SquaredError(), bp.SGD(0.1), callbacks=[Holding(np.zeros((200, 4)))])
+    assert "Holding(ndarray of shape (200, 4), float64)" in repr(run)
