@@ -127,16 +127,12 @@ class Sequential(Container):
         return None
 
     def forward(self, theta: Windows, z: Array, *further: Array | None, mode: Mode, plus: Array | None = None) -> tuple[Any, Any]:
-        if further:
-            return self.forward_further(theta, z, further, mode, plus)
+        if further or plus is not None:
+            return self.forward_more(theta, z, further, mode, plus)
         saved: list[Any] = []
-        adding = None if plus is None else self.adding(mode)
         try:
             for i, module in self.steps:
-                if i == adding:
-                    result = module.forward(theta.children[i], z, mode=mode, plus=plus)
-                else:
-                    result = module.forward(theta.children[i], z, mode=mode)
+                result = module.forward(theta.children[i], z, mode=mode)
                 if type(result) is not tuple or len(result) != 2:
                     raise wrong_result(module, theta.children[i], result)
                 z, for_backward = result
@@ -169,10 +165,10 @@ class Sequential(Container):
             raise
         return v if need_dz else None
 
-    def forward_further(
+    def forward_more(
         self, theta: Windows, z: Array, further: tuple[Array | None, ...], mode: Mode, plus: Array | None
     ) -> tuple[Any, Any]:
-        """`forward` with further inputs; saved is (the list of what modules saved, the number of further inputs)."""
+        """`forward` with further inputs or an array to add. With further inputs, saved is (what modules saved, their number)."""
         if len(further) > len(self.further):
             raise wrong_inputs(self, theta, ("z", *self.further), 1 + len(further))
         named = dict(zip(self.further, further, strict=False))
@@ -183,7 +179,7 @@ class Sequential(Container):
             z, for_backward = run(module, theta.children[i], (z, *chosen(module, named)), mode, **to_it)
             saved.append(for_backward if mode.saving else None)
             for_backward = None  # release it before the next module needs memory
-        return z, (saved, len(further))
+        return z, (saved, len(further)) if further else saved
 
     def backward_further(
         self, theta: Windows, saved: tuple[list[Any], int], v: Any, gradient: Windows, need_dz: bool, plus: Array | None
