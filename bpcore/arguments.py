@@ -127,6 +127,11 @@ def users_level() -> int:
     return level
 
 
+def is_ours(of_class: type[Any]) -> bool:
+    """Whether a class is one of bpcore's."""
+    return of_class.__module__.startswith("bpcore.")
+
+
 def named(name: str, of: Any) -> str:
     """The name of the argument in errors."""
     return name if of is None else f"{type(of).__name__}'s {name}"

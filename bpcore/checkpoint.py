@@ -42,8 +42,23 @@ def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any])
         if array.dtype.char not in NUMBERS:
             raise TypeError(f"a checkpoint holds arrays of numbers, got {name!r} of dtype {array.dtype}; convert it first")
     whole = {"format": FORMAT, **header}
-    sums = checksums(copies, json.dumps(whole, default=float))
-    return save(copies, metadata={KEY: json.dumps({**whole, SUMS: sums}, default=float)})
+    sums = checksums(copies, as_json(whole))
+    return save(copies, metadata={KEY: as_json({**whole, SUMS: sums})})
+
+
+def as_json(value: Any) -> str:
+    """The JSON of a header, or of a part of it; NumPy's numbers become Python's."""
+    return json.dumps(value, default=float)
+
+
+def unstorable(values: Mapping[str, Any]) -> str | None:
+    """The first name whose value a file cannot keep, or None. It keeps numbers, texts, and lists of them."""
+    for name, value in values.items():
+        try:
+            as_json(value)
+        except (TypeError, ValueError):
+            return name
+    return None
 
 
 def checksums(tensors: Mapping[str, np.ndarray[Any, Any]], header: str) -> dict[str, Any]:

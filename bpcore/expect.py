@@ -11,7 +11,7 @@ from math import prod
 from numbers import Integral
 from typing import Any
 
-from bpcore.arguments import is_number, show
+from bpcore.arguments import is_number, is_ours, show
 from bpcore.array import Array, kind, namespace
 from bpcore.backend import backend_of
 from bpcore.library import host_data, is_array
@@ -184,7 +184,7 @@ def expect_all_declared(module: Module, path: str, known: Set[int]) -> None:
 
     known: the identities of the network's parameters.
     """
-    if type(module).__module__.startswith("bpcore."):
+    if is_ours(type(module)):
         return
     of = f"{path}: {type(module).__name__}" if path else type(module).__name__
     for name, value in vars(module).items():
@@ -209,7 +209,7 @@ def trained_in(x: Any) -> Iterable[Parameter]:
 def expect_constructed(module: Module, of: str) -> None:
     """Raise a TypeError if a user's subclass of one of bpcore's modules did not call the constructor that it inherits."""
     for base in type(module).__mro__:
-        if base.__module__.startswith("bpcore."):
+        if is_ours(base):
             missing = [name for name in inspect.signature(base).parameters if not hasattr(module, name)]
             if missing and base is not type(module):
                 call = f"super().__init__({', '.join(inspect.signature(base).parameters)})"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from bpcore.arguments import expect_call, flag, is_number, show, text, users_level, whole
+from bpcore.arguments import expect_call, flag, is_number, is_ours, show, text, users_level, whole
 from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
@@ -19,7 +19,6 @@ from bpcore.training.evaluation import check_data
 from bpcore.training.history import History
 from bpcore.training.metric import Metric
 from bpcore.training.metrics import chosen_metrics
-from bpcore.training.outlived import is_ours
 from bpcore.training.state import check_state, innermost, take
 from bpcore.training.step import Step
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+from bpcore.arguments import is_ours
 from bpcore.array import Array, is_floating, kind
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
@@ -104,7 +105,7 @@ def measure(network: Network, loss: Loss, metrics: list[Metric], examples: Array
 
 def fresh(metric: Metric) -> Metric:
     """A copy of a user's metric, so that what it stores does not outlive a measurement; bpcore's own store nothing."""
-    if type(metric).__module__.startswith("bpcore."):
+    if is_ours(type(metric)):
         return metric
     with suppress(Exception):  # it holds what cannot be copied
         return copy.deepcopy(metric)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bpcore import arguments, files, tables
+from bpcore import arguments, checkpoint, files, tables
 from bpcore.arguments import is_number, nearest, show
 
 __all__ = ["History"]
@@ -149,13 +149,10 @@ def is_finite(value: Any) -> bool:
 
 def expect_record(record: dict[str, Any]) -> None:
     """Raise a TypeError if a file cannot keep what a callback has put into a record, and take it out."""
-    for name, value in list(record.items()):
-        try:
-            json.dumps(value, default=float)
-        except (TypeError, ValueError) as error:
-            del record[name]
-            repair = "a file keeps numbers, texts and lists of them: float(x), or x.tolist()"
-            raise TypeError(f"the record's column {name!r} has {show(value)}, and {repair}") from error
+    name = checkpoint.unstorable(record)
+    if name is not None:
+        repair = "a file keeps numbers, texts and lists of them: float(x), or x.tolist()"
+        raise TypeError(f"the record's column {name!r} has {show(record.pop(name))}, and {repair}")
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from types import CellType, FunctionType, MemberDescriptorType, MethodType, Simp
 from typing import Any
 from zlib import crc32
 
-from bpcore.arguments import users_level
+from bpcore.arguments import is_ours, users_level
 from bpcore.backend import backend_of
 from bpcore.library import is_array
 from bpcore.schedules import Schedule
@@ -70,11 +70,6 @@ def is_new(part: Any, trainer: Any) -> bool:
     return vars(part).get("_outlined_for") is not trainer.counters and not any(
         name in vars(base) for base in users for name in AFRESH
     )
-
-
-def is_ours(of_class: type[Any]) -> bool:
-    """Whether a class is one of bpcore's."""
-    return of_class.__module__.startswith("bpcore.")
 
 
 def outlines(part: Any) -> dict[str, Any]:

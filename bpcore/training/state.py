@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -224,14 +223,11 @@ def check_state(part: Any, trainer: Any) -> None:
 
 def expect_storable(part: Any, state: Any) -> None:
     """Raise a TypeError unless a file can store the numbers of a callback, or the state of a schedule."""
-    for name, value in state.items():
-        try:
-            json.dumps(value, default=float)
-        except (TypeError, ValueError) as error:
-            where = "; put arrays in the second dictionary" if isinstance(part, Callback) else ""
-            raise TypeError(
-                f"the state of {part!r} has {show(value)} for {name!r}, and a file keeps numbers, texts and lists of them{where}"
-            ) from error
+    name = checkpoint.unstorable(state)
+    if name is not None:
+        where = "; put arrays in the second dictionary" if isinstance(part, Callback) else ""
+        keeps = f"a file keeps numbers, texts and lists of them{where}"
+        raise TypeError(f"the state of {part!r} has {show(state[name])} for {name!r}, and {keeps}")
 
 
 def schedule_state(schedule: Schedule | Callable[[int], float]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from bpcore.kernels.fast.engine.arrays import aligned
-from bpcore.kernels.fast.engine.threads import compiled
+from bpcore.kernels.fast.engine.threads import compiled, prefer_width
 
 _features = llvmlite.binding.get_host_cpu_features()
 VECTOR = 64 if _features.get("avx512f") else 32 if _features.get("avx2") else 16  # bytes
@@ -30,7 +30,7 @@ def inlined(typing_context):
     """
 
     def generate(context, builder, signature, values):
-        set.add(builder.function.attributes, f'"prefer-vector-width"="{8 * VECTOR}"')  # llvmlite knows no attribute with a value
+        prefer_width(builder, 8 * VECTOR)
         builder.function.attributes.add("alwaysinline")
         for argument in builder.function.args:
             if isinstance(argument.type, ir.PointerType):

@@ -166,12 +166,17 @@ def team(x, n):
     return 0 if n >= LEAST and x.itemsize == 4 else 1
 
 
+def prefer_width(builder: Any, bits: int) -> None:
+    """Lets the compiler use vectors of so many bits in the function that `builder` writes."""
+    set.add(builder.function.attributes, f'"prefer-vector-width"="{bits}"')  # llvmlite's own `add` knows no such attribute
+
+
 @intrinsic
 def _wide(typing_context):
     """Lets the compiler use all 512 bits of AVX-512 in the function that calls this; by itself it keeps to 256 on Intel's."""
 
     def generate(context, builder, signature, values):
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such attribute
+        prefer_width(builder, 512)
         return context.get_dummy_value()
 
     return types.void(), generate
