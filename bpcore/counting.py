@@ -72,6 +72,8 @@ class CountingArray:
     def __neg__(self) -> CountingArray:
         return elementwise(self)
 
+    __abs__ = __invert__ = __neg__
+
     def __array_function__(self, function: Any, types: Any, args: Any, named: Any) -> Any:
         raise TypeError(numpy_only(f"np.{function.__name__}", function.__name__))
 
@@ -151,7 +153,7 @@ def _in_place(a: CountingArray, b: Any) -> CountingArray:
     return a
 
 
-for _name in ("add", "sub", "mul", "truediv", "pow"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor"):
     setattr(CountingArray, f"__{_name}__", _operator())
     setattr(CountingArray, f"__i{_name}__", _in_place)
     setattr(CountingArray, f"__r{_name}__", _operator())
@@ -159,9 +161,24 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
     setattr(CountingArray, f"__{_name}__", _operator(np.bool_))
 CountingArray.__hash__ = object.__hash__  # type: ignore[method-assign]  # __eq__ compares entries
 
-abs = exp = expm1 = log = log1p = sqrt = sign = sin = cos = tanh = maximum = minimum = elementwise
-isfinite = isnan = logical_and = logical_or = elementwise
+# the elementwise functions of the Array API, those for complex numbers and bits aside
+FUNCTIONS = (
+    "abs acos acosh add asin asinh atan atan2 atanh ceil copysign cos cosh divide exp expm1 floor floor_divide hypot log log10 "
+    "log1p log2 logaddexp maximum minimum multiply negative nextafter positive pow reciprocal remainder round sign sin sinh sqrt "
+    "square subtract tan tanh trunc"
+)
+PREDICATES = (
+    "equal greater greater_equal isfinite isinf isnan less less_equal logical_and logical_not logical_or logical_xor not_equal "
+    "signbit"
+)
+globals().update(dict.fromkeys(FUNCTIONS.split(), elementwise))
+globals().update(dict.fromkeys(PREDICATES.split(), functools.partial(elementwise, dtype=np.bool_)))
 bool, int32, int64, float16, float32, float64 = np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64
+
+
+def clip(x: CountingArray, /, min: Any = None, max: Any = None) -> CountingArray:
+    """Two comparisons for each entry."""
+    return elementwise(elementwise(x, min), max)
 
 
 def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> CountingArray:
@@ -174,6 +191,9 @@ def astype(x: CountingArray, dtype: Any, copy: Any = True) -> CountingArray:
 
 def zeros(shape: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:
     return CountingArray((shape,) if isinstance(shape, int) else shape, dtype)
+
+
+empty = ones = zeros
 
 
 def full(shape: Any, value: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:
@@ -201,7 +221,19 @@ def reduction(x: CountingArray, axis: Any = None, keepdims: Any = False, dtype: 
     return CountingArray(shape, dtype or x.dtype)
 
 
-sum = mean = max = min = any = reduction
+def var(x: CountingArray, *, axis: Any = None, correction: Any = 0, keepdims: Any = False) -> CountingArray:
+    """Four operations for each entry: a mean, a difference, its square and their mean."""
+    count(3 * x.size)
+    return reduction(x, axis, keepdims)
+
+
+def std(x: CountingArray, *, axis: Any = None, correction: Any = 0, keepdims: Any = False) -> CountingArray:
+    return elementwise(var(x, axis=axis, keepdims=keepdims))
+
+
+sum = mean = max = min = prod = reduction
+all = any = functools.partial(reduction, dtype=np.bool_)
+argmax = argmin = functools.partial(reduction, dtype=np.int64)
 
 
 def reshape(x: CountingArray, shape: Any) -> CountingArray:
@@ -220,6 +252,10 @@ def broadcast_to(x: CountingArray, shape: Any) -> CountingArray:
 
 def matrix_transpose(x: CountingArray) -> CountingArray:
     return CountingArray((*x.shape[:-2], x.shape[-1], x.shape[-2]), x.dtype, x.memory)
+
+
+def matmul(a: CountingArray, b: CountingArray) -> CountingArray:
+    return a @ b
 
 
 def expand_dims(x: CountingArray, axis: int) -> CountingArray:

@@ -230,10 +230,10 @@ CONTRACT = {
 BACKWARD = ("theta", "saved", "v", "gradient", "need_dz")
 
 
-def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, **plus: Any) -> tuple[Any, Any]:
+def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, plus: Any = None) -> tuple[Any, Any]:
     """(u, saved) of a module's forward function; mistakes in its signature, its inputs or its result are a TypeError."""
     try:
-        result = module.forward(theta, *z, mode=mode, **plus)
+        result = module.forward(theta, *z, mode=mode) if plus is None else module.forward(theta, *z, mode=mode, plus=plus)
     except (TypeError, AttributeError) as error:
         expect_inputs(module, theta, z)
         expect_known(module, theta, error)
@@ -256,12 +256,14 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, **plus: An
 def run_plus(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, plus: Any) -> tuple[Any, Any]:
     """As `run`, with plus + u for u: one primitive may compute both. Where plus has another shape, u stays u."""
     if module._own and module._adds(mode):
-        return run(module, theta, z, mode, plus=plus)
+        return run(module, theta, z, mode, plus)
     u, saved = run(module, theta, z, mode)
     return (add(plus, u) if tuple(u.shape) == tuple(plus.shape) else u), saved
 
 
-def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True, *plus: Any) -> Any:
+def run_backward(
+    module: Module, theta: Windows, saved: Any, v: Any, gradient: Windows, need_dz: bool = True, plus: Any = None
+) -> Any:
     """dz of a module's backward function, for what `run` returned as saved.
 
     Mistakes in its signature or in v are a TypeError, and so is a dz that is no array or of another dtype; one of another shape
@@ -271,7 +273,10 @@ def run_backward(module: Module, theta: Windows, saved: Any, v: Any, gradient: W
     if not module._own:
         inputs, saved = saved
     try:
-        dz = module.backward(theta, saved, v, gradient, need_dz, *plus)
+        if plus is None:
+            dz = module.backward(theta, saved, v, gradient, need_dz)
+        else:
+            dz = module.backward(theta, saved, v, gradient, need_dz, plus=plus)  # type: ignore[call-arg]
     except (TypeError, AttributeError) as error:
         expect_backward(module, theta, v, gradient)
         expect_known(module, theta, error)

@@ -228,11 +228,12 @@ class Network:
         """The inputs of X on this backend, in the dtype that the module computes in. A tuple X is several inputs."""
         half = self._half is not None
         if not isinstance(X, tuple):
-            return (self.place(X, half=half),)
+            return (self.place(X, False, half),)
         if len(X) == 1:
             return (self.place(X[0], half=half),)
         return tuple(self.place(x, half=half, name=f"X[{i}]") for i, x in enumerate(X))
 
+    @quiet
     def __call__(self, X: Any, *, mode: Mode | None = None, batch_size: int | None = None) -> Any:
         """Evaluate at X, whose rows are examples; a tuple X is several inputs. mode: by default evaluation.
 
@@ -245,10 +246,6 @@ class Network:
             expect_mode(mode)
         if batch_size is not None:
             return by_batches(lambda rows: self(rows, mode=mode), X, batch_size, mode, self.backend)
-        return self._evaluate(X, mode)
-
-    @quiet
-    def _evaluate(self, X: Any, mode: Mode) -> Any:
         inputs = self.inputs(X)
         if self._recordings is None or mode.training:
             return self._run(self.module, inputs, mode)[0]

@@ -941,3 +941,18 @@ def test_a_loss_that_ignores_weights():
         bp.check_module(OwnSquares("forward"), (5, 2), (5, 2))
     with pytest.raises(AssertionError, match=r"input 0.*is wrong"):
         bp.check_module(OwnSquares("backward"), (5, 2), (5, 2))
+
+
+@pytest.mark.parametrize("call", ["fit", "evaluate"])
+def test_weights_for_a_loss_that_ignores_them(call):
+    X, y, w = np.arange(10.0).reshape(5, 2), np.ones((5, 2)), np.arange(1.0, 6.0)
+
+    def take(loss, *data):
+        trainer = bp.Trainer(bp.Network(bp.Linear(2, 2), "numpy"), loss, bp.SGD(1e-3))
+        return trainer.fit(data, epochs=1) if call == "fit" else trainer.evaluate(data)
+
+    take(OwnSquares(), X, y, w)
+    take(OwnSquares("forward"), X, y)
+    take(OwnSquares("forward"), X[:1], y[:1], w[:1])  # one example's weight does not matter
+    with pytest.raises(ValueError, match=r"ignores the weights: J is the same whichever rows have them; compute J with .*mean"):
+        take(OwnSquares("forward"), X, y, w)

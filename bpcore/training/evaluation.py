@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-from bpcore.arguments import is_ours
+from bpcore.arguments import is_ours, show
 from bpcore.array import Array, is_floating, kind
 from bpcore.backend import backend_of, get_backend
 from bpcore.context import quiet
@@ -41,6 +41,8 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
             network.forward(loss, inputs, y, weights, Mode())  # raises: a loss takes one output
         loss.expect(EMPTY, t, y, weights)
     loss.check_labels(host, t.shape[-1] if t.ndim else 1)
+    if weights is not None and not is_ours(type(loss)):
+        expect_weighed(loss, t, y)
     if isinstance(examples, Arrays):
         for row in extremes(examples.inputs):
             network(tuple(x[row : row + 1, ...] for x in examples.inputs))  # an id out of an embedding's range is an error
@@ -49,6 +51,30 @@ def check_data(network: Network, loss: Loss, examples: Arrays | Batches, metrics
         metric.check_labels(host, tuple(t.shape))
     with trial_of(examples):
         terms(network, loss, of_loss, t, batch[1], batch[2])
+
+
+def expect_weighed(loss: Loss, t: Array, y: Array) -> None:
+    """Raise ValueError if a user's loss ignores weights: J is the same whichever half of the rows has them, and should not be."""
+    shape = loss.examples(y)
+    half = shape[0] // 2 if shape else 0
+    if half == 0:
+        return
+    backend = backend_of(t)
+    first, second = slice(half), slice(half, 2 * half)
+
+    def J(rows: slice, weights: Array | None = None) -> float:
+        value, _ = run(loss, EMPTY, (t[rows, ...], y[rows, ...], weights), Mode())
+        expect_scalar(loss, value)
+        return float(backend.to_host(value))
+
+    weights = backend.zeros((2 * half, *shape[1:]), t.dtype)
+    weights[first, ...] = 1
+    both = slice(2 * half)
+    if J(both, weights) == J(both, 1 - weights) and J(first) != J(second):
+        raise ValueError(
+            f"{show(loss)} ignores the weights: J is the same whichever rows have them; compute J with "
+            "bpcore.functional.losses.weighted_mean(ℓ, weights), or leave the weights out"
+        )
 
 
 @contextmanager
