@@ -144,8 +144,19 @@ _set: Any = types.ExternalFunction("dnnl_memory_set_data_handle", types.int32(ty
 _sgemm: Any = types.ExternalFunction(
     "dnnl_sgemm",
     types.int32(
-        types.int8, types.int8, types.int64, types.int64, types.int64, types.float32, types.intp, types.int64, types.intp,
-        types.int64, types.float32, types.intp, types.int64,
+        types.int8,
+        types.int8,
+        types.int64,
+        types.int64,
+        types.int64,
+        types.float32,
+        types.intp,
+        types.int64,
+        types.intp,
+        types.int64,
+        types.float32,
+        types.intp,
+        types.int64,
     ),
 )
 _execute: Any = types.ExternalFunction("dnnl_primitive_execute", types.int32(types.intp, types.intp, types.int32, types.intp))
