@@ -344,6 +344,8 @@ TABLE: dict[str, Rows] = {
         (d.z(), d.z(d.columns, 3)),
         (d.z(), d.z(min(d.rows, 100), d.columns).T),
         (d.z(2, 1, 4, 3), d.z(5, d.columns, 3).mT),
+        (d.z(3, 130, 90), d.z(3, 90, 70)),  # products that a twin does not leave to NumPy
+        (d.z(3, 1, 90, 130).mT, d.z(3, 1, 70, 90).mT),
     ],
     "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,

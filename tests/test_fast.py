@@ -48,6 +48,29 @@ def test_a_nan_in_the_gradient_reaches_theta(optimizer):
     assert np.isnan(theta).all()
 
 
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("shape", [(40, 70, 1100), (1030, 520, 1025), (1024, 1100, 3)], ids=str)
+def test_products_of_all_layouts(monkeypatch, shape, packs):
+    """By both kinds of oneDNN's products; what was there before does not count."""
+    from bpcore.kernels.fast.engine import onednn
+
+    if onednn.LIBRARY is None:
+        missing("fast", onednn.WHY_NOT)
+    monkeypatch.setattr(onednn, "PACKS", packs)
+    generator = np.random.default_rng(0)
+    n, k, m = shape
+    a, b, bias = (generator.standard_normal(size, "float32") for size in ((n, k), (k, m), m))
+    for first in (a, np.asfortranarray(a)):
+        for second in (b, np.asfortranarray(b)):
+            for added in (None, bias):
+                u, again = np.full((2, n, m), np.nan, "float32")
+                assert onednn.gemm(first, second, u, added) is u
+                onednn.gemm(first, second, again, added)
+                np.testing.assert_array_equal(u, again)
+                expected = a.astype("float64") @ b + (0 if added is None else added)
+                np.testing.assert_allclose(u, expected, rtol=1e-5, atol=1e-4)
+
+
 def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The code in a process of its own."""
     return subprocess.run([sys.executable, "-c", code], env=environment(**variables), capture_output=True, text=True, timeout=100)

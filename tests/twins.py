@@ -27,6 +27,7 @@ FLOAT32_ONLY = (
     "attention",
     "attention_backward",
     "clip_factor",
+    "matmul",
 )  # twins that serve no other dtype, in one set at least
 LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
 SHAPES = {

@@ -77,6 +77,7 @@ def relu_backward_sum(u, v, dt, db):
 
 @twin(linear, serves=COMPILED.linear)
 def product(z, W, b=None):
+    """u = z W + b in a fresh array."""
     if z.ndim == 2:
         return gemm(z, W, np.empty((z.shape[0], W.shape[1]), z.dtype), b)
     u = np.empty((*z.shape[:-1], W.shape[1]), z.dtype)
