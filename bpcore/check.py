@@ -19,7 +19,7 @@ from bpcore.library import Backend, is_array
 from bpcore.mode import expect_mode
 from bpcore.module import Mode, Module
 from bpcore.modules import Loss
-from bpcore.trial import CheckReport, Trial, arrays, given
+from bpcore.trial import CheckReport, Trial, arrays, given, is_shape
 
 __all__ = ["CheckReport", "check_module"]
 
@@ -56,6 +56,7 @@ def check_module(
     for each in (Mode(look=True), Mode(training=True, seed=seed, look=True)) if mode is None else (expect_mode(mode),):
         check = Check(module, shapes, seed, each, on, report)
         check.run()
+        check.with_more_rows(shapes, seed)
         weights = check.shape_of_weights()
         if weights is not None:
             Check(module, [*shapes, weights], seed, each, on, report).run()
@@ -95,6 +96,20 @@ class Check(Trial):
             self.rows(first)
         if isinstance(self.module, Loss) and not self.module._own:
             self.mean()
+
+    def with_more_rows(self, shapes: list[Any], seed: int) -> None:
+        """Run the checks with three rows where the shapes have one: it cannot tell a sum over examples from a mean."""
+        if not all(is_shape(x) and len(x) > 1 and x[0] == 1 for x in shapes):
+            return
+        check = Check(self.module, [(3, *x[1:]) for x in shapes], seed, self.mode, self.backend, self.report)
+        try:
+            self.module.forward(check.theta, *check.z, mode=self.mode)
+        except Exception:  # its first axis is none of examples
+            return
+        try:
+            check.run()
+        except AssertionError as error:
+            raise AssertionError(f"{error} (with three rows: with one, a sum over examples is their mean)") from error
 
     def mean(self) -> None:
         """Fail unless a user's loss is Σ w ℓ / Σ w, which a batch's parts make up: `accumulate` and evaluation split it."""

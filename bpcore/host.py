@@ -27,6 +27,10 @@ def as_numbers(x: Any, name: str) -> np.ndarray:
     dense = next((method for method in ("toarray", "todense", "to_dense") if hasattr(x, method)), None)
     if dense is not None and not isinstance(x, np.ndarray):
         raise TypeError(sparse(x, name, dense))
+    if isinstance(x, list) and len({part.dtype.kind for part in x if isinstance(part, np.ndarray) and part.ndim}) > 1:
+        raise TypeError(
+            f"{name} is a list of arrays of several kinds of numbers; several inputs are a tuple: tuple({short(name)})"
+        )
     if isinstance(x, (Mapping, Set, Iterator, str, bytes)) or x is None:
         raise TypeError(f"{name} expected an array of numbers, got {type(x).__name__}; {repair_of_container(x, short(name))}")
     if type(x).__name__ == "LazyFrame":

@@ -238,8 +238,9 @@ def run(module: Module, theta: Windows, z: Sequence[Any], mode: Mode, plus: Any 
         expect_inputs(module, theta, z)
         expect_known(module, theta, error)
         raise
-    except ValueError:
+    except ValueError as error:
         expect_order(module, theta, "forward", ("theta",))
+        note(module, theta, error)
         raise
     if type(result) is not tuple or len(result) != 2:
         raise wrong_result(module, theta, result)
@@ -281,8 +282,9 @@ def run_backward(
         expect_backward(module, theta, v, gradient)
         expect_known(module, theta, error)
         raise
-    except ValueError:
+    except ValueError as error:
         expect_order(module, theta, "backward", BACKWARD)
+        note(module, theta, error)
         raise
     if inputs is not None and need_dz:
         expect_gradients(module, theta, dz, inputs)
@@ -421,6 +423,12 @@ def expect_order(module: Module, theta: Windows, function: str, order: Sequence[
     if any(name in names and names.index(name) != i for i, name in enumerate(order)):
         raise TypeError(f"{module.name(theta)} {CONTRACT[function]}, got {function}{bare(signature)}; order them so")
     return signature
+
+
+def note(module: Module, theta: Windows, error: Exception) -> None:
+    """Add to an error that a user's function raised where it comes from, and what finds the cause."""
+    if not module._own and not hasattr(error, "__notes__"):
+        error.add_note(f"raised in {module.name(theta)}; bp.check_module(module, shape of its input) may tell the cause")
 
 
 def bare(signature: inspect.Signature) -> inspect.Signature:

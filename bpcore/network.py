@@ -435,9 +435,10 @@ class Network:
     ) -> Network:
         """The network in a checkpoint that `save` or `Trainer.save` wrote, on any backend and with any compute_dtype.
 
-        module: needed only if some modules or initialisers are not bpcore's own, or were changed after they were made. It must be
-        the module that was saved: the same classes with the same arguments, initialisers aside. A class that is not bpcore's may
-        come from a module of another name: "__main__.Net" is "train.Net" once it is imported. To put θ into another module:
+        compute_dtype: as for `Network`; a file does not keep it, so by default the network computes in θ's dtype. module: needed
+        only if modules or initialisers are not bpcore's own, or were changed after they were made. It must be the module that
+        was saved: the same classes with the same arguments, initialisers aside. A class that is not bpcore's may come from a
+        module of another name: "__main__.Net" is "train.Net" once it is imported. To put θ into another module:
         `net.theta[...] = bp.Network.load(path).theta`. Raises CheckpointError if the file is damaged, has a newer format, or does
         not fit the module.
         """

@@ -150,7 +150,9 @@ class Trial:
         if not need_dz:
             return dz
         if len(dz) != len(self.z):
-            repair = "return one for each, None for labels and weights"
+            repair = "return one for each"
+            if isinstance(self.module, Loss):
+                repair += ": (dz, None) where there are no weights, (dz, None, None) with weights"
             self.fail(f"backward returned {len(dz)} gradients for {len(self.z)} inputs; {repair}")
         for i, d in enumerate(dz):
             if d is not None and not self.backend.owns(d):

@@ -753,6 +753,9 @@ def test_a_state_that_no_file_can_hold(state, says, tmp_path):
         def state(self, trainer):
             return state
 
+        def restore(self, trainer, numbers, arrays):
+            """Never called."""
+
     with pytest.raises(TypeError, match=says):
         trainer(callbacks=[Own()]).save(tmp_path / "run")
     assert not list(tmp_path.iterdir())
@@ -767,3 +770,33 @@ def test_a_hook_that_does_not_exist_is_told():
         RuntimeWarning, match=r"Keras\.on_epoch_end is never called; a callback has on_start, on_step, on_epoch, on_end"
     ):
         trainer(callbacks=[Keras()])
+
+
+def test_state_and_restore_are_checked_at_the_door():
+    class Count(bp.Callback):
+        def state(self, trainer):
+            return {}, {}
+
+    class Misfit(Count):
+        def restore(self, state):
+            """Takes too little."""
+
+    with pytest.raises(TypeError, match="Count defines state without restore: a resumed run would start it afresh"):
+        trainer(callbacks=[Count()])
+    with pytest.raises(TypeError, match=r"Misfit\.restore.*; it is called with \(trainer, numbers, arrays\)"):
+        trainer(callbacks=[Misfit()])
+
+
+def test_numbers_of_numpy_stay_what_they_are(tmp_path):
+    class Keeping(bp.Callback):
+        def state(self, trainer):
+            return {"whole": np.int64(2**60 + 1), "yes": np.bool_(True), "half": np.float32(0.5)}, {}
+
+        def restore(self, trainer, numbers, arrays):
+            self.numbers = numbers
+
+    run, resumed = trainer(callbacks=[Keeping()]), trainer(callbacks=[Keeping()])
+    run.save(tmp_path / "run")
+    resumed.resume(tmp_path / "run")
+    assert resumed.callbacks[0].numbers == {"whole": 2**60 + 1, "yes": True, "half": 0.5}
+    assert list(map(type, resumed.callbacks[0].numbers.values())) == [int, bool, float]

@@ -956,3 +956,48 @@ def test_weights_for_a_loss_that_ignores_them(call):
     take(OwnSquares("forward"), X[:1], y[:1], w[:1])  # one example's weight does not matter
     with pytest.raises(ValueError, match=r"ignores the weights: J is the same whichever rows have them; compute J with .*mean"):
         take(OwnSquares("forward"), X, y, w)
+
+
+class Dense(bp.Module):
+    """wrong: its backward function takes the mean over examples."""
+
+    def __init__(self, n, m, wrong):
+        self.n, self.m, self.wrong = n, m, wrong
+        self.parameters = {"W": bp.Parameter((n, m), bp.initializers.HeNormal())}
+
+    def forward(self, theta, z, mode):
+        return z @ theta.W, z
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.W[...] = saved.T @ v / (len(v) if self.wrong else 1)
+        return v @ theta.W.T
+
+
+class OneExample(bp.Module):
+    """Takes one row only."""
+
+    def forward(self, theta, z, mode):
+        if z.shape[0] != 1:
+            raise ValueError("one example")
+        return 2 * z, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return 2 * v
+
+
+def test_one_row_cannot_hide_a_mean():
+    bp.check_module(Dense(4, 2, False), (1, 4))
+    bp.check_module(OneExample(), (1, 4))
+    with pytest.raises(AssertionError, match=r"is wrong.*\(with three rows: with one, a sum over examples is their mean\)"):
+        bp.check_module(Dense(4, 2, True), (1, 4))
+
+
+def test_the_number_of_a_loss_gradients():
+    class Three(OwnSquares):
+        def backward(self, theta, saved, v, gradient, need_dz=True):
+            return super().backward(theta, saved, v, gradient)[0], None, None
+
+    with pytest.raises(
+        AssertionError, match=r"3 gradients for 2 inputs; .*\(dz, None\) where there are no weights, \(dz, None, None\)"
+    ):
+        bp.check_module(Three(), (5, 2), (5, 2))

@@ -5,6 +5,8 @@ And nothing changes. (test_trainer_errors.py has what a trainer refuses.)
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -254,6 +256,13 @@ def test_wrong_labels(loss, y, weights, error, says, backend):
     net = bp.Network(NET.module, backend.backend)
     with pytest.raises(error, match=says):
         net.value_and_gradient(loss, X4, np.asarray(y), weights)
+
+
+def test_a_weight_for_a_row_of_labels():
+    net = bp.Network(bp.Linear(3, 3), "numpy")
+    says = r"weights of shape \(2, 4\) .*, got \(2,\) .*; give one weight a label: np\.repeat\(weights\[:, None\], 4, axis=1\)"
+    with pytest.raises(ValueError, match=says):
+        net.value_and_gradient(bp.CrossEntropy(), np.ones((2, 4, 3)), np.zeros((2, 4), int), np.ones(2))
 
 
 @pytest.mark.parametrize(("build", "error", "says"), CONSTRUCTED, ids=texts)
@@ -536,3 +545,26 @@ def test_what_is_tracked():
     ):
         with pytest.raises(AssertionError, match=r"mode.track expected a buffer's window, theta.name, and an array of its shape"):
             bp.check_module(Tracking(wrong), (5, 3))
+
+
+class Misshapen(bp.Module):
+    """Writes a gradient of another shape."""
+
+    def __init__(self):
+        self.parameters = {"b": bp.Parameter((4,), bp.initializers.Zeros())}
+
+    def forward(self, theta, z, mode):
+        return z + theta.b, None
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        gradient.b[...] = v
+        return v
+
+
+@pytest.mark.parametrize("module", [Misshapen(), bp.Sequential(Misshapen(), bp.ReLU())], ids=["alone", "in a Sequential"])
+def test_a_numpy_error_in_a_users_module_says_where_it_came_from(module):
+    net = bp.Network(module, "numpy")
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        net.value_and_gradient(bp.SquaredError(), np.ones((32, 4)), np.ones((32, 4)))
+    (said,) = caught.value.__notes__
+    assert re.match(r"raised in (0: )?Misshapen; bp\.check_module\(module, .* may tell the cause", said)

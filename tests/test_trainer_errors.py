@@ -86,7 +86,23 @@ DATA = {
         "expected rows of one length, got data that cannot become an array .* pad or cut the rows",
     ),
     "X alone": ((X,), TypeError, r"train expected a tuple \(X, y\) or \(X, y, weights\), got a tuple of 1"),
-    "four arrays": ((X, Y, W, W), TypeError, "got a tuple of 4"),
+    "five arrays": ((X, Y, W, W, W), TypeError, "got a tuple of 5"),
+    "the four arrays of a split": (
+        (X, X, Y, Y),
+        TypeError,
+        "got four arrays; of .* pass the first and the third",
+    ),
+    "a list of four arrays": (
+        [X, X, Y, Y],
+        TypeError,
+        "got four arrays; of .* pass the first and the third",
+    ),
+    "inputs in a list": (([X, X], Y), TypeError, r"X is a list of 2 arrays of 40 rows; several inputs are a tuple: tuple\(X\)"),
+    "inputs of several kinds in a list": (
+        ([np.zeros((2, 8), int), np.ones((2, 8), bool)], Y[:2]),
+        TypeError,
+        r"train: X is a list of arrays of several kinds of numbers; several inputs are a tuple: tuple\(X\)",
+    ),
     "an array": (X, TypeError, r"train expected a tuple \(X, y\) or .* batches, got ndarray"),
     "a list of arrays": ([X, Y], TypeError, r"train expected a tuple .* got a list of ndarray; make it a tuple: tuple\(train\)"),
     "batches of dictionaries": (
@@ -338,6 +354,8 @@ def test_tables_whose_order_differs():
     run = trainer()
     with pytest.raises(ValueError, match="validation: X has the columns of the training data in another order"):
         run.fit((table, y), (table[list("bacde")], y), epochs=1)
+    with pytest.raises(ValueError, match=r"has other columns than the training data, .*, and lacks \['b'\], .*choose these"):
+        run.fit((table, y), (table[list("acde")], y), epochs=1)
     net, loss = run.network, bp.CrossEntropy()
     for call in (
         lambda: run.step(table, y[::-1]),

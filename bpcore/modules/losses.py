@@ -101,9 +101,13 @@ class Loss(Module):
     def expect_weights(self, theta: Windows, z: Array, y: Array, weights: Array | None) -> None:
         """Raise an error unless there is an example, and weights, if any, are a number for each, of z's dtype."""
         if weights is not None and (tuple(weights.shape) != self.examples(y) or weights.dtype != z.dtype):
+            shape = self.examples(y)
+            repair = "give one weight an example"
+            if len(shape) == 2 and tuple(weights.shape) == shape[:1]:
+                repair = f"give one weight a label: np.repeat(weights[:, None], {shape[1]}, axis=1)"
             raise ValueError(
-                f"{self.name(theta)} expected weights of shape {self.examples(y)} and dtype {z.dtype}, "
-                f"got {tuple(weights.shape)} and {weights.dtype}; give one weight an example"
+                f"{self.name(theta)} expected weights of shape {shape} and dtype {z.dtype}, "
+                f"got {tuple(weights.shape)} and {weights.dtype}; {repair}"
             )
         if prod(y.shape) == 0:
             raise ValueError(f"{self.name(theta)} got no examples (shape {tuple(z.shape)}); give at least one")

@@ -45,6 +45,9 @@ def as_examples(source: Any, name: str, once: bool = False) -> Arrays | Batches:
     """The examples in (X, y), (X, y, weights), or an iterable of such batches. name: for errors. once: an iterator will do."""
     if isinstance(source, (Arrays, Batches)):
         return source
+    if isinstance(source, (list, tuple)) and len(source) == 4 and all(getattr(part, "ndim", 0) for part in source):
+        repair = "of train_test_split's four pass the first and the third: (X_train, y_train)"
+        raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got four arrays; {repair}")
     if isinstance(source, list) and source and hasattr(source[0], "__array__"):
         what = f"a list of {type(source[0]).__name__}"
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {what}; make it a tuple: tuple({name})")
@@ -59,6 +62,7 @@ def split(batch: Any, name: str) -> Batch:
         got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else show(batch)
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}; make each batch such a tuple")
     X, y, weights = batch if len(batch) == 3 else (*batch, None)
+    expect_rows(name, X, y)
     several = X if isinstance(X, tuple) else (X,)
     check_index(name, (*several, y, weights))
     inputs = tuple(as_array(x, f"{name}: {label}") for label, x in zip(labels_of(several), several, strict=True))
@@ -68,6 +72,14 @@ def split(batch: Any, name: str) -> Batch:
     if n == 0:
         raise ValueError(f"{name} is empty: X has 0 rows; give at least one example")
     return inputs, y, weights
+
+
+def expect_rows(name: str, X: Any, y: Any) -> None:
+    """Raise a TypeError if X is a list of arrays that have a row for each label: a list is one array."""
+    if not isinstance(X, list) or not all(getattr(part, "ndim", 0) for part in (*X, y)):
+        return
+    if len(X) != len(y) and all(len(x) == len(y) for x in X):
+        raise TypeError(f"{name}: X is a list of {len(X)} arrays of {len(y)} rows; several inputs are a tuple: tuple(X)")
 
 
 def labels_of(inputs: tuple[Any, ...]) -> list[str]:
@@ -97,9 +109,11 @@ def check_columns(name: str, columns: Columns, first: str, expected: Columns) ->
     """
     for label, own in columns.items():
         before = expected.get(label, own)
-        if own != before and len(own) == len(before) and set(map(str, own)) & set(map(str, before)):
+        if own != before and set(map(str, own)) & set(map(str, before)):
             same = sorted(map(str, own)) == sorted(map(str, before))
             got = f"has the columns of {first} in another order" if same else f"has other columns than {first}, {show(own)}"
+            if missing := [column for column in before if column not in own]:
+                got += f", and lacks {show(missing)}"
             raise ValueError(
                 f"{name}: {label} {got}, and columns go together by position; choose these, in this order: {show(before)}"
             )

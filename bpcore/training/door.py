@@ -22,6 +22,7 @@ from bpcore.training.metrics import chosen_metrics
 from bpcore.training.state import check_state, innermost, take
 from bpcore.training.step import Step
 
+STORED = {"state": ["trainer"], "restore": ["trainer", "numbers", "arrays"]}
 CALLED = {"on_start": ["trainer"], "on_step": ["trainer", "J"], "on_epoch": ["trainer", "record"], "on_end": ["trainer"]}
 
 
@@ -39,8 +40,12 @@ def as_callbacks(trainer: Any, callbacks: Any) -> list[Callback]:
         unknown = [name for name in dir(type(callback)) if name.startswith("on_") and name not in CALLED]
         if unknown and vars(callback).get("_run") is None:
             warn(f"{type(callback).__name__}.{unknown[0]} is never called; a callback has {', '.join(CALLED)}")
-        for method, names in CALLED.items():
-            if getattr(type(callback), method) is not getattr(Callback, method) and vars(callback).get("_run") is None:
+        own = {method for method in (*CALLED, *STORED) if getattr(type(callback), method) is not getattr(Callback, method)}
+        if len(own & set(STORED)) == 1:
+            one, other = sorted(STORED, key=lambda method: method not in own)
+            raise TypeError(f"{type(callback).__name__} defines {one} without {other}: a resumed run would start it afresh")
+        for method, names in (CALLED | STORED).items():
+            if method in own and vars(callback).get("_run") is None:
                 expect_call(f"{type(callback).__name__}.{method}", getattr(callback, method), *names)
     take(given, trainer)
     return sorted(given, key=lambda callback: callback.last)

@@ -200,8 +200,8 @@ def restore(trainer: Any, tensors: Tensors, header: Header, path: Any) -> None:
         if not isinstance(error, Exception):
             raise
         raise CheckpointError(
-            f"{path} does not fit: a callback or the schedule cannot take its state ({error!r}); take an older copy. Nothing was "
-            "loaded"
+            f"{path} does not fit: restore of a callback or the schedule raised {error!r}; mend it, or take an older copy. "
+            "Nothing was loaded"
         ) from error
 
 
