@@ -239,7 +239,7 @@ def standard_only() -> Iterator[None]:
         yield
     except AttributeError as error:
         if isinstance(error.obj, ModuleType) and error.obj is counting:
-            text = f"a module uses xp.{error.name}, which bp.cost cannot count; write it by other functions of the Array API"
+            text = f"a module uses xp.{error.name}, which bp.cost cannot count; {counting.standard(str(error.name))}"
             raise TypeError(text) from error
         if not isinstance(error.obj, CountingArray):
             raise

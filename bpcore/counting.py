@@ -55,11 +55,30 @@ class CountingArray:
     def T(self) -> CountingArray:
         return matrix_transpose(self)
 
+    mT = T
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
     def __getitem__(self, key: Any) -> CountingArray:
+        if isinstance(key, CountingArray):
+            if key.dtype.kind == "b":
+                raise TypeError(
+                    "a module takes entries by a mask, and bp.cost does not know how many; write xp.where(mask, z, 0)"
+                )
+            return CountingArray((*key.shape, *self.shape[1:]), self.dtype)
         return CountingArray(np.broadcast_to(np.float32(0), self.shape)[key].shape, self.dtype, self.memory)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        np.broadcast_shapes(self[key].shape, getattr(value, "shape", ()))
+        if not isinstance(key, CountingArray):
+            np.broadcast_shapes(self[key].shape, getattr(value, "shape", ()))
+
+    def _value(self) -> Any:
+        raise TypeError(
+            "a module asks for the value of an array (float, int, bool, if), and bp.cost has shapes only; use xp.where"
+        )
+
+    __float__ = __int__ = __bool__ = __index__ = _value
 
     def __matmul__(self, other: CountingArray) -> CountingArray:
         if self.shape[-1] != other.shape[-2]:
@@ -83,7 +102,25 @@ class CountingArray:
 
 def numpy_only(used: str, name: str) -> str:
     """The text of the error that a module uses what only NumPy's arrays have."""
-    return f"a module uses {used}, which only NumPy's arrays have; write bp.namespace(z).{name}(...)"
+    return f"a module uses {used}, which only NumPy's arrays have; {standard(name)}"
+
+
+# of the Array API, instead of a function or method of NumPy
+INSTEAD = {
+    "copy": "asarray(z, copy=True)",
+    "dot": "matmul(z, w)",
+    "flatten": "reshape(z, (-1,))",
+    "ravel": "reshape(z, (-1,))",
+    "swapaxes": "permute_dims(z, axes)",
+    "transpose": "permute_dims(z, axes)",
+}
+
+
+def standard(name: str) -> str:
+    """How to write a function or method of NumPy with the Array API, in the words of a repair."""
+    if callable(globals().get(name)):
+        return f"write bp.namespace(z).{name}(...)"
+    return f"write bp.namespace(z).{INSTEAD[name]}" if name in INSTEAD else "write it by functions of the Array API"
 
 
 class Memory:
@@ -187,6 +224,11 @@ def where(condition: CountingArray, a: CountingArray, b: CountingArray) -> Count
 
 def astype(x: CountingArray, dtype: Any, copy: Any = True) -> CountingArray:
     return CountingArray(x.shape, dtype)
+
+
+def asarray(x: Any, dtype: Any = None, device: Any = None, copy: Any = None) -> CountingArray:
+    own = x if isinstance(x, CountingArray) else np.asarray(x)
+    return CountingArray(own.shape, dtype or own.dtype)
 
 
 def zeros(shape: Any, dtype: Any = np.float32, device: Any = None) -> CountingArray:

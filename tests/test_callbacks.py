@@ -800,3 +800,13 @@ def test_numbers_of_numpy_stay_what_they_are(tmp_path):
     resumed.resume(tmp_path / "run")
     assert resumed.callbacks[0].numbers == {"whole": 2**60 + 1, "yes": True, "half": 0.5}
     assert list(map(type, resumed.callbacks[0].numbers.values())) == [int, bool, float]
+
+
+def test_early_stopping_waits_anew_where_somebody_goes_on(monkeypatch):
+    run = trainer(callbacks=[bp.EarlyStopping(patience=2, min_delta=1e9)])
+    run.fit(examples(), examples(seed=3), epochs=9)
+    assert (len(run.history), run.callbacks[0].waited) == (3, 2)
+    run.finished = None
+    run.fit(examples(), examples(seed=3), epochs=9)
+    assert len(run.history) == 5
+    assert "in 2 epochs" in run.finished

@@ -416,10 +416,15 @@ def test_a_module_for_numpy_alone(function, used):
 @pytest.mark.parametrize(
     ("function", "says"),
     [
+        (lambda z, v: v.copy(), r"a module uses z\.copy, .* have; write bp\.namespace\(z\)\.asarray\(z, copy=True\)"),
+        (lambda z, v: bp.namespace(v).swapaxes(v, 0, 1), r"a module uses xp\.swapaxes, .*\.permute_dims\(z, axes\)"),
+        (lambda z, v: v[v > 0], r"takes entries by a mask, .*; write xp\.where\(mask, z, 0\)"),
+        (lambda z, v: float(v[0, 0]), "asks for the value of an array .* shapes only; use xp.where"),
+        (lambda z, v: 1 if v[0, 0] > 0 else 0, "asks for the value of an array .* shapes only; use xp.where"),
         (lambda z, v: v.sum(axis=0), r"a module uses z\.sum, which only NumPy's arrays have; write bp\.namespace\(z\)\.sum"),
         (
             lambda z, v: bp.namespace(v).unstack(v),
-            r"a module uses xp\.unstack, which bp\.cost cannot count; write it by other functions of the Array API",
+            r"a module uses xp\.unstack, which bp\.cost cannot count; write it by functions of the Array API",
         ),
     ],
 )
@@ -436,11 +441,21 @@ def test_a_backward_function_for_numpy_alone(function, says):
         bp.cost(Own(), (5, 3))
 
 
+def put(u, key, value):
+    """u with a value at some entries."""
+    u[key] = value
+    return u
+
+
 @pytest.mark.parametrize(
     ("function", "operations"),
     [
         (lambda xp, z: abs(z), 15),
         (lambda xp, z: xp.clip(z, -1, 1), 30),
+        (lambda xp, z: z / len(z), 15),
+        (lambda xp, z: (z @ z.mT) @ z, 300),
+        (lambda xp, z: put(xp.asarray(z, copy=True), z <= 0, 0), 15),
+        (lambda xp, z: z[xp.astype(z[:, 0] * 0, xp.int64)], 5),
         (lambda xp, z: xp.clip(z, max=xp.square(z)), 45),
         (lambda xp, z: xp.logaddexp(z, xp.zeros_like(z)), 15),
         (lambda xp, z: z * xp.astype(xp.logical_not(z > 0) & ~xp.isinf(z), z.dtype), 90),

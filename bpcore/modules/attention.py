@@ -65,7 +65,8 @@ class MultiHeadAttention(Module):
         if mask is not None and (kind(mask) != "bool" or tuple(mask.shape) != tuple(z.shape[:2])):
             got = f"{tuple(mask.shape)} of {mask.dtype}"
             raise ValueError(
-                f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; True marks a token"
+                f"{self.name(theta)} expected a mask of booleans {tuple(z.shape[:2])}, got {got}; "
+                f"True marks a token, as in np.ones({tuple(z.shape[:2])}, bool)"
             )
         qkv = linear(z, theta.W, theta.b)
         if self.rotary:

@@ -55,6 +55,8 @@ class EarlyStopping(Callback):
             if (backend.to_host(theta) == self.theta).all():
                 theta[...] = backend.asarray(self.last_theta)
             self.last_theta = trainer.history.theta_epoch = None
+        if self.waited >= self.patience and trainer.finished is None:  # it has stopped this run, and somebody goes on
+            self.waited = 0
 
     def on_epoch(self, trainer: Run, record: dict[str, Any]) -> None:
         value = monitored(record, self.monitor)

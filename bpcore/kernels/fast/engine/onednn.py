@@ -228,6 +228,15 @@ def sgemm(a, b, out, bias, a_transposed, b_transposed):
     return _sgemm(first, second, n, m, k, one, a.ctypes.data, columns[0], b.ctypes.data, columns[1], beta, out.ctypes.data, m)
 
 
+@compiled
+def add_row(u, b):
+    """u += b for each row, in one thread: np.add takes 0.5 us longer."""
+    for i in range(u.shape[0]):
+        row = u[i]
+        for j in range(row.shape[0]):
+            row[j] += b[j]
+
+
 def gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """Writes a @ b + bias to out and returns it.
 
@@ -235,9 +244,12 @@ def gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None 
     """
     n, k = a.shape
     m = b.shape[1]
-    if LIBRARY is None or n * k * m <= SMALL or a.itemsize != 4:
-        np.matmul(a, b, out=out)
-        return out if bias is None else np.add(out, bias, out=out)
+    small = n * k * m <= SMALL
+    if small or LIBRARY is None or a.itemsize != 4:
+        np.dot(a, b, out)  # matmul takes 0.3 us longer
+        if bias is not None:
+            add_row(out, bias) if small else np.add(out, bias, out=out)
+        return out
     a_transposed = not a.flags.c_contiguous
     b_transposed = not b.flags.c_contiguous
     operands = a.T if a_transposed else a, b.T if b_transposed else b
