@@ -17,7 +17,7 @@ from bpcore.context import quiet
 from bpcore.expect import expect_module, expect_scalar, expect_shapes
 from bpcore.library import Backend, is_array
 from bpcore.mode import expect_mode
-from bpcore.module import Mode, Module
+from bpcore.module import Mode, Module, expect_inputs
 from bpcore.modules import Loss
 from bpcore.trial import CheckReport, Trial, arrays, given, is_shape
 
@@ -70,6 +70,8 @@ class Check(Trial):
     def run(self) -> None:
         """Run every check; raises AssertionError."""
         before = [array.copy() for array in self.host([self.vector, *self.z])]
+        if isinstance(self.module, Loss) and not self.module._own and len(self.z) == 2:
+            expect_inputs(self.module, self.theta, (*self.z, None))  # it gets weights too
         u, saved = self.forward()
         outputs = u if isinstance(u, tuple) else (u,)
         if isinstance(self.module, Loss):

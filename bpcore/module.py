@@ -388,16 +388,34 @@ def expect_inputs(module: Module, theta: Windows, z: Sequence[Any]) -> None:
         if not with_mode or (len(parameters) < 3 and z and parameters[0].name != "theta"):
             raise TypeError(f"{module.name(theta)} {CONTRACT['forward']}, got forward{bare(signature)}") from None
         names: list[str] = []
-        for p in parameters[1:]:
-            if p.kind is p.VAR_POSITIONAL and module.further:
-                names += module.further
-            elif p.name != "mode" and p.kind is not p.KEYWORD_ONLY:
-                names.append(str(p.replace(annotation=p.empty)))
+        for p in inputs_of(signature):
+            names += module.further if p.kind is p.VAR_POSITIONAL and module.further else [str(p.replace(annotation=p.empty))]
         raise wrong_inputs(module, theta, names, len(z)) from None
     for i, x in enumerate(z):
         if not is_array(x) and (x is not None or i == 0):  # None: an optional input that is absent
             got = f"got {show(x)}; what comes before must return one"
             raise TypeError(f"{module.name(theta)} expected an array as input {i}, {got}")
+
+
+def inputs_of(forward: inspect.Signature) -> list[inspect.Parameter]:
+    """The parameters of a forward function that are inputs: all after theta that go by position, but mode."""
+    return [p for p in list(forward.parameters.values())[1:] if p.name != "mode" and p.kind is not p.KEYWORD_ONLY]
+
+
+def expect_further(module: Module, names: Sequence[str]) -> None:
+    """Raise a TypeError if a user's module in this one takes inputs of these names, and does not declare them in `further`.
+
+    Only inside bpcore's modules: a user's module hands inputs to its children itself.
+    """
+    if module._own:
+        for child in module.children.values():
+            expect_further(child, names)
+        return
+    taken = [p.name for p in inputs_of(inspect.signature(module.forward))[1:] if p.kind is not p.VAR_POSITIONAL]
+    missing = [name for name in names if name in taken and name not in module.further]
+    if missing:
+        repair = f"write further = {tuple(missing)} in the class, and return a gradient for it, or None"
+        raise TypeError(f"{show(module)} would not get {', '.join(missing)}, which its forward takes; {repair}")
 
 
 def expect_backward(module: Module, theta: Windows, v: Any, gradient: Windows) -> None:
@@ -440,6 +458,9 @@ def wrong_inputs(module: Module, theta: Windows, taken: Sequence[str], got: int)
     """The error of a module that takes the inputs `taken`, by name, and got another number of inputs."""
     inputs = f"inputs ({', '.join(taken)})" if taken else "no inputs after theta"
     hint = "a network takes several inputs as a tuple, and a Circuit hands several to one of its modules"
+    if got < len(taken) and not module._own:
+        names = tuple(name.partition("=")[0] for name in taken[got:])
+        hint = f"a network takes several inputs as a tuple, and a chain hands them to modules with further = {names} in the class"
     if got > len(taken) == 1:
         hint = "pass X alone, without labels or a mask: a tuple is several inputs"
     if hasattr(module, "check_labels"):

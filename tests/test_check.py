@@ -1001,3 +1001,12 @@ def test_the_number_of_a_loss_gradients():
         AssertionError, match=r"3 gradients for 2 inputs; .*\(dz, None\) where there are no weights, \(dz, None, None\)"
     ):
         bp.check_module(Three(), (5, 2), (5, 2))
+
+
+def test_a_loss_without_weights():
+    class WithoutWeights(bp.Loss):
+        def forward(self, theta, z, y, mode):
+            return ((z - y) ** 2).mean(), (z, y)
+
+    with pytest.raises(TypeError, match=r"a loss is given weights too, which may be None"):
+        bp.check_module(WithoutWeights(), (5, 2), (5, 2))

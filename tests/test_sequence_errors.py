@@ -81,3 +81,39 @@ def test_shapes(name):
     module, shape, message = SEQUENCES[name]
     with pytest.raises(ValueError, match=message):
         bp.Network(bp.Sequential(module), dtype="float64")(np.zeros(shape))
+
+
+class Pool(bp.Module):
+    """The mean over tokens."""
+
+    def forward(self, theta, z, mask=None, *, mode):
+        return bp.namespace(z).mean(z, axis=1), z.shape[1]
+
+    def backward(self, theta, saved, v, gradient, need_dz=True):
+        return bp.namespace(v).stack([v / saved] * saved, axis=1), None
+
+
+class Required(Pool):
+    def forward(self, theta, z, mask, mode):
+        return super().forward(theta, z, mask, mode=mode)
+
+
+@pytest.mark.parametrize("wrap", [lambda pool: pool, bp.Recompute], ids=["child", "grandchild"])
+def test_a_mask_that_a_users_module_would_not_get(wrap):
+    block = bp.TransformerBlock(4, 2)
+    with pytest.raises(
+        TypeError, match=r"Pool\(\) would not get mask, which its forward takes; write further = \('mask',\) in the class"
+    ):
+        bp.Sequential(block, wrap(Pool()))
+    bp.Sequential(bp.Linear(4, 4), Pool())  # no mask comes by
+
+    class Declared(Pool):
+        further = ("mask",)
+
+    bp.Sequential(block, Declared())
+
+
+def test_an_input_that_a_chain_does_not_hand_on():
+    net = bp.Network(bp.Sequential(bp.Linear(4, 4), Required()), "numpy")
+    with pytest.raises(TypeError, match=r"takes inputs \(z, mask\), got 1; .* modules with further = \('mask',\) in the class"):
+        net(np.ones((2, 3, 4)))

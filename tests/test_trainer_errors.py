@@ -842,3 +842,13 @@ def test_warnings_name_the_line_of_the_user():
         with pytest.warns(Warning, match="epochs are done|takes logits") as seen:
             call()
         assert {os.path.basename(warning.filename) for warning in seen} == {"test_trainer_errors.py"}
+
+
+@pytest.mark.parametrize("method", ["predict", "probabilities"])
+def test_predictions_of_what_is_not_finite(method):
+    run = trainer()
+    run.fit((X, Y), epochs=1)
+    with pytest.raises(ValueError, match=r"the data: X has 1 values that are NaN or infinite, the first at \(3, 1\)"):
+        getattr(run, method)(put(X, math.nan, (3, 1)))
+    with pytest.raises(TypeError, match=rf"labels and a mask are no second argument: {method}\(X\), {method}\(\(X, mask\)\)"):
+        getattr(run, method)(X, X > 0)

@@ -16,6 +16,7 @@ from bpcore.module import (
     Module,
     Windows,
     expect_backward,
+    expect_further,
     expect_inputs,
     expect_known,
     run,
@@ -107,6 +108,8 @@ class Sequential(Container):
         self.children = {str(i): module for i, module in enumerate(modules)}
         self.rows_independent = all(module.rows_independent for module in modules)
         self.further = tuple(dict.fromkeys(name for module in modules for name in module.further))
+        for module in modules if self.further else ():
+            expect_further(module, self.further)
         # With need_dz=False, the backward pass ends at the first module that has a parameter.
         self.first = next((i for i, module in enumerate(modules) if module.trained), len(modules))
         self.steps = fused(modules)

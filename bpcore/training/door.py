@@ -14,7 +14,7 @@ from bpcore.files import check_place
 from bpcore.module import Mode, Module
 from bpcore.schedules import Schedule, monitored
 from bpcore.training.callbacks import Callback
-from bpcore.training.data import Arrays, Batches, Columns, check_columns, columns_of
+from bpcore.training.data import Arrays, Batches, Columns, as_array, check_columns, check_finite, columns_of, labels_of
 from bpcore.training.evaluation import check_data
 from bpcore.training.history import History
 from bpcore.training.metric import Metric
@@ -104,7 +104,9 @@ SETTINGS: dict[str, Callable[[Any, Any], Any]] = {  # of a trainer: each checks 
 def as_batch_size(batch_size: Any, call: str) -> int:
     """batch_size as an int. call: what to write where somebody passes labels in its place."""
     if getattr(batch_size, "ndim", 0) or isinstance(batch_size, (list, tuple)):
-        raise TypeError(f"batch_size must be a whole number, got {show(batch_size)}; labels are no second argument: {call}")
+        raise TypeError(
+            f"batch_size must be a whole number, got {show(batch_size)}; labels and a mask are no second argument: {call}"
+        )
     return whole("batch_size", batch_size)
 
 
@@ -170,6 +172,13 @@ def check_batch(trainer: Any, X: Any, y: Any = None) -> Any:
     """X, a batch or the X of `predict`. ValueError unless tables have the columns of the training data."""
     check_columns("the batch" if y is not None else "the data", columns_of(X, y), "the training data", trainer._columns)
     return X
+
+
+def expect_finite(X: Any) -> None:
+    """Raise a ValueError that says where if X, of which `predict` made an error, has numbers that are not finite."""
+    columns, several = columns_of(X), X if isinstance(X, tuple) else (X,)
+    for label, x in zip(labels_of(several), several, strict=True):
+        check_finite("the data", label, as_array(x, label), columns=columns.get(label, ()))
 
 
 def expect_order(X: Any, y: Any, error: ValueError) -> None:

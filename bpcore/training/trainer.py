@@ -313,13 +313,22 @@ class Trainer:
 
     def predict(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The labels at X, an array on the device, batch_size rows at a time: see Network.predict."""
-        return self.network.predict(door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "predict(X)"))
+        return self._labels("predict", X, batch_size)
 
     def probabilities(self, X: Any, batch_size: int = EVALUATION_ROWS) -> Array:
         """The probabilities of labels at X, an array on the device, batch_size rows at a time: see Network.probabilities."""
-        return self.network.probabilities(
-            door.check_batch(self, X), self.loss, batch_size=door.as_batch_size(batch_size, "probabilities(X)")
-        )
+        return self._labels("probabilities", X, batch_size)
+
+    def _labels(self, method: str, X: Any, batch_size: int) -> Array:
+        """What this method of the network returns at X."""
+        X = door.check_batch(self, X)
+        rows = door.as_batch_size(batch_size, f"{method}(X), {method}((X, mask))")
+        try:
+            labels: Array = getattr(self.network, method)(X, self.loss, batch_size=rows)
+        except ValueError:
+            door.expect_finite(X)
+            raise
+        return labels
 
     def state(self) -> tuple[Tensors, Header]:
         """(arrays, header): all that decides the next step, as arrays on the host and a dictionary of plain values.
