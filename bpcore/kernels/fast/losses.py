@@ -1,17 +1,37 @@
-"""Cross-entropy for class indices: one pass over the rows forward and one backward."""
+"""Losses: one pass forward and one backward; cross-entropy for class indices."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numba
 import numpy as np
+from numba.extending import register_jitable
 
-from bpcore.functional.losses import cross_entropy, cross_entropy_backward, relative, total, weighted_mean
+from bpcore.functional.losses import (
+    cross_entropy,
+    cross_entropy_backward,
+    examples,
+    huber,
+    huber_backward,
+    logistic,
+    logistic_backward,
+    relative,
+    squared_error,
+    squared_error_backward,
+    total,
+    weighted_mean,
+)
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, minus, writable
-from bpcore.kernels.fast.engine.exponential import exp
-from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
+from bpcore.kernels.fast.engine.double import logistic as sigmoid_of
+from bpcore.kernels.fast.engine.exponential import exp, exp_below, log1p_of
+from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
 from bpcore.primitive import twin
+
+PART = 4096  # numbers whose ℓ are summed at a time, without weights: the sum does not depend on the number of threads
 
 
 def class_indices(t, y, weights, smoothing):
@@ -103,3 +123,108 @@ def _(phi, y, weights, v, smoothing):
     if weights is not None:
         dt.reshape(-1, k)[w == 0] = 0
     return dt
+
+
+@numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` of `register` is, and contains it
+def _sums(start, stop, f, z, y, c, width, ell):
+    wide()
+    for i in range(start, stop):
+        row, labels = z[i * width : (i + 1) * width], y[i * width : (i + 1) * width]
+        total = 0.0  # float64, since the outputs may be many
+        for j in range(row.shape[0]):
+            total += f(row[j], labels[j], c)
+        ell[i] = total
+
+
+@numba.njit(error_model="numpy", fastmath=REASSOCIATE)
+def _slopes(start, stop, f, z, y, c, width, w, scale, least, dz):
+    wide()
+    for i in range(start, stop):
+        row, labels, d = z[i * width : (i + 1) * width], y[i * width : (i + 1) * width], dz[i * width : (i + 1) * width]
+        if w.shape[0] and w[i] == 0:
+            d[:] = 0
+            continue
+        factor = scale * w[i] if w.shape[0] else scale
+        for j in range(row.shape[0]):
+            d[j] = flushed(f(row[j], labels[j], c) * factor, least)
+
+
+def outputs_and_labels(z, y, weights, /, *others):
+    """Whether z, y of its shape, and weights, one for each example, are `nonempty`."""
+    return y.shape == z.shape and COMPILED.nonempty(z, y, weights) and (weights is None or weights.shape == examples(z))
+
+
+def in_rows(z, y, weights, c):
+    """z and y as vectors, the constant c, the width of a row, and w: rows are the examples, or parts of all numbers without w."""
+    width = PART if weights is None else z.shape[-1] if z.ndim > 1 else 1
+    w = np.empty(0, z.dtype) if weights is None else relative(weights).reshape(-1)
+    return z.reshape(-1), y.reshape(-1), z.dtype.type(*c), width, w
+
+
+def register(loss: Any, loss_backward: Any, f: Callable[..., Any], slope: Callable[..., Any]) -> None:
+    """Register the twins of a loss and of its backward function: f(z, y, c) is ℓ of an output, slope(z, y, c) dℓ/dz."""
+    f, slope = register_jitable(f), register_jitable(slope)
+
+    @compiled
+    def run(z, y, c, width, w, ell):
+        share(_sums, ell.shape[0], team(z, COST * z.size), (f, z, y, c, width, ell))
+        J = 0.0
+        for i in range(ell.shape[0]):
+            if w.shape[0] == 0:
+                J += ell[i]
+            elif w[i] != 0:
+                J += ell[i] * w[i]
+        return J
+
+    @compiled
+    def run_backward(z, y, c, width, w, scale, least, dz):
+        rows = -(-z.shape[0] // width)
+        share(_slopes, rows, team(z, COST * z.size), (slope, z, y, c, width, w, scale, least, dz))
+
+    @twin(loss, serves=outputs_and_labels)
+    def _(z, y, weights, /, *c):
+        *arguments, width, w = in_rows(z, y, weights, c)
+        J = run(*arguments, width, w, np.empty(-(-z.size // width), np.float64))
+        return z.dtype.type(J / (math.prod(examples(z)) if weights is None else float(total(w))))
+
+    @twin(loss_backward, serves=outputs_and_labels)
+    def _(z, y, weights, v, /, *c):
+        *arguments, width, w = in_rows(z, y, weights, c)
+        dz = np.empty_like(z)
+        scale = v / (math.prod(examples(z)) if weights is None else total(w))
+        run_backward(*arguments, width, w, z.dtype.type(scale), flush_threshold(z), dz.reshape(-1))
+        return dz
+
+
+def _squared_error(z, y, c):
+    return (z - y) * (z - y) * type(z)(0.5)
+
+
+def _squared_error_slope(z, y, c):
+    return z - y
+
+
+def _huber(z, y, delta):
+    size = abs(z - y)
+    inside = delta if size > delta else size
+    return inside * (size - inside * type(z)(0.5))
+
+
+def _huber_slope(z, y, delta):
+    r = z - y
+    return delta if r > delta else (-delta if r < -delta else r)
+
+
+def _logistic(t, y, c):
+    zero, one, size = type(t)(0), type(t)(1), abs(t)
+    wrong = one - y if t >= 0 else y
+    return (wrong * size if wrong != 0 else zero) + log1p_of(exp_below(-size))
+
+
+def _logistic_slope(t, y, c):
+    return sigmoid_of(t) - y
+
+
+register(squared_error, squared_error_backward, _squared_error, _squared_error_slope)
+register(huber, huber_backward, _huber, _huber_slope)
+register(logistic, logistic_backward, _logistic, _logistic_slope)
