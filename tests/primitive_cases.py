@@ -345,6 +345,7 @@ TABLE: dict[str, Rows] = {
         (d.z(), d.z(min(d.rows, 100), d.columns).T),
         (d.z(2, 1, 4, 3), d.z(5, d.columns, 3).mT),
     ],
+    "power": lambda d: [*((d.z(), c) for c in (2.0, 3, 4, 13, -1)), (d.positive(), 0.5)],
     "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,
     "linear_add": linear_add,
