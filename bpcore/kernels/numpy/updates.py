@@ -43,6 +43,13 @@ def _(g, /, *rest):
         run(g[i : i + BLOCK], *(x[i : i + BLOCK] if isinstance(x, np.ndarray) and x.ndim else x for x in rest))
 
 
+def blocks_with_two(*vectors):
+    """`blocks` with two scratch arrays."""
+    second = np.empty(min(len(vectors[0]), BLOCK), vectors[0].dtype)
+    for *block, s in blocks(*vectors):
+        yield *block, s, second[: len(s)]
+
+
 def decayed(g, factor, decay, theta, s):
     """g times the factor, plus λ θ, which is written to s."""
     if factor != 1:
@@ -53,56 +60,55 @@ def decayed(g, factor, decay, theta, s):
 def flush_square_in_place(v):
     """`flush_square` of v, in place, in one pass where there is nothing to flush."""
     least = SQUARES * smallest_normal(v)
-    if not np.min(v, initial=least) >= least:
+    if not np.minimum.reduce(v, initial=least) >= least:
         np.multiply(v, v >= least, out=v)
 
 
 @twin(sgd)
 def _(g, factor, lr, momentum, nesterov, decay, theta, m):
-    for g, theta, *moments, s in blocks(g, theta, *(() if m is None else (m,))):
+    for g, theta, *moments, s, t in blocks_with_two(g, theta, *(() if m is None else (m,))):
         g = decayed(g, factor, decay, theta, s)
         for m in moments:
-            flush_in_place(np.add(np.multiply(m, momentum, out=m), g, out=m))
-            g = np.add(g, momentum * m, out=s) if nesterov else m
+            flush_in_place(np.add(np.multiply(m, momentum, out=m), g, out=m), t)
+            g = np.add(g, np.multiply(m, momentum, out=t), out=t) if nesterov else m
         np.subtract(theta, np.multiply(g, lr, out=s), out=theta)
 
 
-def scaled_step(lr, g, eps, theta, v, s):
-    """θ -= lr g / (√v + ε). g may be s."""
-    root = np.sqrt(v)
-    np.divide(np.multiply(g, lr, out=s), np.add(root, eps, out=root), out=s)
-    np.subtract(theta, s, out=theta)
+def step_over_root(g, lr, eps, theta, v, s, t):
+    """θ -= lr g / (√v + ε). s, which may be g, and t are scratch."""
+    np.add(np.sqrt(v, out=t), eps, out=t)
+    np.subtract(theta, np.divide(np.multiply(g, lr, out=s), t, out=s), out=theta)
 
 
 @twin(rmsprop)
 def _(g, factor, lr, rho, eps, decay, theta, v):
-    for g, theta, v, s in blocks(g, theta, v):
+    for g, theta, v, s, t in blocks_with_two(g, theta, v):
         g = decayed(g, factor, decay, theta, s)
-        square = np.multiply(g, g)
-        np.add(np.multiply(v, rho, out=v), np.multiply(square, 1 - rho, out=square), out=v)
+        np.multiply(np.multiply(g, g, out=t), 1 - rho, out=t)
+        np.add(np.multiply(v, rho, out=v), t, out=v)
         flush_square_in_place(v)
-        scaled_step(lr, g, eps, theta, v, s)
+        step_over_root(g, lr, eps, theta, v, s, t)
 
 
 @twin(adagrad)
 def _(g, factor, lr, eps, decay, theta, v):
-    for g, theta, v, s in blocks(g, theta, v):
+    for g, theta, v, s, t in blocks_with_two(g, theta, v):
         g = decayed(g, factor, decay, theta, s)
-        np.add(v, np.multiply(g, g), out=v)
+        np.add(v, np.multiply(g, g, out=t), out=v)
         flush_square_in_place(v)
-        scaled_step(lr, g, eps, theta, v, s)
+        step_over_root(g, lr, eps, theta, v, s, t)
 
 
 @twin(lion)
 def _(g, factor, lr, beta1, beta2, decay, theta, m):
-    for g, theta, m, s in blocks(g, theta, m):
+    for g, theta, m, s, t in blocks_with_two(g, theta, m):
         g = decayed(g, factor, 0.0, theta, s)
-        direction = np.multiply(m, beta1)
-        np.sign(np.add(direction, np.multiply(g, 1 - beta1, out=s), out=direction), out=direction)
+        np.add(np.multiply(m, beta1, out=t), np.multiply(g, 1 - beta1, out=s), out=t)
+        direction = np.sign(t, out=s)  # in place it takes five times as long
         if decay:
-            np.add(direction, np.multiply(theta, decay, out=s), out=direction)
+            np.add(direction, np.multiply(theta, decay, out=t), out=direction)
         np.subtract(theta, np.multiply(direction, lr, out=direction), out=theta)
-        flush_in_place(np.add(np.multiply(m, beta2, out=m), np.multiply(g, 1 - beta2, out=s), out=m))
+        flush_in_place(np.add(np.multiply(m, beta2, out=m), np.multiply(g, 1 - beta2, out=s), out=m), s)
 
 
 @twin(adam)
