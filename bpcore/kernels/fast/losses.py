@@ -26,8 +26,9 @@ from bpcore.functional.losses import (
 )
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed, minus, writable
+from bpcore.kernels.fast.engine.double import log1p_exp
 from bpcore.kernels.fast.engine.double import logistic as sigmoid_of
-from bpcore.kernels.fast.engine.exponential import exp, exp_below, log1p_of
+from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
 from bpcore.primitive import twin
 
@@ -218,7 +219,7 @@ def _huber_slope(z, y, delta):
 def _logistic(t, y, c):
     zero, one, size = type(t)(0), type(t)(1), abs(t)
     wrong = one - y if t >= 0 else y
-    return (wrong * size if wrong != 0 else zero) + log1p_of(exp_below(-size))
+    return (wrong * size if wrong != 0 else zero) + log1p_exp(-size)
 
 
 def _logistic_slope(t, y, c):
