@@ -32,7 +32,7 @@ from bpcore.kernels.fast.engine.exponential import exp
 from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
 from bpcore.primitive import twin
 
-PART = 4096  # numbers whose ℓ are summed at a time, without weights: the sum does not depend on the number of threads
+PART = 4096  # numbers whose ℓ are summed at a time: the sum does not depend on the number of threads
 
 
 def class_indices(t, y, weights, smoothing):
@@ -127,27 +127,30 @@ def _(phi, y, weights, v, smoothing):
 
 
 @numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` of `register` is, and contains it
-def _sums(start, stop, f, z, y, c, width, ell):
+def _sums(start, stop, f, z, y, w, c, sums):
     wide()
     for i in range(start, stop):
-        row, labels = z[i * width : (i + 1) * width], y[i * width : (i + 1) * width]
-        total = 0.0  # float64, since the outputs may be many
-        for j in range(row.shape[0]):
-            total += f(row[j], labels[j], c)
-        ell[i] = total
+        part, labels, weights = z[i * PART : (i + 1) * PART], y[i * PART : (i + 1) * PART], w[i * PART : (i + 1) * PART]
+        total, zero = 0.0, z.dtype.type(0)  # in float64, since the numbers may be many
+        if w.shape[0]:
+            for j in range(part.shape[0]):
+                total += weights[j] * f(part[j], labels[j], c) if weights[j] != 0 else zero
+        else:
+            for j in range(part.shape[0]):
+                total += f(part[j], labels[j], c)
+        sums[i] = total
 
 
 @numba.njit(error_model="numpy", fastmath=REASSOCIATE)
-def _slopes(start, stop, f, z, y, c, width, w, scale, least, dz):
+def _slopes(start, stop, f, z, y, w, c, scale, least, dz):
     wide()
-    for i in range(start, stop):
-        row, labels, d = z[i * width : (i + 1) * width], y[i * width : (i + 1) * width], dz[i * width : (i + 1) * width]
-        if w.shape[0] and w[i] == 0:
-            d[:] = 0
-            continue
-        factor = scale * w[i] if w.shape[0] else scale
-        for j in range(row.shape[0]):
-            d[j] = flushed(f(row[j], labels[j], c) * factor, least)
+    z, y, w, dz, zero = z[start:stop], y[start:stop], w[start:stop], dz[start:stop], z.dtype.type(0)
+    if w.shape[0]:
+        for i in range(z.shape[0]):
+            dz[i] = flushed(f(z[i], y[i], c) * (scale * w[i]), least) if w[i] != 0 else zero
+    else:
+        for i in range(z.shape[0]):
+            dz[i] = flushed(f(z[i], y[i], c) * scale, least)
 
 
 def outputs_and_labels(z, y, weights, /, *others):
@@ -155,11 +158,13 @@ def outputs_and_labels(z, y, weights, /, *others):
     return y.shape == z.shape and COMPILED.nonempty(z, y, weights) and (weights is None or weights.shape == examples(z))
 
 
-def in_rows(z, y, weights, c):
-    """z and y as vectors, the constant c, the width of a row, and w: rows are the examples, or parts of all numbers without w."""
-    width = PART if weights is None else z.shape[-1] if z.ndim > 1 else 1
-    w = np.empty(0, z.dtype) if weights is None else relative(weights).reshape(-1)
-    return z.reshape(-1), y.reshape(-1), z.dtype.type(*c), width, w
+def vectors(z, y, weights):
+    """z and y as vectors; the weight of each number in them, nothing without weights; and Σ w over the examples."""
+    n = math.prod(examples(z))
+    if weights is None:
+        return z.reshape(-1), y.reshape(-1), np.empty(0, z.dtype), n
+    w = relative(weights).reshape(-1)
+    return z.reshape(-1), y.reshape(-1), np.repeat(w, z.size // n), total(w)
 
 
 def register(loss: Any, loss_backward: Any, f: Callable[..., Any], slope: Callable[..., Any]) -> None:
@@ -167,33 +172,28 @@ def register(loss: Any, loss_backward: Any, f: Callable[..., Any], slope: Callab
     f, slope = register_jitable(f), register_jitable(slope)
 
     @compiled
-    def run(z, y, c, width, w, ell):
-        share(_sums, ell.shape[0], team(z, COST * z.size), (f, z, y, c, width, ell))
+    def run(z, y, w, c, sums):
+        share(_sums, sums.shape[0], team(z, COST * z.size), (f, z, y, w, c, sums))
         J = 0.0
-        for i in range(ell.shape[0]):
-            if w.shape[0] == 0:
-                J += ell[i]
-            elif w[i] != 0:
-                J += ell[i] * w[i]
+        for i in range(sums.shape[0]):
+            J += sums[i]
         return J
 
     @compiled
-    def run_backward(z, y, c, width, w, scale, least, dz):
-        rows = -(-z.shape[0] // width)
-        share(_slopes, rows, team(z, COST * z.size), (slope, z, y, c, width, w, scale, least, dz))
+    def run_backward(z, y, w, c, scale, least, dz):
+        share(_slopes, z.shape[0], team(z, COST * z.size), (slope, z, y, w, c, scale, least, dz))
 
     @twin(loss, serves=outputs_and_labels)
     def _(z, y, weights, /, *c):
-        *arguments, width, w = in_rows(z, y, weights, c)
-        J = run(*arguments, width, w, np.empty(-(-z.size // width), np.float64))
-        return z.dtype.type(J / (math.prod(examples(z)) if weights is None else float(total(w))))
+        number = z.dtype.type
+        *arrays, sum_w = vectors(z, y, weights)
+        return number(run(*arrays, number(*c), np.empty(-(-z.size // PART))) / float(sum_w))
 
     @twin(loss_backward, serves=outputs_and_labels)
     def _(z, y, weights, v, /, *c):
-        *arguments, width, w = in_rows(z, y, weights, c)
-        dz = np.empty_like(z)
-        scale = v / (math.prod(examples(z)) if weights is None else total(w))
-        run_backward(*arguments, width, w, z.dtype.type(scale), flush_threshold(z), dz.reshape(-1))
+        number, dz = z.dtype.type, np.empty_like(z)
+        *arrays, sum_w = vectors(z, y, weights)
+        run_backward(*arrays, number(*c), number(v / sum_w), flush_threshold(z), dz.reshape(-1))
         return dz
 
 
