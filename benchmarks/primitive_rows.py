@@ -255,6 +255,7 @@ def rows(sizes: Sizes = REAL) -> dict[str, list[Row]]:
         "attention": [Row("causal", attention, part=0.5)],
         "attention_backward": [Row("causal", attention_backward, part=0.5)],
         "add": [Row("rows x d", lambda d: (flat(d), flat(d)))],
+        "power": [Row("rows x hidden", lambda d: (wide(d), 3))],
         "linear": [Row("d to hidden", linear)],
         "linear_add": [Row("d to hidden", lambda d: (*linear(d), wide(d)))],
         "linear_backward": [Row("d to hidden", linear_backward)],

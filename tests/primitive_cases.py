@@ -347,6 +347,7 @@ TABLE: dict[str, Rows] = {
         (d.z(3, 130, 90), d.z(3, 90, 70)),  # products that a twin does not leave to NumPy
         (d.z(3, 1, 90, 130).mT, d.z(3, 1, 70, 90).mT),
     ],
+    "power": lambda d: [*((d.z(), c) for c in (2.0, 3, 4, 13, -1)), (d.positive(), 0.5)],
     "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,
     "linear_add": linear_add,

@@ -144,6 +144,7 @@ def log_backward(z: Array, v: Array) -> Array:
     return v / z
 
 
+@primitive()
 def power(z: Array, exponent: float) -> Array:
     """z^c for a constant exponent c, a Python number; z > 0 unless c is a whole number."""
     return in_dtype_of(z, z**exponent)
@@ -151,7 +152,7 @@ def power(z: Array, exponent: float) -> Array:
 
 def power_backward(z: Array, v: Array, exponent: float) -> Array:
     """B[z^c, z](v) = c z^(c-1) v; 0 where c = 0, since z^0 is constant."""
-    return in_dtype_of(v, v * (exponent * z ** (exponent - 1))) if exponent else namespace(z).zeros_like(v)
+    return in_dtype_of(v, v * (exponent * power(z, exponent - 1))) if exponent else namespace(z).zeros_like(v)
 
 
 def binary_power(a: Array, b: Array) -> Array:

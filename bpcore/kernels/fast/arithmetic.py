@@ -1,4 +1,4 @@
-"""Products of batches of matrices by oneDNN."""
+"""Products of batches of matrices by oneDNN, and powers by multiplications."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from math import prod
 
 import numpy as np
 
-from bpcore.functional.arithmetic import matmul
+from bpcore.functional.arithmetic import matmul, power
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.activations import loop, pass_over
 from bpcore.kernels.fast.engine.onednn import LIBRARY, MAXIMUM, SMALL, batched_plan, execute
 from bpcore.kernels.fast.engine.threads import remembered
 from bpcore.primitive import twin
@@ -47,3 +49,21 @@ def product(a, b):
 
 if LIBRARY is not None:
     twin(matmul, serves=matrices)(product)
+
+
+def few_products(z, exponent) -> bool:
+    """Whether the exponent is 2, 3 or 4, and z is dense."""
+    return exponent in (2, 3, 4) and COMPILED.dense(z)
+
+
+def _power(z, v, exponent):
+    square = z * z
+    return square if exponent == 2 else square * (z if exponent == 3 else square)
+
+
+run_power = loop(_power)
+
+
+@twin(power, serves=few_products)
+def _(z, exponent):
+    return pass_over(run_power, False, z, z, exponent)

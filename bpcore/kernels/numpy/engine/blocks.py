@@ -51,11 +51,11 @@ def masked(x, keep):
     return np.multiply(x.view(BITS[x.itemsize]), keep).view(x.dtype)
 
 
-def flush_in_place(x):
-    """`flush` of x, which the caller must own."""
+def flush_in_place(x, scratch=None):
+    """`flush` of x, which the caller must own; it may overwrite `scratch`, an array like x."""
     if is_half(x):
         return x
-    keep = np.abs(x) >= math.sqrt(smallest_normal(x))
+    keep = np.abs(x, out=scratch) >= math.sqrt(smallest_normal(x))
     return x if x.size > SMALL and keep.all() else np.multiply(x, keep, out=x)
 
 
