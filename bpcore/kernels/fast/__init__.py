@@ -15,6 +15,7 @@ if _numba.config.DISABLE_JIT:
 
 from bpcore.kernels.fast import (  # noqa: F401  importing them registers their twins
     activations,
+    arithmetic,
     batch_normalization,
     dropout,
     embedding,
@@ -22,6 +23,7 @@ from bpcore.kernels.fast import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    positions,
     recurrent,
     softmax,
     updates,

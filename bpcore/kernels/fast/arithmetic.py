@@ -1,0 +1,196 @@
+"""Arithmetic and sums of large arrays of float32, which threads share. NumPy, in one thread, keeps the others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from bpcore.functional import arithmetic
+from bpcore.functional.arithmetic import joined, kept, summation
+from bpcore.functional.numerics import PART, sum_over
+from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine import exponential
+from bpcore.kernels.fast.engine.elementwise import large, loop, pass_over
+from bpcore.kernels.fast.engine.threads import compiled, share, team
+from bpcore.primitive import twin
+
+SHORT = 16  # numbers; of shorter rows a pass would be slow
+WIDE = 128  # numbers that a row should have where rows are added: shorter rows are joined
+BLOCK = 1 << 14  # numbers that one thread adds: the sums do not depend on the number of threads
+PIECE = 1 << 12  # the same where they are neighbours, one after the other
+
+
+def large_pair(a, b, /) -> bool:
+    """Whether a, which is `large`, and b, which is dense, have one shape, or that of a ends in that of b, long enough."""
+    if not large(a) or type(b) is not np.ndarray or not COMPILED.dense(a, b):
+        return False
+    return a.shape == b.shape or (b.size >= SHORT and a.shape[a.ndim - b.ndim :] == b.shape and a.ndim > b.ndim)
+
+
+def register(primitive: Any, f: Any) -> None:
+    """Register f(a, b, ·) as the twin of a primitive of (a, b), f(z, ·, ·) of one of (z)."""
+    run = loop(f)
+
+    def of_pair(a, b, /):
+        return pass_over(run, False, a, b)
+
+    def of_z(z, /):
+        return pass_over(run, False, z, z)
+
+    if primitive in (arithmetic.negative, arithmetic.exp, arithmetic.log):
+        twin(primitive, serves=large)(of_z)
+    else:
+        twin(primitive, serves=large_pair)(of_pair)
+
+
+def _add(a, b, c):
+    return a + b
+
+
+def _subtract(a, b, c):
+    return a - b
+
+
+def _multiply(a, b, c):
+    return a * b
+
+
+def _divide(a, b, c):
+    return a / b
+
+
+def _negative(z, v, c):
+    return -z
+
+
+def _exp(z, v, c):
+    return exponential.exp(z)
+
+
+def _log(z, v, c):
+    return exponential.log_of(z)
+
+
+register(arithmetic.add, _add)
+register(arithmetic.subtract, _subtract)
+register(arithmetic.multiply, _multiply)
+register(arithmetic.divide, _divide)
+register(arithmetic.negative, _negative)
+register(arithmetic.exp, _exp)
+register(arithmetic.log, _log)
+
+
+@compiled
+def _copy(start, stop, z, at, u):
+    while start < stop:
+        row, first = start // z.shape[1], start % z.shape[1]
+        n = min(stop - start, z.shape[1] - first)
+        source, out = z[row, first : first + n], u[row, at + first : at + first + n]
+        for j in range(n):
+            out[j] = source[j]
+        start += n
+
+
+@compiled
+def copy(z, at, u):
+    """Writes z (n, k) to the columns of u (n, ...) from `at` on."""
+    share(_copy, z.size, team(u, u.size), (z, at, u))
+
+
+def long_rows(a, b, axis) -> bool:
+    """Whether a is `large`, b is dense and fits it, and what is copied in one piece is not too short."""
+    if not large(a) or not COMPILED.dense(a, b) or a.ndim != b.ndim or not -a.ndim <= axis < a.ndim:
+        return False
+    axis %= a.ndim
+    fits = all(n == m or i == axis for i, (n, m) in enumerate(zip(a.shape, b.shape, strict=True)))
+    return fits and min(math.prod(x.shape[axis:]) for x in (a, b)) >= SHORT
+
+
+@twin(joined, serves=long_rows)
+def _(a, b, axis):
+    axis %= a.ndim
+    before, after = a.shape[:axis], a.shape[axis + 1 :]
+    u = np.empty((*before, a.shape[axis] + b.shape[axis], *after), a.dtype)
+    n = math.prod(before)
+    a, b, rows = a.reshape(n, -1), b.reshape(n, -1), u.reshape(n, -1)
+    copy(a, 0, rows)
+    copy(b, a.shape[1], rows)
+    return u
+
+
+@compiled
+def _sum_rows(start, stop, z, sums):
+    for k in range(start, stop):
+        n, block = k // sums.shape[1], k % sums.shape[1]
+        row = z[n, block * PIECE : (block + 1) * PIECE]
+        total = z.dtype.type(0)
+        for j in range(row.shape[0]):
+            total += row[j]
+        sums[n, block] = total
+
+
+@compiled
+def sum_rows(z, sums):
+    """Writes the sums over blocks of each row of z (n, k) to sums (n, blocks)."""
+    share(_sum_rows, sums.size, team(z, z.size), (z, sums))
+
+
+@compiled
+def _sum_columns(start, stop, z, size, parts, sums):
+    for k in range(start, stop):
+        n, block, part = k // parts // sums.shape[1], k // parts % sums.shape[1], k % parts
+        first, last = part * sums.shape[2] // parts, (part + 1) * sums.shape[2] // parts
+        total = sums[n, block, first:last]
+        total[:] = 0
+        for i in range(block * size, min((block + 1) * size, z.shape[1])):
+            row = z[n, i, first:last]
+            for j in range(total.shape[0]):
+                total[j] += row[j]
+
+
+@compiled
+def sum_columns(z, size, parts, sums):
+    """Writes the sums over blocks of `size` rows of each matrix z (n, k, m) to sums (n, blocks, m), in parts of the columns."""
+    share(_sum_columns, sums.shape[0] * sums.shape[1] * parts, team(z, z.size), (z, size, parts, sums))
+
+
+def axes_of(z, axis) -> list[int]:
+    """The axes of a reduction, counted from the first one, in order; one that z does not have stays as it is."""
+    axes = range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return sorted(i % z.ndim if -z.ndim <= i < z.ndim else i for i in axes)
+
+
+def adjacent_axes(z, axis, keepdims) -> bool:
+    """Whether z is `large`, and its axes are neighbours of each other."""
+    if not large(z):
+        return False
+    axes = axes_of(z, axis)
+    return len(axes) > 0 and axes[0] >= 0 and axes[-1] < z.ndim and axes == [*range(axes[0], axes[-1] + 1)]
+
+
+def sums_of(z):
+    """The sums over the second axis of z (n, k, m): (n, m)."""
+    n, k, m = z.shape
+    if m == 1:
+        sums = np.empty((n, -(-k // PIECE)), z.dtype)
+        sum_rows(z.reshape(n, k), sums)
+        return sum_over(sums, 1)
+    times = 1  # rows to be joined
+    while m * times < WIDE and k >= 4 * times:
+        times *= 2
+    whole = k // times * times
+    size, parts = min(PART, max(16, BLOCK // (m * times))), -(-m * times // BLOCK)
+    sums = np.empty((n, -(-whole // (times * size)), m * times), z.dtype)
+    sum_columns(z[:, :whole].reshape(n, -1, m * times), size, parts, sums)
+    u = sum_over(sums.reshape(n, -1, m), 1)
+    return u if whole == k else u + np.add.reduce(z[:, whole:], axis=1)
+
+
+@twin(summation, serves=adjacent_axes)
+def _(z, axis, keepdims):
+    axes = axes_of(z, axis)
+    ends = (0, axes[0]), (axes[0], axes[-1] + 1), (axes[-1] + 1, z.ndim)
+    u = sums_of(z.reshape([math.prod(z.shape[i:j]) for i, j in ends]))
+    return u.reshape(kept(z.shape, axis) if keepdims else [length for i, length in enumerate(z.shape) if i not in axes])
