@@ -35,6 +35,7 @@ FLOAT32_ONLY = (
     "exp",
     "log",
     "joined",
+    "embedding",
     "summation",
 )  # twins that serve no other dtype, in one set at least
 LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
