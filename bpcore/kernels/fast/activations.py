@@ -37,7 +37,7 @@ from bpcore.functional.activations import (
 )
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.elementwise import loop, pass_over
-from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, sigmoid_of, tanh_of
+from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, inverse_of, log1p_of, sigmoid_of, tanh_of
 from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
 from bpcore.primitive import twin
 
@@ -87,7 +87,7 @@ P = tuple(map(np.float32, TAIL))
 def gaussian_tail(z):
     """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
     a = FARTHEST if abs(z) > FARTHEST else abs(z)
-    t = np.float32(1) / (np.float32(1) + RATE * a)
+    t = inverse_of(np.float32(1) + RATE * a)
     e = exp_below(np.float32(-0.5) * a * a)
     return a, e, e * t * (((((((P[0] * t + P[1]) * t + P[2]) * t + P[3]) * t + P[4]) * t + P[5]) * t + P[6]) * t + P[7])
 

@@ -45,9 +45,10 @@ def _(ids, W):
 
 @compiled
 def _scatter_add(start, stop, v, index, first, found, out):
-    for i in range(out.shape[0]):
+    n, d = out.shape
+    for i in range(start * n // d, stop * n // d):  # whole rows: parts of many rows take longer
         if not found[i]:
-            out[i, start:stop] = 0
+            out[i] = 0
     for k in range(v.shape[0]):
         if 0 <= index[k] < out.shape[0]:
             row, total = v[k, start:stop], out[index[k], start:stop]

@@ -82,6 +82,20 @@ def _expm1_32_below(x):
     return p * scale + (scale - np.float32(1))
 
 
+INVERSE = np.int32(0x7EF31000)  # less the bits of x: the bits of 1 / x, up to 5 %
+
+
+@exact
+def inverse_of(x):
+    """1 / x of a normal number x > 0 in float32, for compiled code: Newton's steps take less time than division
+    of vectors. Error up to 2 units in the last place.
+    """
+    y = number(INVERSE - bits(x))
+    y *= np.float32(2) - x * y
+    y *= np.float32(2) - x * y
+    return y * (np.float32(2) - x * y)
+
+
 def exp(x):
     """eˣ, for compiled code. float32: error up to 2 units in the last place, 0 instead of subnormal numbers; float64: libm."""
     return math.exp(x)
@@ -139,7 +153,7 @@ def tanh_of(x):
 def _tanh_of(x):
     def tanh32(x):
         e = expm1_below(-abs(x + x))
-        u = -e / (type(x)(2) + e)
+        u = -e * inverse_of(type(x)(2) + e)
         return u if x >= 0 else -u
 
     def tanh64(x):
