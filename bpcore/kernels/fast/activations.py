@@ -37,7 +37,7 @@ from bpcore.functional.activations import (
 )
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.elementwise import loop, pass_over
-from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, inverse_of, log1p_of, sigmoid_of, tanh_of
+from bpcore.kernels.fast.engine.exponential import exp2_below, exp_below, expm1_below, inverse_of, log1p_of, sigmoid_of, tanh_of
 from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
 from bpcore.primitive import twin
 
@@ -78,7 +78,8 @@ def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: 
 
 
 RATE = np.float32(TAIL_RATE)
-FARTHEST = np.float32(FAR)
+FARTHEST = np.float32(min(FAR, 13.25))  # e^(-a²/2) = 2^-126.6 counts as 0
+HALF_LOG2_E = np.float32(-0.5 / math.log(2))
 OVER_ROOT = np.float32(1 / math.sqrt(2 * math.pi))
 P = tuple(map(np.float32, TAIL))
 
@@ -88,7 +89,7 @@ def gaussian_tail(z):
     """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
     a = FARTHEST if abs(z) > FARTHEST else abs(z)
     t = inverse_of(np.float32(1) + RATE * a)
-    e = exp_below(np.float32(-0.5) * a * a)
+    e = exp2_below(HALF_LOG2_E * a * a)
     return a, e, e * t * (((((((P[0] * t + P[1]) * t + P[2]) * t + P[3]) * t + P[4]) * t + P[5]) * t + P[6]) * t + P[7])
 
 

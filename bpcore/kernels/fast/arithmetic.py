@@ -11,7 +11,7 @@ from bpcore.functional import arithmetic
 from bpcore.functional.arithmetic import joined, kept, summation
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import COMPILED
-from bpcore.kernels.fast.engine import exponential
+from bpcore.kernels.fast.engine import elementwise, exponential
 from bpcore.kernels.fast.engine.elementwise import large, loop, pass_over
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
@@ -19,13 +19,14 @@ from bpcore.primitive import twin
 SHORT = 16  # numbers; of shorter rows a pass would be slow
 WIDE = 128  # numbers that a row should have where rows are added: shorter rows are joined
 BLOCK = 1 << 14  # numbers that one thread adds: the sums do not depend on the number of threads
+MANY = 16  # matrices: each is work for one thread, in the longest blocks that may be added row by row
 PIECE = 1 << 12  # the same where they are neighbours, one after the other
 
 
 def large_pair(a, b, /) -> bool:
     """Whether a, which is `large`, and b, which is dense, have one shape, or that of a ends in that of b, long enough."""
-    if not large(a) or type(b) is not np.ndarray or not COMPILED.dense(a, b):
-        return False
+    if a.size <= elementwise.MANY or not large(a) or type(b) is not np.ndarray or not COMPILED.dense(a, b):
+        return False  # most often at the first question
     return a.shape == b.shape or (b.size >= SHORT and a.shape[a.ndim - b.ndim :] == b.shape and a.ndim > b.ndim)
 
 
@@ -138,22 +139,36 @@ def sum_rows(z, sums):
 
 
 @compiled
-def _sum_columns(start, stop, z, size, parts, sums):
+def _sum_columns(start, stop, z, size, parts, lanes, sums):
+    m, width = sums.shape[2], lanes.shape[2]
+    rows = z.shape[1] // width
     for k in range(start, stop):
         n, block, part = k // parts // sums.shape[1], k // parts % sums.shape[1], k % parts
-        first, last = part * sums.shape[2] // parts, (part + 1) * sums.shape[2] // parts
-        total = sums[n, block, first:last]
+        first, last = part * width // parts, (part + 1) * width // parts
+        total, out = lanes[n, block, first:last], sums[n, block]
         total[:] = 0
-        for i in range(block * size, min((block + 1) * size, z.shape[1])):
-            row = z[n, i, first:last]
+        for i in range(block * size, min((block + 1) * size, rows)):
+            row = z[n, i * width + first : i * width + last]
             for j in range(total.shape[0]):
                 total[j] += row[j]
+        if width > m:
+            out[:] = 0
+            for i in range(0, width, m):
+                for j in range(m):
+                    out[j] += total[i + j]
+            for i in range(rows * width if block == sums.shape[1] - 1 else z.shape[1], z.shape[1], m):
+                for j in range(m):
+                    out[j] += z[n, i + j]
 
 
 @compiled
-def sum_columns(z, size, parts, sums):
-    """Writes the sums over blocks of `size` rows of each matrix z (n, k, m) to sums (n, blocks, m), in parts of the columns."""
-    share(_sum_columns, sums.shape[0] * sums.shape[1] * parts, team(z, z.size), (z, size, parts, sums))
+def sum_columns(z, size, parts, lanes, sums):
+    """Writes the sums over blocks of rows of each matrix in z (n, k · m) to sums (n, blocks, m).
+
+    Rows are joined to the width of lanes (n, blocks, width), which is scratch, or sums if that is m; `size` of them are a block.
+    parts: of the columns, one if rows are joined.
+    """
+    share(_sum_columns, sums.shape[0] * sums.shape[1] * parts, team(z, z.size), (z, size, parts, lanes, sums))
 
 
 def axes_of(z, axis) -> list[int]:
@@ -176,16 +191,15 @@ def sums_of(z):
     if m == 1:
         sums = np.empty((n, -(-k // PIECE)), z.dtype)
         sum_rows(z.reshape(n, k), sums)
-        return sum_over(sums, 1)
-    times = 1  # rows to be joined
-    while m * times < WIDE and k >= 4 * times:
-        times *= 2
-    whole = k // times * times
-    size, parts = min(PART, max(16, BLOCK // (m * times))), -(-m * times // BLOCK)
-    sums = np.empty((n, -(-whole // (times * size)), m * times), z.dtype)
-    sum_columns(z[:, :whole].reshape(n, -1, m * times), size, parts, sums)
-    u = sum_over(sums.reshape(n, -1, m), 1)
-    return u if whole == k else u + np.add.reduce(z[:, whole:], axis=1)
+    else:
+        width = m
+        while width < WIDE and k * m >= 4 * width:
+            width *= 2
+        size = PART if n >= MANY else min(PART, max(16, BLOCK // width))
+        sums = np.empty((n, -(-(k * m // width) // size), m), z.dtype)
+        lanes = sums if width == m else np.empty((*sums.shape[:2], width), z.dtype)
+        sum_columns(z.reshape(n, -1), size, -(-m // BLOCK), lanes, sums)
+    return sums if sums.shape[1] == 1 else sum_over(sums, 1)
 
 
 @twin(summation, serves=adjacent_axes)

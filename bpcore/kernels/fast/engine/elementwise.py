@@ -34,7 +34,7 @@ def _each(start, stop, f, z, v, c, least, u):
 
 
 def loop(f: Callable[..., Any]) -> Any:
-    """The compiled pass u = f(z, v, c) over vectors z and v with a constant c; entries of u below `least` become 0.
+    """The compiled pass u = f(z, v, c) over vectors z and v with a constant c. Entries of u below `least`, if any, become 0.
 
     v may be shorter than z: then it is repeated.
     """
@@ -49,7 +49,6 @@ def loop(f: Callable[..., Any]) -> Any:
 
 def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 0.0) -> np.ndarray:
     """u = f(z, v, c), computed by the pass `run`; z and u have one shape, which ends in that of v."""
-    number = z.dtype.type
     u = np.empty_like(z)
-    run(z.reshape(-1), v.reshape(-1), number(c), flush_threshold(z) if flushes else number(0), u.reshape(-1))
+    run(z.reshape(-1), v.reshape(-1), z.dtype.type(c), flush_threshold(z) if flushes else None, u.reshape(-1))
     return u
