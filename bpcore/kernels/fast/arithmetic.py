@@ -12,7 +12,7 @@ from bpcore.functional.arithmetic import joined, kept, summation
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import elementwise, exponential
-from bpcore.kernels.fast.engine.elementwise import large, loop, pass_over
+from bpcore.kernels.fast.engine.elementwise import large, pass_over, repeated_loop
 from bpcore.kernels.fast.engine.threads import compiled, share, team
 from bpcore.primitive import twin
 
@@ -32,7 +32,7 @@ def large_pair(a, b, /) -> bool:
 
 def register(primitive: Any, f: Any) -> None:
     """Register f(a, b, ·) as the twin of a primitive of (a, b), f(z, ·, ·) of one of (z)."""
-    run = loop(f)
+    run = repeated_loop(f)
 
     def of_pair(a, b, /):
         return pass_over(run, False, a, b)
