@@ -13,7 +13,7 @@ from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import elementwise, exponential
 from bpcore.kernels.fast.engine.elementwise import large, pass_over, repeated_loop
-from bpcore.kernels.fast.engine.threads import compiled, share, team
+from bpcore.kernels.fast.engine.threads import compiled, share, team, wide
 from bpcore.primitive import twin
 
 SHORT = 16  # numbers; of shorter rows a pass would be slow
@@ -140,6 +140,7 @@ def sum_rows(z, sums):
 
 @compiled
 def _sum_columns(start, stop, z, size, parts, lanes, sums):
+    wide()
     m, width = sums.shape[2], lanes.shape[2]
     rows = z.shape[1] // width
     for k in range(start, stop):
@@ -147,10 +148,17 @@ def _sum_columns(start, stop, z, size, parts, lanes, sums):
         first, last = part * width // parts, (part + 1) * width // parts
         total, out = lanes[n, block, first:last], sums[n, block]
         total[:] = 0
-        for i in range(block * size, min((block + 1) * size, rows)):
-            row = z[n, i * width + first : i * width + last]
+        i, end = block * size, min((block + 1) * size, rows)
+        while i + 4 <= end:  # four at once: fewer loads and stores of the total
+            x = z[n, i * width : (i + 4) * width]
+            a, b, c, d = x[first:last], x[width + first :], x[2 * width + first :], x[3 * width + first :]
             for j in range(total.shape[0]):
-                total[j] += row[j]
+                total[j] += (a[j] + b[j]) + (c[j] + d[j])
+            i += 4
+        for i in range(i, end):
+            x = z[n, i * width + first : i * width + last]
+            for j in range(total.shape[0]):
+                total[j] += x[j]
         if width > m:
             out[:] = 0
             for i in range(0, width, m):
