@@ -13,8 +13,10 @@ import pytest
 from cases import CASES
 from conftest import environment, missing
 from optimizer_cases import FULLEST
+from twins import MANY
 
 import bpcore as bp
+from bpcore import functional as f
 from bpcore import primitive
 from bpcore.modules import activations
 
@@ -39,6 +41,24 @@ def test_a_nan_is_not_lost(module, bad):
     v = np.ones_like(u)
     v[7, 3] = np.nan
     assert np.isnan(B(v)[0][7]).any()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of log 0 and log -1
+def test_logarithms_of_the_ends(monkeypatch):
+    monkeypatch.setattr(MANY, 0)
+    z = np.array([0, -0.0, -1, -np.inf, np.inf, np.nan, 1, 1e-38, 1e-45, 3e38, 0.7071, 1.4143], "float32")
+    np.testing.assert_allclose(f.log(z), np.log(z), rtol=2e-7)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of 1 / 0 and what overflows
+def test_large_arrays_at_the_ends(monkeypatch):
+    """What NumPy gives: signs of infinities, and NaN of those that have none."""
+    monkeypatch.setattr(MANY, 0)
+    ends = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, 1e-38], "float32")
+    a, b = np.repeat(ends, len(ends)), np.tile(ends, len(ends))
+    for twin, by_numpy in ((f.add, np.add), (f.subtract, np.subtract), (f.multiply, np.multiply), (f.divide, np.divide)):
+        np.testing.assert_array_equal(twin(a, b), by_numpy(a, b))
+    np.testing.assert_allclose(f.exp(ends * 80), np.exp(ends * 80), rtol=2e-7)
 
 
 @pytest.mark.parametrize("optimizer", FULLEST.values(), ids=FULLEST)

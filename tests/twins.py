@@ -28,8 +28,19 @@ FLOAT32_ONLY = (
     "attention_backward",
     "clip_factor",
     "matmul",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "negative",
+    "exp",
+    "log",
+    "joined",
+    "embedding",
+    "summation",
 )  # twins that serve no other dtype, in one set at least
 LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
+MANY = "bpcore.kernels.fast.engine.elementwise.MANY"  # tests set it to 0: twins leave smaller arrays to NumPy
 SHAPES = {
     "empty": (0, 5),
     "one": (1, 1),

@@ -23,6 +23,7 @@ from bpcore.kernels.fast import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    positions,
     recurrent,
     softmax,
     updates,

@@ -13,9 +13,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import overload
 
-from bpcore.kernels.fast.activations import sigmoid_of
 from bpcore.kernels.fast.engine import exponential
-from bpcore.kernels.fast.engine.exponential import _cast, tanh_of
+from bpcore.kernels.fast.engine.exponential import _cast, sigmoid_of, tanh_of
 
 LOG2_E = 1 / math.log(2)
 LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6  # Cody and Waite: their sum is ln 2 beyond float64
