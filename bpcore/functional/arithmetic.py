@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array, is_half, namespace
 from bpcore.functional.numerics import Axes, masked, sum_over
 from bpcore.primitive import primitive
 
@@ -190,7 +190,8 @@ def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: b
 def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
     """The mean of z over an axis, a tuple of axes, or all axes (None)."""
     xp, shape = namespace(z), kept(z.shape, axis)
-    u = xp.astype(sum_over(z, axis) * (math.prod(shape) / max(1, math.prod(z.shape))), z.dtype, copy=False)
+    total = sum_over(z, axis) if is_half(z) else summation(z, axis, False)  # the sum may not fit float16
+    u = xp.astype(total * (math.prod(shape) / max(1, math.prod(z.shape))), z.dtype, copy=False)
     return xp.reshape(u, shape) if keepdims else u
 
 
