@@ -36,7 +36,7 @@ def softmax_rows(z, u):
     """eᶻ / Σ eᶻ."""
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
     np.exp(u, out=u)
-    np.divide(u, np.add.reduce(u, axis=-1, keepdims=True), out=u)
+    np.multiply(u, np.reciprocal(np.add.reduce(u, axis=-1, keepdims=True)), out=u)
     flush_positive(u)
 
 
