@@ -27,7 +27,7 @@ from bpcore.functional.activations import (
     tanh,
     tanh_backward,
 )
-from bpcore.kernels.numpy.engine.blocks import BLOCK, SMALL, ZEROS, flush_in_place, flush_positive, masked
+from bpcore.kernels.numpy.engine.blocks import BLOCK, SMALL, ZEROS, aligned, flush_in_place, flush_positive, masked
 from bpcore.kernels.numpy.engine.exponential import (  # noqa: F401  FAR, TAIL and TAIL_RATE are for kernels/fast
     FAR,
     TAIL,
@@ -81,8 +81,8 @@ def register(activation, run, dtypes="fd"):
         vectors, constants = [z.reshape(-1)], []
         for x in rest:
             vectors.append(x.reshape(-1)) if isinstance(x, np.ndarray) else constants.append(x)
-        u = np.empty(z.size, dtype)
-        more = [np.empty(PIECE, dtype) for _ in scratch]
+        u = aligned((z.size,), dtype)
+        more = [aligned((PIECE,), dtype) for _ in scratch]
         for i in range(0, z.size, PIECE):
             block = slice(i, i + PIECE)
             piece, u_block = [x[block] for x in vectors], u[block]
@@ -161,7 +161,9 @@ def silu_block(z, u, s):
 
 def usual(z):
     """Whether all z are between -LEAST and LIMIT. It is not asked of a few numbers, for which the answer is no."""
-    return z.size > SMALL and np.minimum.reduce(z) >= -LEAST[z.itemsize] and np.maximum.reduce(z) <= LIMIT[z.itemsize]
+    if z.size <= SMALL:
+        return False
+    return np.minimum.reduce(z, axis=None) >= -LEAST[z.itemsize] and np.maximum.reduce(z, axis=None) <= LIMIT[z.itemsize]
 
 
 def silu_backward_block(z, v, dz, s, t):

@@ -6,11 +6,10 @@ import functools
 
 import numpy as np
 
-from bpcore.functional.convolution import chunks
 from bpcore.functional.normalization import group_norm, group_norm_backward, grouped_shape, layer_norm, layer_norm_backward
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import not_half
-from bpcore.kernels.numpy.engine.blocks import BLOCK, row_blocks, side_by_side
+from bpcore.kernels.numpy.engine.blocks import BLOCK, aligned, row_blocks, row_sums, side_by_side
 from bpcore.kernels.numpy.linear import add_rows
 from bpcore.primitive import definition, twin
 
@@ -21,7 +20,7 @@ def _(z, gamma, beta, eps):
         u, mean, scale = at_once(z, gamma, beta, eps)
     else:
         rows = z.reshape(-1, z.shape[-1])
-        u = np.empty(rows.shape, z.dtype)
+        u = aligned(rows.shape, z.dtype)
         mean, scale = np.empty((2, len(rows), 1), z.dtype)
         for part in row_blocks(*rows.shape):
             _, mean[part], scale[part] = at_once(rows[part], gamma, beta, eps, u[part])
@@ -33,7 +32,7 @@ def at_once(z, gamma, beta, eps, u=None):
     """layer_norm, for rows that fit in the cache; to u if there is one. Its scale is 0 where squares overflowed."""
     n = z.shape[-1]
     u = np.subtract(z, z[..., :1], out=u)
-    mean = np.add.reduce(u, axis=-1, keepdims=True)
+    mean = row_sums(u)
     np.divide(mean, n, out=mean)
     np.subtract(u, mean, out=u)
     scale = np.vecdot(u, u)[..., None]
@@ -55,8 +54,8 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus):
     plus = None if plus is None else plus.reshape(z.shape)
     parts = list(row_blocks(*z.shape))
     sums = np.empty((2, len(parts), z.shape[1]), z.dtype)
-    dz = np.empty(z.shape, z.dtype) if need_dz else None
-    w = np.empty((parts[0].stop, z.shape[1]), z.dtype)
+    dz = aligned(z.shape, z.dtype) if need_dz else None
+    w = aligned((parts[0].stop, z.shape[1]), z.dtype)
     for i, part in enumerate(parts):
         of_part = z[part], mean[part], scale[part], gamma, v[part], *sums[:, i], need_dz, None if plus is None else plus[part]
         backward_at_once(*of_part, None if dz is None else dz[part], w[: part.stop - part.start])
@@ -83,8 +82,8 @@ def backward_at_once(z, mean, scale, gamma, v, dgamma, dbeta, need_dz, plus, x=N
     return x if plus is None else np.add(plus, x, out=x)
 
 
-FAR = 0.8  # (mean / root mean square)² up to which a variance is their difference
-IMAGES = 4 * BLOCK  # numbers of images at a time: of fewer, what is done for each image takes longer
+FAR = 0.95  # (mean / root mean square)² up to which a variance is their difference
+IMAGES = 2 * BLOCK  # numbers of images at a time: of fewer, what is done for each image takes longer
 
 
 @functools.lru_cache
@@ -102,13 +101,14 @@ class Groups:
         self.numbers = pixels * self.channels
         self.times = pixels_in_a_row(pixels, z.shape[-1])
         self.laid = n, pixels // self.times, self.times * z.shape[-1]
+        self.images = min(max(1, n), max(1, IMAGES // max(1, self.numbers * groups)))
         self.ones = np.ones(self.laid[1], z.dtype)
 
     def rows(self, z):
         return z.reshape(self.laid)
 
     def parts(self):
-        return chunks(self.shape[0], self.numbers * self.groups, IMAGES)
+        return [slice(i, i + self.images) for i in range(0, self.shape[0], self.images)]
 
     def across(self, x):
         """x (n, groups), a number for each group, as (n, 1, width)."""
@@ -137,7 +137,7 @@ class Groups:
 def _(z, gamma, beta, groups, eps):
     of = Groups(z, groups)
     rows, firsts = of.rows(z), of.firsts(z)
-    u = np.empty(rows.shape, z.dtype)
+    u = aligned(rows.shape, z.dtype)
     mean, scale = np.empty((2, of.shape[0], 1, groups, 1), z.dtype)
     wide_gamma, wide_beta = np.tile(gamma, of.times), np.tile(beta, of.times)
     for part in of.parts():
@@ -167,8 +167,8 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
     of = Groups(z, mean.shape[2])
     rows, v_rows, firsts = of.rows(z), of.rows(v), of.firsts(z)
     m, s = mean[:, 0, :, 0], scale[:, 0, :, 0]
-    dz = np.empty(rows.shape, z.dtype)
-    w, wide_gamma = None, np.tile(gamma, of.times)
+    dz = aligned(rows.shape, z.dtype)
+    w, wide_gamma = aligned((of.images, *of.laid[1:]), z.dtype), np.tile(gamma, of.times)
     sums = np.empty((2, of.shape[0], of.groups, of.channels), z.dtype)  # of v and of v x
     for part in of.parts():
         x = np.subtract(rows[part], of.across(firsts[part]), out=dz[part])
@@ -180,7 +180,7 @@ def _(z, mean, scale, gamma, v, dgamma, dbeta, need_dz):
             return definition(group_norm_backward)(z, mean, scale, gamma, v, dgamma, dbeta, need_dz)
         if need_dz:  # s (w - (mean(w) + s x mean(w s x))), w = γ v
             np.add(np.multiply(x, of.across(mean_wx * s[part]), out=x), of.across(mean_w), out=x)
-            w = np.multiply(v_rows[part], wide_gamma, out=None if w is None else w[: len(x)])
-            np.multiply(np.subtract(w, x, out=x), of.across(s[part]), out=x)
+            d = np.multiply(v_rows[part], wide_gamma, out=w[: len(x)])
+            np.multiply(np.subtract(d, x, out=x), of.across(s[part]), out=x)
     dbeta[...], dgamma[...] = sum_over(sums, 1).reshape(2, -1)
     return dz.reshape(z.shape) if need_dz else None

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from bpcore.array import is_half
-from bpcore.functional.numerics import PART, smallest_normal
+from bpcore.functional.numerics import smallest_normal
 
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # integers that have the bits of a float, by its bytes
 ZEROS = {np.dtype(dtype): np.zeros((), dtype) for dtype in ("float32", "float64")}  # NumPy takes an array sooner than a number
-ONES = {dtype: np.ones(PART, dtype) for dtype in ZEROS}  # times these, BLAS sums rows twice as fast
+ONES = {dtype: np.ones(4096, dtype) for dtype in ZEROS}  # times these, BLAS sums rows two or three times as fast
 COMPLEX = {np.dtype("float32"): np.dtype("complex64"), np.dtype("float64"): np.dtype("complex128")}  # of two of these numbers
 WIDE = 2048  # numbers in a loop of NumPy's: for fewer its overhead shows
 SMALL = 8192  # numbers: on fewer, a question costs more than a pass
@@ -46,6 +46,19 @@ def side_by_side(rows, width) -> int:
     if rows * width <= SMALL:
         return 1
     return next(k for k in range(max(1, min(rows, WIDE // max(1, width))), 0, -1) if rows % k == 0)
+
+
+def aligned(shape, dtype):
+    """An array to write to that begins at a multiple of 64 bytes, unlike NumPy's own: a vector stored there takes one turn."""
+    raw = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
+    start = -raw.__array_interface__["data"][0] % 64
+    return raw[start : raw.size - 64 + start].view(dtype).reshape(shape)
+
+
+def row_sums(x):
+    """Σ x over the last axis, which keeps length 1: NumPy's own sum takes three times as long."""
+    ones = ONES.get(x.dtype)
+    return np.add.reduce(x, axis=-1, keepdims=True) if ones is None or x.shape[-1] > len(ones) else x @ ones[: x.shape[-1], None]
 
 
 def masked(x, keep, out=None):

@@ -9,9 +9,9 @@ import numpy as np
 
 from bpcore.functional.convolution import Placement, chunks
 from bpcore.functional.numerics import PART, sum_over
-from bpcore.kernels.numpy.engine.blocks import BLOCK
+from bpcore.kernels.numpy.engine.blocks import BLOCK, aligned
 
-IMAGES = 4 * BLOCK  # numbers of an image's outputs at a time
+IMAGES = 2 * BLOCK  # numbers of an image's outputs at a time
 
 
 def sliding(padded, placement, places):
@@ -84,7 +84,7 @@ def in_parts(u):
 def depthwise(z, W, b, placement):
     """conv2d with a group for each channel of z."""
     places = placement.outputs(*z.shape[1:3])
-    u = np.empty((len(z), *places, W.shape[3]), z.dtype)
+    u = aligned((len(z), *places, W.shape[3]), z.dtype)
     parts, n = in_parts(u)
     among = padded(n, z, W, placement)
     seen = row_windows(among.zeros, placement, places)
@@ -105,9 +105,11 @@ def depthwise_backward(z, W, v, placement, dW, db, need_dz):
     seen = row_windows(among.zeros, placement, places)
     v_rows = v.reshape(*v.shape[:2], *seen.shape[4:])
     dW_parts, db_parts = np.empty((len(parts), *W.shape[:2], c), z.dtype), np.empty((len(parts), places[1], c), z.dtype)
+    columns = aligned((*W.shape[:2], *seen.shape[4:]), z.dtype)
     for part, dW_part, db_part in zip(parts, dW_parts, db_parts, strict=True):
         among.put(z[part])
-        columns = np.einsum("nyij...,ny...->ij...", seen[: part.stop - part.start], v_rows[part])
+        for entry in np.ndindex(W.shape[:2]):
+            np.einsum("ny...,ny...->...", seen[: part.stop - part.start, :, *entry], v_rows[part], out=columns[entry])
         dW_part[...] = sum_over(columns.reshape(*W.shape[:2], places[1], c), 2)
         if db is not None:
             db_part[...] = sum_over(v[part].reshape(-1, places[1], c), 0)
@@ -120,7 +122,7 @@ def depthwise_backward(z, W, v, placement, dW, db, need_dz):
 def of_images(z, W, v, placement):
     """dz."""
     (h, w, c), times = z.shape[1:], W.shape[3] // z.shape[3]
-    dz = np.empty(z.shape, z.dtype)
+    dz = aligned(z.shape, z.dtype)
     parts, n = in_parts(v)
     among, around = spread(n, z, v, placement)
     around = row_windows(around, Placement(placement.kernel, dilation=placement.dilation), (h, w))
