@@ -338,7 +338,7 @@ TABLE: dict[str, Rows] = {
     "log_softmax_backward": lambda d: [(np.log(d.phi()), d.z(), -1)],
     "summation": lambda d: [
         *((d.z(), axis, keepdims) for axis in (None, 0, (0, 1), -1) for keepdims in (False, True)),
-        *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (1, 0), (-1, 1), 1, ())),
+        *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (0, 1), (1, 0), (-1, 1), 1, ())),
     ],
     "add_sinusoids": lambda d: [(d.z(2, d.rows, width),) for width in (6, 16)],
     "rotate": lambda d: [(d.z(2, d.rows, width), sign) for sign in (1.0, -1.0) for width in (6, 16)],

@@ -79,13 +79,19 @@ def relu_backward(u: Array, v: Array) -> Array:
 @primitive()
 def leaky_relu(z: Array, slope: float) -> Array:
     """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
-    return namespace(z).where(z > 0, z, slope * z)
+    return z * one_or(slope, z)
 
 
 @primitive()
 def leaky_relu_backward(u: Array, v: Array, slope: float) -> Array:
     """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
-    return namespace(v).where(u > 0, v, slope * v)
+    return v * one_or(slope, u)
+
+
+def one_or(slope: float, u: Array) -> Array:
+    """1 where u > 0, `slope` elsewhere, 0 <= slope < 1."""
+    xp = namespace(u)
+    return xp.maximum(xp.astype(u > 0, u.dtype), xp.full((), slope, dtype=u.dtype, device=device(u)))
 
 
 @primitive()

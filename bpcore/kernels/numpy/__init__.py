@@ -16,6 +16,7 @@ from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their
     losses,
     normalization,
     pooling,
+    positions,
     softmax,
     updates,
 )
