@@ -11,6 +11,7 @@ from bpcore.functional.activations import (
     TANH_SCALE,
     elu_backward,
     gelu,
+    gelu_again,
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
@@ -202,6 +203,11 @@ def gelu_block(z, u, a, e):
 def gelu_backward_block(z, v, u, a, e):
     """(Φ(z) + z φ(z)) v = (½ + s (½ - Φ(-a) + a φ(a))) v, s = sign(z), without digits that cancel."""
     gaussian_tail(z, a, e, u)
+    times_slope(z, v, u, a, e)
+
+
+def times_slope(z, v, u, a, e):
+    """`gelu_backward_block`, from what `gaussian_tail` wrote to a, e and u."""
     np.multiply(a, e, out=a)
     np.multiply(a, 1 / math.sqrt(2 * math.pi), out=a)
     np.subtract(u, a, out=u)
@@ -229,3 +235,19 @@ for _activation, _run in {
     register(_activation, _run)
 register(gelu, gelu_block, "f")
 register(gelu_backward, gelu_backward_block, "f")
+
+
+@twin(gelu_again, serves=alike)
+def _(z, v):
+    if z.dtype.char != "f" or not v.flags.c_contiguous:
+        return definition(gelu_again)(z, v)
+    u = np.empty(z.shape, z.dtype)
+    a, e = np.empty((2, min(z.size, BLOCK)), z.dtype)
+    for z_block, v_block, u_block, q in blocks(z.reshape(-1), v.reshape(-1), u.reshape(-1)):
+        a, e = a[: q.size], e[: q.size]
+        gaussian_tail(z_block, a, e, q)
+        np.multiply(q, a, out=u_block)
+        flush_in_place(np.subtract(np.maximum(z_block, 0), u_block, out=u_block))
+        times_slope(z_block, v_block, q, a, e)
+        v_block[...] = q
+    return u
