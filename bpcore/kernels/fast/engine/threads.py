@@ -44,9 +44,10 @@ def libgomp() -> tuple[ctypes.CDLL | None, str]:
 
 
 LIBRARY, WHY_NOT = libgomp()
+POOL = "libgomp's"
 if LIBRARY is None:
     numba.get_num_threads()  # it starts Numba's pool, and makes the pool's functions known to the compiler
-POOL = "libgomp's" if LIBRARY is not None else f"Numba's ({numba.threading_layer()})"
+    POOL = f"Numba's ({numba.threading_layer()})"  # type: ignore[attr-defined]  # its stubs lack it
 LEAST = 1 << (15 if LIBRARY is not None else 21)  # numbers; below, starting threads does not pay: it takes 1 to 2 µs, Numba's 100
 if hasattr(os, "register_at_fork"):
     # A forked process does not inherit the workers of the pool, and would wait for them.
