@@ -203,20 +203,20 @@ def gelu_block(z, u, a, e):
 def gelu_backward_block(z, v, u, a, e):
     """(Φ(z) + z φ(z)) v = (½ + s (½ - Φ(-a) + a φ(a))) v, s = sign(z), without digits that cancel."""
     gaussian_tail(z, a, e, u)
-    times_slope(z, v, u, a, e)
+    times_slope(z, v, u, a, e, u)
 
 
-def times_slope(z, v, u, a, e):
-    """`gelu_backward_block`, from what `gaussian_tail` wrote to a, e and u."""
+def times_slope(z, v, q, a, e, out):
+    """Writes `gelu_backward_block` to out, from what `gaussian_tail` wrote to a, e and q."""
     np.multiply(a, e, out=a)
     np.multiply(a, 1 / math.sqrt(2 * math.pi), out=a)
-    np.subtract(u, a, out=u)
+    np.subtract(q, a, out=q)
     s = np.sign(z, out=a)
-    np.multiply(u, s, out=u)
+    np.multiply(q, s, out=q)
     np.multiply(s, 0.5, out=s)
     np.add(s, 0.5, out=s)
-    np.subtract(s, u, out=u)
-    flush_in_place(np.multiply(u, v, out=u))
+    np.subtract(s, q, out=q)
+    flush_in_place(np.multiply(q, v, out=out))
 
 
 for _activation, _run in {
@@ -242,12 +242,11 @@ def _(z, v):
     if z.dtype.char != "f" or not v.flags.c_contiguous:
         return definition(gelu_again)(z, v)
     u = np.empty(z.shape, z.dtype)
-    a, e = np.empty((2, min(z.size, BLOCK)), z.dtype)
+    scratch = np.empty((3, min(z.size, BLOCK)), z.dtype)
     for z_block, v_block, u_block, q in blocks(z.reshape(-1), v.reshape(-1), u.reshape(-1)):
-        a, e = a[: q.size], e[: q.size]
+        a, e, above = scratch[:, : q.size]
         gaussian_tail(z_block, a, e, q)
         np.multiply(q, a, out=u_block)
-        flush_in_place(np.subtract(np.maximum(z_block, 0), u_block, out=u_block))
-        times_slope(z_block, v_block, q, a, e)
-        v_block[...] = q
+        flush_in_place(np.subtract(np.maximum(z_block, 0, out=above), u_block, out=u_block))
+        times_slope(z_block, v_block, q, a, e, v_block)
     return u
