@@ -327,7 +327,7 @@ CONSTANTS = {"slope": 0.01, "axis": -1}  # of activations, by the parameter's na
 def elementwise(name: str) -> Callable[[Draw], list[tuple]]:
     """The row of an activation that maps each entry, (z), or of its backward function, (z or u, v); a constant may follow."""
     names = list(PRIMITIVES[name].signature.parameters)
-    arguments, constants = (binary, names[2:]) if name.endswith("_backward") else (unary, names[1:])
+    arguments, constants = (binary, names[2:]) if name.endswith(("_backward", "_again")) else (unary, names[1:])
     return lambda d: [(*row, *(CONSTANTS.get(constant, 0.7) for constant in constants)) for row in arguments(d)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import CASES
-from conftest import environment, missing
+from conftest import NO_LIBGOMP, environment, missing
 from optimizer_cases import FULLEST
 from twins import MANY
 
@@ -135,6 +135,34 @@ assert os.waitpid(child, 0)[1] == 0
 """
     done = run(code, OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
+
+
+IN_NUMBAS_POOL = """
+import hashlib, os, tracemalloc, numpy as np
+from bpcore.functional import gelu, gelu_again, layer_norm, softmax
+from bpcore.kernels.fast.engine import threads
+assert threads.count() == {threads}, threads.POOL
+def bits():
+    z = np.random.default_rng(0).standard_normal((3001, 701)).astype("float32")
+    results = gelu(z), gelu_again(z, z.copy()), *layer_norm(z, z[0], z[1], 1e-5), softmax(z, -1)
+    return hashlib.sha256(b"".join(u.tobytes() for u in results)).hexdigest()
+tracemalloc.start()
+print(bits())
+child = os.fork() if hasattr(os, "fork") else 1
+child == 0 and os._exit(len(bits()) != 64)
+assert child == 1 or os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_without_libgomp_loops_run_in_numbas_pool_with_the_same_bits(layer):
+    expected = run(IN_NUMBAS_POOL.format(threads=2), OMP_NUM_THREADS="2")
+    for threads in ("2", "1"):
+        variables = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": threads}
+        got = run(NO_LIBGOMP + IN_NUMBAS_POOL.format(threads=threads), **variables)
+        if "No threading layer could be loaded" in got.stderr:
+            pytest.skip(f"Numba has no layer {layer} here")
+        assert got.stdout == expected.stdout != "", got.stderr
 
 
 def test_traced_memory_does_not_hang():

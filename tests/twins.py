@@ -21,6 +21,7 @@ FLOAT32_ONLY = (
     "conv_transpose2d_backward",
     "elu",
     "gelu",
+    "gelu_again",
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",

@@ -18,6 +18,7 @@ __all__ = [
     "elu_backward",
     "erf",
     "gelu",
+    "gelu_again",
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
@@ -218,6 +219,13 @@ def gelu_backward(z: Array, v: Array) -> Array:
     a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
     slope = gaussian_tail(a) - a * (xp.exp(-0.5 * a * a) / math.sqrt(2 * math.pi))  # at -a; at a it is 1 - slope
     return flush(v * xp.where(z < 0, slope, 1 - slope))
+
+
+@primitive(float32=True, writes=("v",))
+def gelu_again(z: Array, v: Array) -> Array:
+    """GELU(z), for a backward pass that did not save it. Overwrites v with B[GELU, z](v). A twin computes both in one pass."""
+    v[...] = gelu_backward(z, v)
+    return gelu(z)
 
 
 @primitive(float32=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
@@ -17,6 +16,7 @@ from bpcore.functional.activations import (
     elu,
     elu_backward,
     gelu,
+    gelu_again,
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
@@ -36,9 +36,11 @@ from bpcore.functional.activations import (
     tanh_backward,
 )
 from bpcore.kernels.conditions import COMPILED
+from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.elementwise import loop, pass_over
-from bpcore.kernels.fast.engine.exponential import exp2_below, exp_below, expm1_below, inverse_of, log1p_of, sigmoid_of, tanh_of
-from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
+from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, sigmoid_of, tanh_of
+from bpcore.kernels.fast.engine.gelu import gaussian_tail, gelu_backward_of, gelu_of
+from bpcore.kernels.fast.engine.threads import COST, compiled, share, team, wide
 from bpcore.primitive import twin
 
 dense = COMPILED.dense
@@ -75,22 +77,6 @@ def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: 
 
     few = len(signature(activation_backward).parameters) == 2
     twin(activation_backward, serves=dense_z_and_v)(of_z_and_v if few else of_z_v_and_c)
-
-
-RATE = np.float32(TAIL_RATE)
-FARTHEST = np.float32(min(FAR, 13.25))  # e^(-a²/2) = 2^-126.6 counts as 0
-HALF_LOG2_E = np.float32(-0.5 / math.log(2))
-OVER_ROOT = np.float32(1 / math.sqrt(2 * math.pi))
-P = tuple(map(np.float32, TAIL))
-
-
-@register_jitable
-def gaussian_tail(z):
-    """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
-    a = FARTHEST if abs(z) > FARTHEST else abs(z)
-    t = inverse_of(np.float32(1) + RATE * a)
-    e = exp2_below(HALF_LOG2_E * a * a)
-    return a, e, e * t * (((((((P[0] * t + P[1]) * t + P[2]) * t + P[3]) * t + P[4]) * t + P[5]) * t + P[6]) * t + P[7])
 
 
 @register_jitable
@@ -198,14 +184,11 @@ def _mish_backward(z, v, c):
 
 
 def _gelu(z, v, c):
-    a, _, tail = gaussian_tail(z)
-    return (z if z > 0 else np.float32(0)) - a * tail
+    return gelu_of(z, gaussian_tail(z))
 
 
 def _gelu_backward(z, v, c):
-    a, e, tail = gaussian_tail(z)
-    slope = tail - a * e * OVER_ROOT  # at -a; at a it is 1 - slope
-    return v * (slope if z < 0 else np.float32(1) - slope)
+    return gelu_backward_of(z, v, gaussian_tail(z))
 
 
 def _gelu_tanh(z, v, c):
@@ -240,3 +223,31 @@ register(gelu, _gelu, dtypes="f")  # float32 only: gaussian_tail is accurate to 
 register_backward(gelu_backward, _gelu_backward, dtypes="f")
 register(gelu_tanh, _gelu_tanh)
 register_backward(gelu_tanh_backward, _gelu_tanh_backward)
+
+
+@compiled
+def _gelu_again(start, stop, z, v, least, u):
+    wide()
+    z, v, u = z[start:stop], v[start:stop], u[start:stop]
+    for i in range(u.shape[0]):
+        tail = gaussian_tail(z[i])
+        u[i] = flushed(gelu_of(z[i], tail), least)
+        v[i] = flushed(gelu_backward_of(z[i], v[i], tail), least)
+
+
+@compiled
+def gelu_and_slope(z, v, least, u):
+    """Writes GELU(z) to u, and multiplies v by the derivative."""
+    share(_gelu_again, u.shape[0], team(u, COST * u.shape[0]), (z, v, least, u))
+
+
+def float32_alike(z, v):
+    """Whether z and v are dense float32 of one shape: gaussian_tail is accurate to float32."""
+    return z.dtype.char == "f" and z.shape == v.shape and dense(z, v)
+
+
+@twin(gelu_again, serves=float32_alike)
+def _(z, v):
+    u = np.empty_like(z)
+    gelu_and_slope(z.reshape(-1), v.reshape(-1), flush_threshold(z), u.reshape(-1))
+    return u

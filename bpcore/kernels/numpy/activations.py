@@ -11,6 +11,7 @@ from bpcore.functional.activations import (
     TANH_SCALE,
     elu_backward,
     gelu,
+    gelu_again,
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
@@ -28,14 +29,7 @@ from bpcore.functional.activations import (
     tanh_backward,
 )
 from bpcore.kernels.numpy.engine.blocks import BLOCK, SMALL, ZEROS, aligned, flush_in_place, flush_positive, masked
-from bpcore.kernels.numpy.engine.exponential import (  # noqa: F401  FAR, TAIL and TAIL_RATE are for kernels/fast
-    FAR,
-    TAIL,
-    TAIL_RATE,
-    exp_minus,
-    gelu_backward_block,
-    gelu_block,
-)
+from bpcore.kernels.numpy.engine.exponential import exp_minus, gelu_backward_block, gelu_block
 from bpcore.primitive import definition, record_of, twin
 
 LIMIT = {4: 88.0, 8: 709.0}  # by a number's bytes: e^88 is finite in float32, and the sigmoid of -88 is flushed
@@ -234,3 +228,18 @@ for _activation, _run in {
     register(_activation, _run)
 register(gelu, gelu_block, "f")
 register(gelu_backward, gelu_backward_block, "f")
+
+
+@twin(gelu_again, serves=alike)
+def _(z, v):
+    if z.dtype.char != "f" or not v.flags.c_contiguous:
+        return definition(gelu_again)(z, v)
+    u, vectors = aligned(z.shape, z.dtype), [z.reshape(-1), v.reshape(-1)]
+    more = [aligned((PIECE,), z.dtype) for _ in range(3)]
+    for i in range(0, z.size, PIECE):
+        z_block, v_block, u_block = (x[i : i + PIECE] for x in (*vectors, u.reshape(-1)))
+        dz, *scratch = (s[: len(z_block)] for s in more)
+        gelu_block(z_block, u_block, *scratch)
+        gelu_backward_block(z_block, v_block, dz, *scratch)
+        v_block[...] = dz
+    return u
