@@ -233,10 +233,10 @@ def sums_of(z):
 
 @twin(summation, serves=adjacent_axes)
 def _(z, axis, keepdims):
-    axes = axes_of(z, axis)
-    ends = (0, axes[0]), (axes[0], axes[-1] + 1), (axes[-1] + 1, z.ndim)
-    u = sums_of(z.reshape([math.prod(z.shape[i:j]) for i, j in ends]))
-    return u.reshape(kept(z.shape, axis) if keepdims else [length for i, length in enumerate(z.shape) if i not in axes])
+    axes, shape = axes_of(z, axis), z.shape
+    before, along, after = shape[: axes[0]], shape[axes[0] : axes[-1] + 1], shape[axes[-1] + 1 :]
+    u = sums_of(z.reshape(math.prod(before), math.prod(along), math.prod(after)))
+    return u.reshape(kept(shape, axis) if keepdims else before + after)
 
 
 def matrices(a, b):
