@@ -60,17 +60,18 @@ def alike(first, /, *others):
 def register(activation, run, dtypes="fd"):
     """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u, flushed.
 
-    s and t are scratch; it may take none or one. Of a dtype that is not in `dtypes` the definition computes the blocks.
+    s and t are scratch, as many as it takes; with few numbers, as many as have no default. Of a dtype that is not in `dtypes`
+    the definition computes the blocks.
     """
-    inputs = len(record_of(activation).signature.parameters)
-    scratch = range(len(inspect.signature(run).parameters) - inputs - 1)
+    more = list(inspect.signature(run).parameters.values())[len(record_of(activation).signature.parameters) + 1 :]
+    scratch, needed = range(len(more)), range(sum(x.default is x.empty for x in more))
 
     @twin(activation, serves=alike)
     def _(z, /, *rest):
         shape, dtype = z.shape, z.dtype
         if z.size <= PIECE and dtype.char in dtypes:
             u = np.empty(shape, dtype)
-            run(z, *rest, u, *[np.empty(shape, dtype) for _ in scratch])
+            run(z, *rest, u, *[np.empty(shape, dtype) for _ in needed])
             return u
         vectors, constants = [z.reshape(-1)], []
         for x in rest:
@@ -88,15 +89,17 @@ def register(activation, run, dtypes="fd"):
 
 
 def leaky_relu_block(z, slope, u):
-    """z max(1{z > 0}, slope)."""
-    np.maximum(z > 0, z.dtype.type(slope), out=u)
-    np.multiply(z, u, out=u)
+    """The larger one of z and slope · z, but for slope 0, whose product with ∞ is NaN."""
+    if slope > 0:
+        np.maximum(z, np.multiply(z, slope, out=u), out=u)
+    else:
+        leaky_relu_backward_block(z, z, slope, u)
 
 
 def leaky_relu_backward_block(u, v, slope, dz):
     """v max(1{u > 0}, slope)."""
-    np.maximum(u > 0, u.dtype.type(slope), out=dz)
-    np.multiply(v, dz, out=dz)
+    np.copyto(dz, u > 0)
+    np.multiply(np.maximum(dz, slope, out=dz), v, out=dz)
 
 
 def logistic(z, out, scratch=None):
@@ -110,30 +113,30 @@ def sigmoid_block(z, u):
     logistic(z, u)
 
 
-def sigmoid_backward_block(u, v, dz, s):
+def sigmoid_backward_block(u, v, dz, s=None):
     """v u (1 - u)."""
     np.multiply(v, u, out=dz)
     flush_in_place(np.multiply(dz, np.subtract(1, u, out=s), out=dz), s)
 
 
-def tanh_block(z, u, s):
+def tanh_block(z, u, s=None):
     """tanh(z)."""
     flush_in_place(np.tanh(z, out=u), s)
 
 
-def tanh_backward_block(u, v, dz, s):
+def tanh_backward_block(u, v, dz, s=None):
     """v (1 - u²)."""
     np.subtract(1, np.multiply(u, u, out=dz), out=dz)
     flush_in_place(np.multiply(dz, v, out=dz), s)
 
 
-def softplus_block(z, u, s):
+def softplus_block(z, u, s=None):
     """max(z, 0) + log(1 + e^-|z|)."""
     np.exp(np.negative(np.abs(z, out=u), out=u), out=u)
     flush_positive(np.add(np.log1p(u, out=u), np.maximum(z, 0, out=s), out=u), s)
 
 
-def softplus_backward_block(z, v, dz, s):
+def softplus_backward_block(z, v, dz, s=None):
     """v / (1 + e⁻ᶻ)."""
     exp_minus(z, dz)
     flush_in_place(np.divide(v, np.add(dz, 1, out=dz), out=dz), s)
@@ -174,7 +177,7 @@ def silu_backward_block(z, v, dz, s, t):
     flush_in_place(np.multiply(dz, v, out=dz), s)
 
 
-def elu_backward_block(u, v, alpha, dz, s):
+def elu_backward_block(u, v, alpha, dz, s=None):
     """v where u > 0, (u + α) v elsewhere."""
     np.add(np.minimum(u, 0, out=dz), alpha, out=dz)
     if alpha != 1:

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bpcore.array import is_half
-from bpcore.functional.numerics import smallest_normal
-
 BITS = {2: np.int16, 4: np.int32, 8: np.int64}  # integers that have the bits of a float, by its bytes
 ZEROS = {np.dtype(dtype): np.zeros((), dtype) for dtype in ("float32", "float64")}  # NumPy takes an array sooner than a number
+FLUSHED = {dtype: np.array(np.sqrt(np.finfo(dtype).smallest_normal)) for dtype in ZEROS}  # `flush` makes 0 of what is smaller
 ONES = {dtype: np.ones(4096, dtype) for dtype in ZEROS}  # times these, BLAS sums rows two or three times as fast
 COMPLEX = {np.dtype("float32"): np.dtype("complex64"), np.dtype("float64"): np.dtype("complex128")}  # of two of these numbers
 WIDE = 2048  # numbers in a loop of NumPy's: for fewer its overhead shows
@@ -69,12 +67,15 @@ def masked(x, keep, out=None):
 
 def flush_in_place(x, scratch=None):
     """`flush` of x, which the caller must own. scratch: an array like x to write to."""
-    if is_half(x):
+    least = FLUSHED.get(x.dtype)
+    if least is None:
         return x
-    size, least = np.abs(x, out=scratch), math.sqrt(smallest_normal(x))
-    return x if x.size > SMALL and np.min(size) >= least else np.multiply(x, size >= least, out=x)
+    size = np.abs(x, out=scratch)
+    if x.size > SMALL:
+        return x if np.min(size) >= least else np.multiply(x, size >= least, out=x)
+    return np.multiply(x, (size >= least).astype(x.dtype), out=x)
 
 
 def flush_positive(x, scratch=None):
     """`flush_in_place` of x >= 0, in one pass where there is nothing to flush."""
-    return x if x.size > SMALL and np.min(x) >= math.sqrt(smallest_normal(x)) else flush_in_place(x, scratch)
+    return x if x.size > SMALL and np.min(x) >= FLUSHED.get(x.dtype, 0) else flush_in_place(x, scratch)
