@@ -264,9 +264,7 @@ def monitored(record: Mapping[str, Any], name: str) -> float:
         raise TypeError(f"monitor must be the name of a history column, got {show(name)}; e.g. 'test_loss'")
     if name not in record:
         there = ", ".join(record) or "nothing is measured"
-        raise ValueError(
-            f"there is no {name!r} to monitor, only {there}; choose one, pass validation to fit, or measure it by a bp.Metric"
-        )
+        raise ValueError(f"there is no {name!r} to monitor, only {there}; choose one, or pass validation to fit")
     value: float = record[name]
     if math.isnan(value):
         message = f"{name} is NaN, so that no epoch can be told to be the better one; monitor another column, or mend the data"
