@@ -87,6 +87,11 @@ LIMITS = [
     Limit(3, "step", "transformer", "bpcore", ("torch",), 1.0),
     *(Limit(4, "memory", cell, "bpcore", ("torch",), 1.0) for cell in (*CELLS, "transformer")),
     Limit(4, "memory", "cnn", "bpcore", ("torch", "torch-cl"), 1.0),
+    *(
+        Limit(4, "step_memory", cell, engine, among, 0.9)
+        for cell, among in (("cnn", ("torch", "torch-cl")), ("transformer", ("torch",)))
+        for engine in ("bpcore", "bpcore-plain")
+    ),
     *(Limit(6, "step", cell, "bpcore-cupy", ("torch-cuda",), 0.7) for cell in ("tiny", "small", "medium")),
     Limit(6, "step", "gpu-large", "bpcore-cupy", ("torch-cuda",), 1.0),
     *(
@@ -166,17 +171,18 @@ def cell_lines(cell: str, engines: dict[str, Any]) -> Iterator[str]:
             if measure == "step":
                 bare = against(rounds, engine, (BARE[engine],)) if engine in BARE else None
                 line += f" {against(rounds, engine, PEERS[gpu]) or '':>19} {f'{bare.median:.2f}' if bare else '':>6}"
-        memory = f"{its['memory'][0]:.0f}" if its["memory"] else ""
-        yield f"{line} {memory:>7} {its['first']:7.2f}"
+        memory, of_steps = (its.get(name) for name in ("memory", "step_memory"))
+        line += f" {f'{memory[0]:.0f}' if memory else '':>7}"
+        yield f"{line} {f'{statistics.median(of_steps):.1f}' if of_steps else '':>7} {its['first']:7.2f}"
 
 
 def table(results: Results) -> Iterator[str]:
     """The table of all that was measured, line by line."""
     if results["cells"]:
         step, evaluation = "a training step", "an evaluation"
-        yield f"{'':38} {step:^56} {evaluation:^29} {'peak':>7} {'first':>7}"
+        yield f"{'':38} {step:^56} {evaluation:^29} {'peak':>7} {'step':>7} {'first':>7}"
         step, evaluation = f"{'ms':>9} {'/torch':>19} {'/best peer':>19} {'/GEMMs':>6}", f"{'ms':>9} {'/torch':>19}"
-        yield f"{'cell':11} {'engine':26} {step} {evaluation} {'MB':>7} {'step, s':>7}"
+        yield f"{'cell':11} {'engine':26} {step} {evaluation} {'MB':>7} {'MB':>7} {'step, s':>7}"
     for cell, engines in results["cells"].items():
         yield from cell_lines(cell, engines)
         for gpu, peers in PEERS.items():

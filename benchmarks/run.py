@@ -111,12 +111,13 @@ class Bench:
                         results[engine][measure].append(got)
         for engine, worker in workers.items():
             try:
-                memory = worker.ask(measure="memory")
+                memory, of_steps = worker.ask(measure="memory"), worker.ask(measure="step_memory")
             except LeftOut as reason:
                 self.skip(cell, engine, reason)
                 del results[engine]
                 continue
-            results[engine]["memory"] = [] if memory is None or engine.startswith("gemms") else [memory]
+            measured = memory is not None and not engine.startswith("gemms")
+            results[engine] |= {"memory": [memory] if measured else [], "step_memory": of_steps if measured else []}
             worker.end()
         return results
 

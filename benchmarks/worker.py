@@ -6,6 +6,7 @@ python worker.py ENGINE CELL THREADS PRECISION
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from engines import ENGINES, Engine, Unable, build
 
 LEAST = 3  # times in a round, at least
 EPOCHS = 30  # to an accuracy, at most
+RISES = 7  # steps whose memory is measured
 
 
 def timed(call: Callable[..., Any], engine: Engine, ring: Any, seconds: float) -> float:
@@ -38,11 +40,29 @@ def timed(call: Callable[..., Any], engine: Engine, ring: Any, seconds: float) -
     return statistics.median(times)
 
 
-def peak_memory() -> float | None:
-    """The peak memory of this process in MB, on Linux. That of getrusage would be inherited from the parent process."""
+def resident(name: str) -> float | None:
+    """The resident memory of this process in MB, on Linux: "VmRSS" now, "VmHWM" its peak. getrusage's is also the parent's."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def rise(step: Callable[[], Any]) -> float | None:
+    """The MB that a step needs beside what lives between steps (θ, ∇J, moments, batches, code), on Linux with glibc.
+
+    It is the peak of the resident memory in the step less that before it, after free memory went back to the system. So what the
+    library's own C and C++ code allocates counts as well, but for a workspace that it keeps between steps.
+    """
+    reset = Path("/proc/self/clear_refs")
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if reset.exists() else None
+    if trim is None:
+        return None
+    trim(0)
+    reset.write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    step()
+    peak = resident("VmHWM")
+    return None if before is None or peak is None else peak - before
 
 
 def examples() -> tuple[str, float, tuple[Any, Any], tuple[Any, Any]]:
@@ -98,10 +118,14 @@ class Worker:
         started = time.perf_counter()
         self.engine = build(name, cell, theta(cell), precision)
         self.ring = self.engine.ring(cell)
-        self.engine.wait(self.engine.step(*next(self.ring)))
+        self.one_step()
         self.first = time.perf_counter() - started
         if ENGINES[name].environment.get("BPCORE_KERNELS") == "plain" and "bpcore.kernels.fast" in sys.modules:
             raise RuntimeError(f"{name} ran the compiled kernels: BPCORE_KERNELS=plain had no effect")
+
+    def one_step(self) -> None:
+        """A step on the next batch, until it is finished."""
+        self.engine.wait(self.engine.step(*next(self.ring)))
 
     def answer(self, measure: str, seconds: float = 0.0, seed: int = 0, steps: int = 0) -> Any:
         """What was asked for."""
@@ -115,7 +139,11 @@ class Worker:
             self.engine.training(False)
             return timed(self.engine.predict, self.engine, ((X,) for X, _ in self.ring), seconds)
         if measure == "memory":
-            return self.engine.memory() if self.engine.memory else peak_memory()
+            return self.engine.memory() if self.engine.memory else resident("VmHWM")
+        if measure == "step_memory":
+            self.engine.training(True)
+            rises = [] if self.engine.memory else [rise(self.one_step) for _ in range(RISES)]
+            return [] if None in rises else rises
         return import_module("fit_epoch").measured(self.cell)
 
 

@@ -17,7 +17,7 @@ from bpcore.context import quiet
 from bpcore.expect import expect_module, expect_scalar, expect_shapes
 from bpcore.library import Backend, is_array
 from bpcore.mode import expect_mode
-from bpcore.module import Mode, Module, expect_inputs
+from bpcore.module import CONSTANTS, Mode, Module, expect_inputs
 from bpcore.modules import Loss
 from bpcore.trial import CheckReport, Trial, arrays, given, is_shape
 
@@ -161,7 +161,7 @@ class Check(Trial):
         """Fail unless u is float64, and dz has the inputs' shapes and float64."""
         for array in self.host(list(outputs)):
             if array.dtype != np.float64:
-                self.fail(f"the output has dtype {array.dtype} for float64 inputs; use Python scalars as constants")
+                self.fail(f"the output has dtype {array.dtype} for float64 inputs; {CONSTANTS}")
         for i, d in enumerate(dz):
             z = self.host(self.z[i])
             if d is not None and (d.shape != z.shape or d.dtype != np.float64):
@@ -184,7 +184,7 @@ class Check(Trial):
         for what, result in (("the output", u), ("dz", dz)):
             for array in result if isinstance(result, tuple) else (result,):
                 if array is not None and self.host(array).dtype != np.float32:
-                    self.fail(f"{what} has dtype {self.host(array).dtype} for float32 inputs; use Python scalars as constants")
+                    self.fail(f"{what} has dtype {self.host(array).dtype} for float32 inputs; {CONSTANTS}")
 
     def repeatable(self, first: list[Host], v: Any, dz: list[Host | None], dtheta: Host, saved: Any) -> None:
         """Fail if calls in between, a second call, a gradient vector that was not zero, or need_dz=False change a result."""

@@ -18,12 +18,20 @@ from bpcore.expect import expect_module, expect_saved, expect_shapes
 from bpcore.layout import Layout
 from bpcore.library import is_array
 from bpcore.module import EMPTY, Mode, Module, Observed, fresh_lists
+from bpcore.modules.containers import Sequential, fused
+from bpcore.modules.linear import GELULinear
+from bpcore.modules.pooling import ReLUMaxPool
 from bpcore.windows import Windows, join
 
 __all__ = ["Cost", "cost"]
 
 TITLES = ("path", "module", "output", "parameters", "forward", "backward", "saved bytes")
 MOST_ROWS = 60  # of a table in a notebook
+# By a step of two neighbours that saves less than the two: what it saves, in the row of each, from their results (u, saved)
+SAVED: dict[type[Module], Callable[..., tuple[Any, Any]]] = {
+    GELULinear: lambda gelu, linear: (gelu[1], None),
+    ReLUMaxPool: lambda relu, pool: (None, pool),
+}
 
 
 @dataclass
@@ -223,8 +231,9 @@ def counted(module: Module, input_shapes: Sequence[Any], dtype: str) -> Counted:
             raise
         raise TypeError(f"{error}; here ids are given as an array, e.g. np.zeros((32, 64), 'int64')") from error
     rows = {call.theta.use: row_of(call, layout) for call in forward.outermost[0].walk()}
-    add_saved(rows, forward.outermost[0], {id(x.memory) for x in (passes.theta, *inputs)})
     kept = fresh_lists(saved)  # the calls of the forward pass stay whole
+    save_as_steps(forward.outermost[0])
+    add_saved(rows, forward.outermost[0], {id(x.memory) for x in (passes.theta, *inputs)})
     with standard_only():
         Observed(module, backward.around).backward(passes.windows, kept, like(u), passes.gradient)
     for call in backward.outermost[0].walk():  # a module that saved little calls forward again here
@@ -253,6 +262,21 @@ def row_of(call: Call, layout: Layout) -> Row:
     paths = {join(call.theta.path, name) for name in call.theta.names}
     parameters = sum(use.size for use in layout.homes if use.path in paths and use.parameter.trained)
     return Row(call.theta.path, type(call.module).__name__, shape, parameters, call.own)
+
+
+def save_as_steps(call: Call) -> None:
+    """Put what the steps of a Sequential save in place of what its modules saved one by one, in a call and all within it."""
+    for child in call.within:
+        save_as_steps(child)
+    if not isinstance(call.module, Sequential):
+        return
+    saved = call.result[1]
+    of_modules = saved[0] if type(saved) is tuple else saved  # a tuple if there are further inputs
+    for i, step in fused([child.module for child in call.within]):
+        if type(step) in SAVED:
+            first, second = call.within[i - 1 : i + 1]
+            of_modules[i - 1 : i + 1] = of_step = SAVED[type(step)](first.result, second.result)
+            first.result, second.result = (first.result[0], of_step[0]), (second.result[0], of_step[1])
 
 
 def add_saved(rows: dict[int, Row], call: Call, counted: set[int]) -> None:

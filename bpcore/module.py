@@ -227,6 +227,8 @@ CONTRACT = {
     "forward": "must define forward(self, theta, *z, mode) -> (u, saved)",
     "backward": "must define backward(self, theta, saved, v, gradient, need_dz=True) -> dz",
 }
+# the repair where a constant array has promoted the input's dtype
+CONSTANTS = "use Python scalars as constants, and convert arrays, also `where` of two scalars: xp.astype(x, z.dtype)"
 BACKWARD = ("theta", "saved", "v", "gradient", "need_dz")
 
 
@@ -359,8 +361,8 @@ def expect_precision(module: Module, theta: Windows, z: Sequence[Any], u: Any) -
     floats = [x.dtype for x in z if x is not None and is_floating(x)]
     for part in u if isinstance(u, tuple) else (u,):
         if floats and part.shape != () and short(part.dtype) == "float64" and part.dtype not in floats:
-            repair = "use Python scalars as constants, or arrays of the input's dtype"
-            raise TypeError(f"{module.name(theta)}'s forward returned u of float64, its input is {short(floats[0])}; {repair}")
+            got = f"returned u of float64, its input is {short(floats[0])}"
+            raise TypeError(f"{module.name(theta)}'s forward {got}; {CONSTANTS}")
 
 
 def short(dtype: Any) -> str:

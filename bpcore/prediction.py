@@ -20,7 +20,7 @@ def expect_loss(loss: Any, method: str) -> Loss:
     raise TypeError(f"{method} needs the loss, which knows what outputs mean, got {show(loss)}; pass it: {repair}")
 
 
-NO_ROWS = "X needs a row for each example, got shape ({},); one example is X[None]"
+NO_ROWS = "X needs a row for each example, got shape ({},); one example is X[None], and of a table np.asarray(X)[None]"
 
 
 def expect_rows(evaluate: Callable[[Any], Any], row: tuple[Any, ...], several: bool, n: int) -> None:

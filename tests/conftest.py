@@ -21,6 +21,15 @@ import bpcore as bp
 
 TORCH_DEVICES = ("torch:cuda", "torch:mps", "torch:xpu")
 MATRIX = ("numpy", "numpy-readonly", "array_api_strict", "array_api_strict:device1", "torch", *TORCH_DEVICES, "cupy")
+# Code with which a process begins that is to find no libgomp
+NO_LIBGOMP = """
+import ctypes
+class CDLL(ctypes.CDLL):
+    def __init__(self, name, *args, **named):
+        if "libgomp" in str(name): raise OSError("no libgomp.so.1")
+        super().__init__(name, *args, **named)
+ctypes.CDLL = CDLL
+"""
 
 
 def named(variable: str) -> list[str]:

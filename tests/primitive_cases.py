@@ -82,6 +82,11 @@ def unary(d: Draw) -> list[tuple]:
     return [(d.z(),), (d.z(scale=50.0),), (d.z().reshape(d.rows, 1, d.columns),), (d.z()[..., 0],)]
 
 
+def operands(d: Draw) -> list[tuple]:
+    """Two arrays that broadcast."""
+    return [(d.z(), d.z()), (d.z(), d.row()), (d.z(2, d.rows, 4), d.z(d.rows, 4)), (d.row(), d.z())]
+
+
 def binary(d: Draw) -> list[tuple]:
     return [(d.z(), d.z()), (d.z(scale=1e-30), d.z()), (d.z().reshape(d.rows, 1, d.columns), d.z().reshape(d.rows, 1, d.columns))]
 
@@ -322,7 +327,7 @@ CONSTANTS = {"slope": 0.01, "axis": -1}  # of activations, by the parameter's na
 def elementwise(name: str) -> Callable[[Draw], list[tuple]]:
     """The row of an activation that maps each entry, (z), or of its backward function, (z or u, v); a constant may follow."""
     names = list(PRIMITIVES[name].signature.parameters)
-    arguments, constants = (binary, names[2:]) if name.endswith("_backward") else (unary, names[1:])
+    arguments, constants = (binary, names[2:]) if name.endswith(("_backward", "_again")) else (unary, names[1:])
     return lambda d: [(*row, *(CONSTANTS.get(constant, 0.7) for constant in constants)) for row in arguments(d)]
 
 
@@ -333,13 +338,24 @@ TABLE: dict[str, Rows] = {
     "log_softmax_backward": lambda d: [(np.log(d.phi()), d.z(), -1)],
     "summation": lambda d: [
         *((d.z(), axis, keepdims) for axis in (None, 0, (0, 1), -1) for keepdims in (False, True)),
-        *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (1, 0), (-1, 1), 1, ())),
+        *((d.z(2, d.rows, d.columns), axis, True) for axis in (0, (0, 1), (1, 0), (-1, 1), 1, ())),
     ],
+    "add_sinusoids": lambda d: [(d.z(2, d.rows, width),) for width in (6, 16)],
     "rotate": lambda d: [(d.z(2, d.rows, width), sign) for sign in (1.0, -1.0) for width in (6, 16)],
     "rotate_heads": lambda d: [(d.z(2, d.rows, 6 * size), 2, sign) for sign in (1.0, -1.0) for size in (2, 8)],
     "dropout": lambda d: [(d.z(), d.keep(), 0.3), (d.z(2, d.rows, d.columns), d.keep(2, 1, d.columns), 0.3)],
     "keep_mask": lambda d: [(d.z(), p, (7, 3, 1, use)) for p in (0.0, 0.3, 1 - 1e-12) for use in (0, 2**33)],
-    "add": lambda d: [(d.z(), d.z()), (d.z(), d.row()), (d.z(2, d.rows, 4), d.z(d.rows, 4)), (d.row(), d.z())],
+    **dict.fromkeys(("add", "subtract", "multiply"), operands),
+    "divide": lambda d: [(a, np.sign(b) * (np.abs(b) + 0.1)) for a, b in operands(d)],
+    "negative": unary,
+    "exp": lambda d: [(d.z(),), (d.z(scale=15.0),), (d.z()[..., 0],)],
+    "log": lambda d: [(d.positive(),), (d.positive()[..., 0] * 100,), (1 + d.z(scale=1e-3),)],
+    "joined": lambda d: [
+        (d.z(2, d.rows, d.columns), d.z(2, 30, d.columns), -2),
+        (d.z(2, d.rows, d.columns), d.z(2, 0, d.columns), 1),
+        (d.z(), d.z(d.rows, 20), 1),
+        (d.z(), d.z(), 0),
+    ],
     "matmul": lambda d: [
         (d.z(), d.z(d.columns, 3)),
         (d.z(), d.z(min(d.rows, 100), d.columns).T),
@@ -347,6 +363,7 @@ TABLE: dict[str, Rows] = {
         (d.z(3, 130, 90), d.z(3, 90, 70)),  # products that a twin does not leave to NumPy
         (d.z(3, 1, 90, 130).mT, d.z(3, 1, 70, 90).mT),
     ],
+    "power": lambda d: [*((d.z(), c) for c in (2.0, 3, 4, 13, -1)), (d.positive(), 0.5)],
     "sparse_product": lambda d: [(np.maximum(d.z(), 0), d.z(d.columns, 3))],
     "linear": linear,
     "linear_add": linear_add,

@@ -292,7 +292,7 @@ def test_rows_of_primitives(name):
         assert all(np.isfinite(x).all() for x in primitive_rows.arrays(tuple(arguments)))
         assert primitive_rows.moved(known, row, arguments, results) > 0
         counted = primitive_rows.operations(known, row, arguments)
-        assert (counted > 0) == (primitive_rows.family(known) in primitive_rows.PRODUCTS)
+        assert (counted > 0) == (primitive_rows.family(known) in primitive_rows.PRODUCTS and name != "joined")  # which moves data
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import bpcore as bp
 from bpcore.array import namespace
 from bpcore.module import EMPTY, Observed, fresh_lists
 from bpcore.modules.containers import fused
-from bpcore.modules.linear import LinearGELU, LinearReLU
+from bpcore.modules.linear import GELULinear, LinearGELU, LinearReLU
+from bpcore.modules.pooling import ReLUMaxPool
 
 IDS, MASK, Z = labels(7, 3, 5), keys(5, 3, 1), np.random.default_rng(0).standard_normal((3, 5, 4))
 
@@ -233,13 +234,15 @@ class OwnReLU(bp.ReLU):
     """A subclass computes something else, perhaps."""
 
 
-def test_a_linear_and_the_relu_after_it_are_one_step():
+def test_which_neighbours_are_one_step():
     linear, relu = bp.Linear(4, 4), bp.ReLU()
     kinds = [(i, type(module)) for i, module in fused([linear, relu, relu, bp.Tanh(), linear, OwnReLU(), linear])]
     expected = [(0, LinearReLU), (2, bp.ReLU), (3, bp.Tanh), (4, bp.Linear), (5, OwnReLU), (6, bp.Linear)]
     assert kinds == expected
-    kinds = [(i, type(module)) for i, module in fused([linear, bp.GELU(), linear, bp.GELU("tanh"), bp.GELU()])]
-    assert kinds == [(0, LinearGELU), (2, bp.Linear), (3, bp.GELU), (4, bp.GELU)]
+    kinds = [(i, type(module)) for i, module in fused([linear, bp.GELU(), bp.GELU("tanh"), linear, bp.GELU(), linear])]
+    assert kinds == [(0, LinearGELU), (2, bp.GELU), (3, bp.Linear), (5, GELULinear)]
+    kinds = [(i, type(module)) for i, module in fused([relu, relu, bp.MaxPool2d(2), OwnReLU(), bp.MaxPool2d(2)])]
+    assert kinds == [(0, bp.ReLU), (2, ReLUMaxPool), (3, OwnReLU), (4, bp.MaxPool2d)]
     assert [i for i, _ in bp.Sequential(linear, relu, linear).steps] == [0, 2]
 
 
@@ -266,8 +269,32 @@ def as_step(step):
     return step
 
 
-def test_the_gradient_of_a_linear_and_a_gelu():
-    bp.check_module(bp.Sequential(bp.Linear(4, 6), bp.GELU(), bp.Linear(6, 2)), (5, 4))
+PAIRS = {
+    "a Linear and a GELU": lambda: (bp.Sequential(bp.Linear(4, 6), bp.GELU()), (5, 4)),
+    "a GELU and a Linear": lambda: (bp.Sequential(bp.Linear(4, 6), bp.GELU(), bp.Linear(6, 2)), (5, 4)),
+    "a GELU first": lambda: (bp.Sequential(bp.GELU(), bp.Linear(4, 6)), (5, 4)),
+    "with a residual": lambda: (bp.Residual(bp.Sequential(bp.GELU(), bp.Linear(4, 4))), (5, 4)),
+    "a ReLU and a pool": lambda: (bp.Sequential(bp.Conv2d(2, 3, 3), bp.ReLU(), bp.MaxPool2d(2)), (2, 6, 6, 2)),
+    "a padded pool": lambda: (bp.Sequential(bp.Conv2d(2, 3, 3), bp.ReLU(), bp.MaxPool2d(3, 2, 1)), (2, 7, 7, 2)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_step_of_two_neighbours_has_the_values_and_the_gradient_of_the_two(pair, dtype):
+    module, shape = pair()
+    net = bp.Network(module, "numpy", dtype)
+    one_by_one = Observed(module, lambda module, theta, what, call: call())
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    got = []
+    for m in (module, one_by_one):
+        gradient = np.full_like(net.theta, np.nan)
+        u, saved = m.forward(net.windows, x, mode=bp.Mode(training=True))
+        v = np.random.default_rng(1).standard_normal(u.shape).astype(dtype)
+        got.append((u, m.backward(net.windows, saved, v, net.layout.windows(gradient)), gradient))
+    for together, apart in zip(*got, strict=True):
+        np.testing.assert_array_equal(together, apart)
+    bp.check_module(module, shape)
 
 
 def test_first_not_finite_names_the_module():

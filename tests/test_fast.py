@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import CASES
-from conftest import environment, missing
+from conftest import NO_LIBGOMP, environment, missing
 from optimizer_cases import FULLEST
+from twins import MANY
 
 import bpcore as bp
+from bpcore import functional as f
 from bpcore import primitive
 from bpcore.modules import activations
 
@@ -39,6 +41,24 @@ def test_a_nan_is_not_lost(module, bad):
     v = np.ones_like(u)
     v[7, 3] = np.nan
     assert np.isnan(B(v)[0][7]).any()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of log 0 and log -1
+def test_logarithms_of_the_ends(monkeypatch):
+    monkeypatch.setattr(MANY, 0)
+    z = np.array([0, -0.0, -1, -np.inf, np.inf, np.nan, 1, 1e-38, 1e-45, 3e38, 0.7071, 1.4143], "float32")
+    np.testing.assert_allclose(f.log(z), np.log(z), rtol=2e-7)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of 1 / 0 and what overflows
+def test_large_arrays_at_the_ends(monkeypatch):
+    """What NumPy gives: signs of infinities, and NaN of those that have none."""
+    monkeypatch.setattr(MANY, 0)
+    ends = np.array([0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 3e38, 1e-38], "float32")
+    a, b = np.repeat(ends, len(ends)), np.tile(ends, len(ends))
+    for twin, by_numpy in ((f.add, np.add), (f.subtract, np.subtract), (f.multiply, np.multiply), (f.divide, np.divide)):
+        np.testing.assert_array_equal(twin(a, b), by_numpy(a, b))
+    np.testing.assert_allclose(f.exp(ends * 80), np.exp(ends * 80), rtol=2e-7)
 
 
 @pytest.mark.parametrize("optimizer", FULLEST.values(), ids=FULLEST)
@@ -115,6 +135,34 @@ assert os.waitpid(child, 0)[1] == 0
 """
     done = run(code, OMP_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
+
+
+IN_NUMBAS_POOL = """
+import hashlib, os, tracemalloc, numpy as np
+from bpcore.functional import gelu, gelu_again, layer_norm, softmax
+from bpcore.kernels.fast.engine import threads
+assert threads.count() == {threads}, threads.POOL
+def bits():
+    z = np.random.default_rng(0).standard_normal((3001, 701)).astype("float32")
+    results = gelu(z), gelu_again(z, z.copy()), *layer_norm(z, z[0], z[1], 1e-5), softmax(z, -1)
+    return hashlib.sha256(b"".join(u.tobytes() for u in results)).hexdigest()
+tracemalloc.start()
+print(bits())
+child = os.fork() if hasattr(os, "fork") else 1
+child == 0 and os._exit(len(bits()) != 64)
+assert child == 1 or os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("layer", ["workqueue", "omp"])
+def test_without_libgomp_loops_run_in_numbas_pool_with_the_same_bits(layer):
+    expected = run(IN_NUMBAS_POOL.format(threads=2), OMP_NUM_THREADS="2")
+    for threads in ("2", "1"):
+        variables = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": threads}
+        got = run(NO_LIBGOMP + IN_NUMBAS_POOL.format(threads=threads), **variables)
+        if "No threading layer could be loaded" in got.stderr:
+            pytest.skip(f"Numba has no layer {layer} here")
+        assert got.stdout == expected.stdout != "", got.stderr
 
 
 def test_traced_memory_does_not_hang():

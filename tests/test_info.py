@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import NO_LIBGOMP, environment
 
 import bpcore as bp
 from bpcore.packages import EXTRAS, brief, imported, pip
@@ -65,14 +65,6 @@ class cuda:
     class nvrtc:
         def getVersion(): raise RuntimeError("CuPy failed to load libnvrtc.so.13: OSError: no such file")
 """
-NO_LIBGOMP = """
-import ctypes
-class CDLL(ctypes.CDLL):
-    def __init__(self, name, *args, **named):
-        if "libgomp" in str(name): raise OSError("no libgomp.so.1")
-        super().__init__(name, *args, **named)
-ctypes.CDLL = CDLL
-"""
 BROKEN = {  # files that come first on the path, code that runs first, variables, and what is told
     "a Numba for older NumPy": (
         {"numba/__init__.py": "raise ImportError('Numba needs NumPy 1.26 or less')"}, "", {},
@@ -99,7 +91,10 @@ BROKEN = {  # files that come first on the path, code that runs first, variables
     ),
     "CuPy without NVRTC": ({"cupy/__init__.py": NO_NVRTC}, "", {}, "NVRTC, which compiles kernels .RuntimeError: .*libnvrtc.so"),
     "CuPy of another make": ({"cupy/__init__.py": ""}, "", {}, "AttributeError: module 'cupy' has no attribute 'is_available'"),
-    "no libgomp": ({}, NO_LIBGOMP, {}, "1, since libgomp.so.1 cannot be loaded .no libgomp.so.1.; install it"),
+    "no libgomp": (
+        {}, NO_LIBGOMP, {},
+        r"in Numba's \(\w+\) pool, for loops, since libgomp.so.1 cannot be loaded .no libgomp.so.1.; install it",
+    ),
     "oneDNN without its files": (ONEDNN, "", {}, "oneDNN's wheel onednn-cpu-gomp has no library; reinstall it"),
     "oneDNN without its library": (LISTED, "", {}, "oneDNN's library of onednn-cpu-gomp cannot be loaded .*reinstall it"),
     "a oneDNN that is none": ({**LISTED, "libdnnl.so.3": "\0"}, "", {}, "cannot be loaded .*: pip install --force-reinstall"),

@@ -320,6 +320,12 @@ def test_learning_curve_has_two_columns_at_most():
     assert figure.axes[0].get_title(loc="right") == "lowest in epoch 9: 0.1111"
 
 
+def test_learning_curve_marks_the_epoch_whose_theta_came_back():
+    of = history(9, training_loss=lambda i: 1 / i)
+    of.theta_epoch = 4
+    assert drawn(bp.learning_curve(of)).axes[0].get_title(loc="right") == "θ of epoch 4: 0.25"
+
+
 REFUSED_BY_CURVES = [
     ([{"epoch": 1}], TypeError, r"expected a History, got list; pass trainer.history, or bp.History\(a list of records\)"),
     ("curve.png", TypeError, "expected a History, got str"),

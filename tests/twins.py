@@ -21,6 +21,7 @@ FLOAT32_ONLY = (
     "conv_transpose2d_backward",
     "elu",
     "gelu",
+    "gelu_again",
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
@@ -28,8 +29,19 @@ FLOAT32_ONLY = (
     "attention_backward",
     "clip_factor",
     "matmul",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "negative",
+    "exp",
+    "log",
+    "joined",
+    "embedding",
+    "summation",
 )  # twins that serve no other dtype, in one set at least
 LARGE_ONLY = ("kernels.cudnn",)  # sets that leave these sizes to others; test_cudnn.py has its own
+MANY = "bpcore.kernels.fast.engine.elementwise.MANY"  # tests set it to 0: twins leave smaller arrays to NumPy
 SHAPES = {
     "empty": (0, 5),
     "one": (1, 1),

@@ -18,6 +18,7 @@ __all__ = [
     "elu_backward",
     "erf",
     "gelu",
+    "gelu_again",
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
@@ -79,13 +80,19 @@ def relu_backward(u: Array, v: Array) -> Array:
 @primitive()
 def leaky_relu(z: Array, slope: float) -> Array:
     """z where z > 0, slope · z elsewhere, 0 <= slope < 1."""
-    return namespace(z).where(z > 0, z, slope * z)
+    return z * one_or(slope, z)
 
 
 @primitive()
 def leaky_relu_backward(u: Array, v: Array, slope: float) -> Array:
     """B[σ, z](v) = v where u > 0, slope · v elsewhere."""
-    return namespace(v).where(u > 0, v, slope * v)
+    return v * one_or(slope, u)
+
+
+def one_or(slope: float, u: Array) -> Array:
+    """1 where u > 0, `slope` elsewhere, 0 <= slope < 1."""
+    xp = namespace(u)
+    return xp.maximum(xp.astype(u > 0, u.dtype), xp.full((), slope, dtype=u.dtype, device=device(u)))
 
 
 @primitive()
@@ -212,6 +219,13 @@ def gelu_backward(z: Array, v: Array) -> Array:
     a = xp.minimum(xp.abs(z), xp.full_like(z, FAR))
     slope = gaussian_tail(a) - a * (xp.exp(-0.5 * a * a) / math.sqrt(2 * math.pi))  # at -a; at a it is 1 - slope
     return flush(v * xp.where(z < 0, slope, 1 - slope))
+
+
+@primitive(float32=True, writes=("v",))
+def gelu_again(z: Array, v: Array) -> Array:
+    """GELU(z), for a backward pass that did not save it. Overwrites v with B[GELU, z](v). A twin computes both in one pass."""
+    v[...] = gelu_backward(z, v)
+    return gelu(z)
 
 
 @primitive(float32=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bpcore.array import Array, namespace
+from bpcore.array import Array, is_half, namespace
 from bpcore.functional.numerics import Axes, masked, sum_over
 from bpcore.primitive import primitive
 
@@ -19,6 +19,7 @@ __all__ = [
     "divide_backward",
     "exp",
     "exp_backward",
+    "joined",
     "log",
     "log_backward",
     "matmul",
@@ -27,11 +28,13 @@ __all__ = [
     "mean_backward",
     "multiply",
     "multiply_backward",
+    "negative",
     "power",
     "power_backward",
     "sparse_product",
     "subtract",
     "subtract_backward",
+    "sum_of",
     "summation",
     "summation_backward",
 ]
@@ -44,7 +47,7 @@ def unbroadcast(v: Array, shape: tuple[int, ...]) -> Array:
     xp = namespace(v)
     extra = v.ndim - len(shape)
     broadcast = [i + extra for i, n in enumerate(shape) if n == 1 and v.shape[i + extra] != 1]
-    return xp.reshape(xp.astype(sum_over(v, (*range(extra), *broadcast)), v.dtype, copy=False), tuple(shape))
+    return xp.reshape(summation(v, (*range(extra), *broadcast), False), tuple(shape))
 
 
 def in_dtype_of(like: Array, x: Array) -> Array:
@@ -63,6 +66,7 @@ def add_backward(shape_a: tuple[int, ...], shape_b: tuple[int, ...], v: Array) -
     return unbroadcast(v, shape_a), unbroadcast(v, shape_b)
 
 
+@primitive()
 def subtract(a: Array, b: Array) -> Array:
     """a - b, broadcasting."""
     return a - b
@@ -70,9 +74,16 @@ def subtract(a: Array, b: Array) -> Array:
 
 def subtract_backward(shape_a: tuple[int, ...], shape_b: tuple[int, ...], v: Array) -> tuple[Array, Array]:
     """B[-, (a, b)](v) = (v, -v)."""
-    return unbroadcast(v, shape_a), unbroadcast(-v, shape_b)
+    return unbroadcast(v, shape_a), unbroadcast(negative(v), shape_b)
 
 
+@primitive()
+def negative(z: Array) -> Array:
+    """-z."""
+    return -z
+
+
+@primitive()
 def multiply(a: Array, b: Array) -> Array:
     """a ⊙ b, broadcasting."""
     return a * b
@@ -80,9 +91,10 @@ def multiply(a: Array, b: Array) -> Array:
 
 def multiply_backward(a: Array, b: Array, v: Array) -> tuple[Array, Array]:
     """B[⊙, (a, b)](v) = (b ⊙ v, a ⊙ v)."""
-    return unbroadcast(v * b, a.shape), unbroadcast(v * a, b.shape)
+    return unbroadcast(multiply(v, b), a.shape), unbroadcast(multiply(v, a), b.shape)
 
 
+@primitive()
 def divide(a: Array, b: Array) -> Array:
     """a / b, broadcasting."""
     return a / b
@@ -90,8 +102,8 @@ def divide(a: Array, b: Array) -> Array:
 
 def divide_backward(shape_a: tuple[int, ...], b: Array, u: Array, v: Array) -> tuple[Array, Array]:
     """B[/, (a, b)](v) = (v / b, -u v / b) with u = a / b."""
-    da = v / b
-    return unbroadcast(da, shape_a), unbroadcast(-u * da, b.shape)
+    da = divide(v, b)
+    return unbroadcast(da, shape_a), unbroadcast(multiply(negative(u), da), b.shape)
 
 
 @primitive()
@@ -124,6 +136,7 @@ def sparse_product(A: Array, x: Array) -> Array:
     return u
 
 
+@primitive()
 def exp(z: Array) -> Array:
     """eᶻ."""
     return namespace(z).exp(z)
@@ -131,9 +144,10 @@ def exp(z: Array) -> Array:
 
 def exp_backward(u: Array, v: Array) -> Array:
     """B[exp, z](v) = u ⊙ v with u = eᶻ."""
-    return u * v
+    return multiply(u, v)
 
 
+@primitive()
 def log(z: Array) -> Array:
     """The natural logarithm; z > 0."""
     return namespace(z).log(z)
@@ -141,9 +155,10 @@ def log(z: Array) -> Array:
 
 def log_backward(z: Array, v: Array) -> Array:
     """B[log, z](v) = v / z."""
-    return v / z
+    return divide(v, z)
 
 
+@primitive()
 def power(z: Array, exponent: float) -> Array:
     """z^c for a constant exponent c, a Python number; z > 0 unless c is a whole number."""
     return in_dtype_of(z, z**exponent)
@@ -151,7 +166,7 @@ def power(z: Array, exponent: float) -> Array:
 
 def power_backward(z: Array, v: Array, exponent: float) -> Array:
     """B[z^c, z](v) = c z^(c-1) v; 0 where c = 0, since z^0 is constant."""
-    return in_dtype_of(v, v * (exponent * z ** (exponent - 1))) if exponent else namespace(z).zeros_like(v)
+    return in_dtype_of(v, v * (exponent * power(z, exponent - 1))) if exponent else namespace(z).zeros_like(v)
 
 
 def binary_power(a: Array, b: Array) -> Array:
@@ -172,6 +187,11 @@ def summation(z: Array, axis: Axes, keepdims: bool) -> Array:
     return namespace(z).reshape(total, kept(z.shape, axis)) if keepdims else total
 
 
+def sum_of(z: Array, axis: Axes) -> Array:
+    """Σ z over an axis, a tuple of axes, or all axes; of float16 in float32, which `summation` would round again."""
+    return sum_over(z, axis) if is_half(z) else summation(z, axis, False)
+
+
 def kept(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
     """The shape with length 1 in the axes of a reduction."""
     axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
@@ -190,7 +210,7 @@ def summation_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: b
 def mean(z: Array, axis: Axes, keepdims: bool) -> Array:
     """The mean of z over an axis, a tuple of axes, or all axes (None)."""
     xp, shape = namespace(z), kept(z.shape, axis)
-    u = xp.astype(sum_over(z, axis) * (math.prod(shape) / max(1, math.prod(z.shape))), z.dtype, copy=False)
+    u = xp.astype(sum_of(z, axis) * (math.prod(shape) / max(1, math.prod(z.shape))), z.dtype, copy=False)
     return xp.reshape(u, shape) if keepdims else u
 
 
@@ -202,7 +222,13 @@ def mean_backward(shape: tuple[int, ...], v: Array, axis: Axes, keepdims: bool) 
 
 def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:
     """The arrays joined along an axis that they have."""
-    return namespace(arrays[0]).concat(arrays, axis=axis)
+    return joined(*arrays, axis) if len(arrays) == 2 else namespace(arrays[0]).concat(arrays, axis=axis)
+
+
+@primitive(float32=None)
+def joined(a: Array, b: Array, axis: int) -> Array:
+    """Two arrays joined along an axis that they have."""
+    return namespace(a).concat((a, b), axis=axis)
 
 
 def concatenate_backward(shapes: tuple[tuple[int, ...], ...], v: Array, axis: int) -> tuple[Array, ...]:

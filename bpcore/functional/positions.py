@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from bpcore.array import Array, device, is_half, namespace
+from bpcore.functional.arithmetic import add
 from bpcore.functional.attention import pack, unpack
 from bpcore.primitive import primitive
 
-__all__ = ["rotate", "rotate_heads", "sinusoids"]
+__all__ = ["add_sinusoids", "rotate", "rotate_heads", "sinusoids"]
 
 
 def sinusoids(tokens: int, d: int, like: Array) -> Array:
@@ -29,6 +30,12 @@ def angles(tokens: int, d: int, like: Array) -> Array:
     rate = xp.exp(xp.arange(d // 2, dtype=dtype, device=device(like)) * (-2 * math.log(10000.0) / d))
     token = xp.arange(tokens, dtype=dtype, device=device(like))
     return xp.expand_dims(token, axis=1) * xp.expand_dims(rate, axis=0)
+
+
+@primitive()
+def add_sinusoids(z: Array) -> Array:
+    """z (..., tokens, d) + `sinusoids`."""
+    return add(z, sinusoids(z.shape[-2], z.shape[-1], z))
 
 
 @primitive(float32=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bpcore.arguments import show
@@ -28,7 +28,8 @@ from bpcore.module import (
 )
 from bpcore.modules.activations import GELU, ReLU
 from bpcore.modules.dropout import Dropout
-from bpcore.modules.linear import Linear, LinearGELU, LinearReLU
+from bpcore.modules.linear import GELULinear, Linear, LinearGELU, LinearReLU
+from bpcore.modules.pooling import MaxPool2d, ReLUMaxPool
 
 __all__ = ["Recompute", "Residual", "Sequential"]
 
@@ -36,29 +37,33 @@ __all__ = ["Recompute", "Residual", "Sequential"]
 FUSED: dict[tuple[type[Module], type[Module]], Callable[[Any, Any], Module | None]] = {
     (Linear, ReLU): lambda linear, relu: LinearReLU(linear),
     (Linear, GELU): lambda linear, gelu: LinearGELU(linear) if gelu.approximate == "none" else None,
+    (GELU, Linear): lambda gelu, linear: GELULinear(linear) if gelu.approximate == "none" else None,
+    (ReLU, MaxPool2d): lambda relu, pool: ReLUMaxPool(pool),
 }
 
 
-def fused(modules: Iterable[Module]) -> list[tuple[int, Module]]:
+def fused(modules: Sequence[Module]) -> list[tuple[int, Module]]:
     """(index, module) of the steps that a Sequential of these modules runs.
 
-    Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the first: one primitive, which
-    is defined as the composition of the two. A subclass is not fused. Nor is an observed module, so `cost` and
-    `first_not_finite` see each module by itself: the operations and the saved arrays of the step, each in the row of its
-    module. What a user's module returns is checked.
+    Two neighbours whose classes are exactly a pair of FUSED run as one step, with the index of the Linear or of the pool: one
+    primitive, or several that save less than the two would. Of three that make two pairs, the last two are one step. A subclass
+    is not fused. Nor is an observed module, so `cost` and `first_not_finite` see each module by itself: the operations and the
+    saved arrays of the step, each in the row of its module; a GELU that is evaluated again counts once. What a user's module
+    returns is checked.
     """
     steps: list[tuple[int, Module]] = []
-    before: Module | None = None
-    for i, module in enumerate(modules):
-        make = None if before is None else FUSED.get((type(before), type(module)))
-        step = None if make is None else make(before, module)
+    after: Module | None = None
+    for i in reversed(range(len(modules))):
+        module = modules[i]
+        make = None if after is None else FUSED.get((type(module), type(after)))
+        step = None if make is None else make(module, after)
         if step is None:
             steps.append((i, module if module._own else Checked(module)))
-            before = module
+            after = module
         else:
-            steps[-1] = (i - 1, step)
-            before = None
-    return steps
+            steps[-1] = (i if isinstance(module, Linear) else i + 1, step)
+            after = None
+    return steps[::-1]
 
 
 class Container(Module):
@@ -92,10 +97,11 @@ class Checked(Module):
 class Sequential(Container):
     """u = M_k(... M_2(M_1(z))): the composition u[i] = M_i(u[i-1]; θ[i]). Children are "0", "1", ...
 
-    A Linear and a ReLU or a GELU right after it run as one step, with the same values. Further inputs, such as a mask, go by name
-    to the children that declare them in `further`: `Sequential(Embedding(...), TransformerBlock(...))` takes (ids, mask). The
-    backward pass then returns a tuple: dz, and for each further input the sum of the children's gradients, or None. A module that
-    takes no mask sees the padding: GlobalAvgPool, Mean or Conv1d over tokens, BatchNorm.
+    A Linear and a ReLU or a GELU beside it run as one step, with the same values, and so do a ReLU and a MaxPool2d. Further
+    inputs, such as a mask, go by name to the children that declare them in `further`: `Sequential(Embedding(...),
+    TransformerBlock(...))` takes (ids, mask). The backward pass then returns a tuple: dz, and for each further input the sum of
+    the children's gradients, or None. A module that takes no mask sees the padding: GlobalAvgPool, Mean or Conv1d over tokens,
+    BatchNorm.
 
     Section 7.4.2
     """
@@ -116,7 +122,7 @@ class Sequential(Container):
 
     def with_children(self, children: Mapping[str, Module]) -> Any:
         other = super().with_children(children)
-        other.steps = fused(children.values())
+        other.steps = fused([*children.values()])
         return other
 
     def _adds(self, mode: Mode | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bpcore.arguments import flag, show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_features
-from bpcore.functional.activations import gelu
+from bpcore.functional.activations import gelu, gelu_again
 from bpcore.functional.linear import linear, linear_add, linear_backward, linear_gelu_backward, linear_relu, linear_relu_backward
 from bpcore.initializers import HeNormal, Zeros
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
@@ -53,7 +53,7 @@ def linear_plus(z: Array, W: Array, b: Array | None, plus: Array | None) -> Arra
 
 
 class LinearStep(Module):
-    """Base of a Linear and what follows it as one step, with the Linear's windows. See `fused`, in containers."""
+    """Base of a Linear and a neighbour of it as one step, with the Linear's windows. See `fused`, in containers."""
 
     def __init__(self, linear: Linear):
         self.linear = linear
@@ -87,6 +87,23 @@ class LinearGELU(LinearStep):
     ) -> Array | None:
         z, t = saved
         return linear_gelu_backward(z, theta.W, t, v, gradient.W, gradient.b, need_dz)
+
+
+class GELULinear(LinearStep):
+    """u = GELU(z) W + b, the exact GELU. It saves z alone: the backward pass, which computes Φ(z) anyway, has GELU(z) from it."""
+
+    def _adds(self, mode: Mode | None) -> bool:
+        return mode is not None
+
+    def forward(self, theta: Windows, z: Array, mode: Mode, *, plus: Array | None = None) -> tuple[Array, Array]:
+        z = expect_features(self.linear, theta, z, self.linear.n_in, theta.W, "n_in")
+        return linear_plus(gelu(z), theta.W, theta.b, plus), z
+
+    def backward(self, theta: Windows, saved: Array, v: Array, gradient: Windows, need_dz: bool = True) -> Array | None:
+        dz = linear(v, theta.W.T, None)
+        u = gelu_again(saved, dz)
+        linear_backward(u, theta.W, v, gradient.W, gradient.b, False)
+        return dz
 
 
 class Weight(Module):

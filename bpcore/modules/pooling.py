@@ -7,6 +7,7 @@ from typing import Any
 from bpcore.arguments import plain, show, whole
 from bpcore.array import Array
 from bpcore.expect import expect_entries, expect_floats, expect_images
+from bpcore.functional.activations import relu, relu_backward
 from bpcore.functional.arithmetic import mean, mean_backward
 from bpcore.functional.pooling import (
     avg_pool2d,
@@ -52,6 +53,25 @@ class MaxPool2d(Pool):
     def backward(self, theta: Windows, saved: tuple[Shape, Any], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         shape, first = saved
         return max_pool2d_backward(first, v, self.placement(theta, shape), *shape[1:3])
+
+
+class ReLUMaxPool(Module):
+    """u = MaxPool2d(ReLU(z)), as ReLU(MaxPool2d(z)): ReLU has fewer numbers to pass over, and no large array is saved.
+
+    The two are the same, since no place of the kernel sees padding alone. See `fused`, in containers.
+    """
+
+    def __init__(self, pool: MaxPool2d):
+        self.pool = pool
+
+    def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, tuple[Array, Any]]:
+        u, saved = self.pool.forward(theta, z, mode)
+        u = relu(u)
+        return u, (u, saved)
+
+    def backward(self, theta: Windows, saved: tuple[Array, Any], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
+        u, of_pool = saved
+        return self.pool.backward(theta, of_pool, relu_backward(u, v), gradient, need_dz)
 
 
 class AvgPool2d(Pool):

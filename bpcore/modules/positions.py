@@ -8,9 +8,8 @@ from typing import Any
 from bpcore.arguments import show, whole
 from bpcore.array import Array, namespace
 from bpcore.expect import expect_features, expect_floats
-from bpcore.functional.arithmetic import add
-from bpcore.functional.numerics import sum_over
-from bpcore.functional.positions import rotate, sinusoids
+from bpcore.functional.arithmetic import add, sum_of
+from bpcore.functional.positions import add_sinusoids, rotate
 from bpcore.initializers import Normal
 from bpcore.module import Initializer, Mode, Module, Parameter, Windows
 
@@ -42,7 +41,7 @@ class PositionalEmbedding(Module):
 
     def backward(self, theta: Windows, saved: tuple[int, ...], v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         tokens = saved[-2]
-        gradient.W[:tokens, :] = sum_over(namespace(v).reshape(v, (prod(saved[:-2]), tokens, self.d)), 0)
+        gradient.W[:tokens, :] = sum_of(namespace(v).reshape(v, (prod(saved[:-2]), tokens, self.d)), 0)
         gradient.W[tokens:, :] = 0.0
         return v
 
@@ -70,7 +69,7 @@ class SinusoidalPositions(FixedPositions):
     """
 
     def forward(self, theta: Windows, z: Array, mode: Mode) -> tuple[Array, None]:
-        return add(self.expect_tokens(theta, z), sinusoids(z.shape[-2], self.d, z)), None
+        return add_sinusoids(self.expect_tokens(theta, z)), None
 
     def backward(self, theta: Windows, saved: None, v: Array, gradient: Windows, need_dz: bool = True) -> Array:
         return v

@@ -29,8 +29,8 @@ FEW = 4  # epochs: so many points are drawn as dots
 def learning_curve(history: History, path: FilePath | None = None) -> Any:
     """Training and test loss against epochs, on a logarithmic scale where it fits, with the gap between them shaded.
 
-    Each metric has its own panel. A circle marks the epoch of `history.best()`. path: a file (.png, .svg, .pdf) to write. Returns
-    matplotlib's Figure, which a notebook shows.
+    Each metric has its own panel. A circle marks the epoch of `history.theta_epoch`, else of `history.best()`. path: a file to
+    write (.png, .svg, .pdf). Returns matplotlib's Figure, which a notebook shows.
 
     (8.1)
     """
@@ -104,8 +104,9 @@ def draw_alone(axes: Any, epochs: Sequence[float], values: Sequence[float], colo
 
 
 def draw_best(axes: Any, history: History, epochs: Sequence[float], curves: dict[str, Any], name: str) -> None:
-    """A circle at the best epoch, on the test curve if there is one; the loss's panel tells its number."""
-    best = history.best()
+    """A circle at the epoch whose θ came back, else at the best, on the test curve if there is one; the loss's panel tells it."""
+    back = next((record for record in history if record["epoch"] == history.theta_epoch), None)
+    best = history.best() if back is None else back
     if best is None:
         return
     at = next(i for i, record in enumerate(history) if record is best)
@@ -113,7 +114,8 @@ def draw_best(axes: Any, history: History, epochs: Sequence[float], curves: dict
     if value is not None:
         axes.scatter([epochs[at]], [value], s=70, facecolors="none", edgecolors="black", linewidths=1.3, zorder=3)
         if name == "loss":
-            axes.set_title(f"lowest in epoch {epochs[at]:g}: {value:.4g}", loc="right", fontsize="small")
+            what = "lowest in" if back is None else "θ of"
+            axes.set_title(f"{what} epoch {epochs[at]:g}: {value:.4g}", loc="right", fontsize="small")
 
 
 def scale(axes: Any, values: Sequence[float], logarithmic: bool) -> None:

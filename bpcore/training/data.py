@@ -110,10 +110,9 @@ def check_columns(name: str, columns: Columns, first: str, expected: Columns) ->
     for label, own in columns.items():
         before = expected.get(label, own)
         if own != before and set(map(str, own)) & set(map(str, before)):
-            same = sorted(map(str, own)) == sorted(map(str, before))
-            got = f"has the columns of {first} in another order" if same else f"has other columns than {first}, {show(own)}"
-            if missing := [column for column in before if column not in own]:
-                got += f", and lacks {show(missing)}"
+            more, missing = ([c for c in a if c not in b] for a, b in ((own, before), (before, own)))
+            others = " and ".join(f"{verb} {show(names)}" for verb, names in (("has", more), ("lacks", missing)) if names)
+            got = f"{others}, other columns than {first}" if others else f"has the columns of {first} in another order"
             raise ValueError(
                 f"{name}: {label} {got}, and columns go together by position; choose these, in this order: {show(before)}"
             )

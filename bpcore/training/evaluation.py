@@ -90,7 +90,7 @@ def trial_of(examples: Arrays | Batches) -> Iterator[None]:
             swapped = "; or are X and y swapped?" if examples.y.shape[1:] > (1,) else ""
             raise ValueError(
                 f"{examples.name}: X needs rows and features, got shape {tuple(X.shape)}; "
-                f"one feature is X.reshape(-1, 1){swapped}"
+                f"one feature is X.reshape(-1, 1), and of a table X.to_frame(){swapped}"
             ) from error
         raise type(error)(f"{error} (tried on the first {min(2, examples.n)} rows of {examples!r})") from error
 

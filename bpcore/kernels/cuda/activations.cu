@@ -58,3 +58,15 @@ BINARY(gelu_backward, z, flush(v * gelu_slope(z)))
 UNARY(gelu_tanh, flush(above(z) * gate(z)))
 BINARY(gelu_tanh_backward, z, flush(v * gate_slope(bounded(z), gate(z))))
 UNARY(erf_, erf(z))
+
+// u = gelu(z), and v = v gelu'(z)
+extern "C" __global__ void gelu_again(Int n, const T *z, T *v, T *u)
+{
+    const auto gelu = [](A z) { return flush(positive(z) - bounded_abs(z) * tail(bounded_abs(z), bell(bounded_abs(z)))); };
+    const auto backward = [](A z, A v) { return flush(v * gelu_slope(z)); };
+    each_wide(n, aligned(z, v, u), [&](auto w, Int i) {
+        const auto z_i = read<w.value>(z + i);
+        write(u + i, mapped(gelu, z_i));
+        write(v + i, mapped(backward, z_i, read<w.value>(v + i)));
+    });
+}

@@ -7,6 +7,7 @@ from typing import Any
 
 import cupy
 
+from bpcore.functional.activations import gelu_again
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import each_wide, path
 from bpcore.primitive import PRIMITIVES, twin
@@ -34,3 +35,15 @@ for _arrays, _constant, _name in FORMULA.findall(path("activations").read_text(e
     if _n != len(_primitive.signature.parameters):
         raise TypeError(f"{_name} in activations.cu takes {_n} arguments, and {_primitive.name}{_primitive.signature} others")
     twin(_primitive.call, serves=CUDA.dense)(elementwise(_name, _n))
+
+
+def alike(z: Any, v: Any) -> bool:
+    """Whether z and v are `CUDA.dense`, and have one shape."""
+    return z.shape == v.shape and CUDA.dense(z, v)
+
+
+@twin(gelu_again, serves=alike)
+def _(z, v):
+    u = cupy.empty_like(z)
+    each_wide("activations", "gelu_again", u.dtype.char, u.size, z, v, u)
+    return u

@@ -23,6 +23,7 @@ from bpcore.kernels.fast import (  # noqa: F401  importing them registers their 
     losses,
     normalization,
     pooling,
+    positions,
     recurrent,
     softmax,
     updates,
@@ -38,9 +39,9 @@ memory.keep_freed()
 
 def report() -> dict[str, str]:
     """For `bp.backend_info()`: the threads, and which library computes products."""
-    pool = f"{threads.count()} in libgomp's pool, for loops and oneDNN (OMP_NUM_THREADS)"
+    shared = "for loops and oneDNN (OMP_NUM_THREADS)" if threads.LIBRARY is not None else f"for loops, since {threads.WHY_NOT}"
     products = f"NumPy's BLAS, since {onednn.WHY_NOT}"
     if onednn.LIBRARY is not None:
         own = f"float32 by oneDNN {onednn.version(onednn.LIBRARY)} above {onednn.SMALL} multiplications"
         products = f"{own}; else NumPy's BLAS, with threads of its own"
-    return {"threads": pool if threads.LIBRARY is not None else f"1, since {threads.WHY_NOT}", "products": products}
+    return {"threads": f"{threads.count()} in {threads.POOL} pool, {shared}", "products": products}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-import numba
 import numpy as np
 from numba.extending import register_jitable
 
@@ -18,6 +16,7 @@ from bpcore.functional.activations import (
     elu,
     elu_backward,
     gelu,
+    gelu_again,
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
@@ -38,39 +37,13 @@ from bpcore.functional.activations import (
 )
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
-from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, tanh_of
-from bpcore.kernels.fast.engine.threads import COST, REASSOCIATE, compiled, share, team, wide
-from bpcore.kernels.numpy.activations import FAR, TAIL, TAIL_RATE
+from bpcore.kernels.fast.engine.elementwise import loop, pass_over
+from bpcore.kernels.fast.engine.exponential import exp_below, expm1_below, log1p_of, sigmoid_of, tanh_of
+from bpcore.kernels.fast.engine.gelu import gaussian_tail, gelu_backward_of, gelu_of
+from bpcore.kernels.fast.engine.threads import COST, compiled, share, team, wide
 from bpcore.primitive import twin
 
 dense = COMPILED.dense
-
-
-@numba.njit(error_model="numpy", fastmath=REASSOCIATE)  # not cached itself: `run` is, and contains it
-def _each(start, stop, f, z, v, c, least, u):
-    wide()
-    z, v, u = z[start:stop], v[start:stop], u[start:stop]
-    for i in range(u.shape[0]):
-        u[i] = flushed(f(z[i], v[i], c), least)
-
-
-def loop(f: Callable[..., Any]) -> Any:
-    """The compiled pass u = f(z, v, c) over vectors z and v with a constant c; entries of u below `least` become 0."""
-    f = register_jitable(f)
-
-    @compiled
-    def run(z, v, c, least, u):
-        share(_each, u.shape[0], team(u, COST * u.shape[0]), (f, z, v, c, least, u))
-
-    return run
-
-
-def pass_over(run: Any, flushes: bool, z: np.ndarray, v: np.ndarray, c: float = 0.0) -> np.ndarray:
-    """u = f(z, v, c), computed by the pass `run`; z, v and u have one shape."""
-    number = z.dtype.type
-    u = np.empty_like(z)
-    run(z.reshape(-1), v.reshape(-1), number(c), flush_threshold(z) if flushes else number(0), u.reshape(-1))
-    return u
 
 
 def register(activation: Any, f: Callable[..., Any], flushes: bool = True, dtypes: str = "fd") -> None:
@@ -104,29 +77,6 @@ def register_backward(activation_backward: Any, f: Callable[..., Any], flushes: 
 
     few = len(signature(activation_backward).parameters) == 2
     twin(activation_backward, serves=dense_z_and_v)(of_z_and_v if few else of_z_v_and_c)
-
-
-@register_jitable
-def sigmoid_of(z):
-    """1 / (1 + e⁻ᶻ)."""
-    e = exp_below(-abs(z))
-    one = type(z)(1)
-    return (one if z >= 0 else e) / (one + e)
-
-
-RATE = np.float32(TAIL_RATE)
-FARTHEST = np.float32(FAR)
-OVER_ROOT = np.float32(1 / math.sqrt(2 * math.pi))
-P = tuple(map(np.float32, TAIL))
-
-
-@register_jitable
-def gaussian_tail(z):
-    """min(|z|, FAR) = a, e^(-a²/2) and Φ(-a), by the approximation of kernels/numpy."""
-    a = FARTHEST if abs(z) > FARTHEST else abs(z)
-    t = np.float32(1) / (np.float32(1) + RATE * a)
-    e = exp_below(np.float32(-0.5) * a * a)
-    return a, e, e * t * (((((((P[0] * t + P[1]) * t + P[2]) * t + P[3]) * t + P[4]) * t + P[5]) * t + P[6]) * t + P[7])
 
 
 @register_jitable
@@ -211,25 +161,34 @@ def _silu_backward(z, v, c):
     return v * s * (one + z * (one - s))
 
 
+@register_jitable
+def mish_terms(z):
+    """e^-|z|, and a and b with tanh(log(1 + eᶻ)) = a / b. They are polynomials of e^-|z| without differences."""
+    e, one, two = exp_below(-abs(z)), type(z)(1), type(z)(2)
+    a = e * (e + two) if z < 0 else one + two * e
+    return e, a, a + (two if z < 0 else two * e * e)
+
+
 def _mish(z, v, c):
-    return above(z) * tanh_of(_softplus(z, v, c))
+    _, a, b = mish_terms(z)
+    return above(z) * (a / b)
 
 
 def _mish_backward(z, v, c):
     z = bounded(z)
-    t, one = tanh_of(_softplus(z, v, c)), type(z)(1)
-    return v * (t + z * sigmoid_of(z) * (one - t * t))
+    one = type(z)(1)
+    e, a, b = mish_terms(z)
+    inverse = one / b
+    slope = type(z)(4) * e * (one + e) * (one if z < 0 else e) * inverse * inverse
+    return v * (a * inverse + z * slope)
 
 
 def _gelu(z, v, c):
-    a, _, tail = gaussian_tail(z)
-    return (z if z > 0 else np.float32(0)) - a * tail
+    return gelu_of(z, gaussian_tail(z))
 
 
 def _gelu_backward(z, v, c):
-    a, e, tail = gaussian_tail(z)
-    slope = tail - a * e * OVER_ROOT  # at -a; at a it is 1 - slope
-    return v * (slope if z < 0 else np.float32(1) - slope)
+    return gelu_backward_of(z, v, gaussian_tail(z))
 
 
 def _gelu_tanh(z, v, c):
@@ -264,3 +223,31 @@ register(gelu, _gelu, dtypes="f")  # float32 only: gaussian_tail is accurate to 
 register_backward(gelu_backward, _gelu_backward, dtypes="f")
 register(gelu_tanh, _gelu_tanh)
 register_backward(gelu_tanh_backward, _gelu_tanh_backward)
+
+
+@compiled
+def _gelu_again(start, stop, z, v, least, u):
+    wide()
+    z, v, u = z[start:stop], v[start:stop], u[start:stop]
+    for i in range(u.shape[0]):
+        tail = gaussian_tail(z[i])
+        u[i] = flushed(gelu_of(z[i], tail), least)
+        v[i] = flushed(gelu_backward_of(z[i], v[i], tail), least)
+
+
+@compiled
+def gelu_and_slope(z, v, least, u):
+    """Writes GELU(z) to u, and multiplies v by the derivative."""
+    share(_gelu_again, u.shape[0], team(u, COST * u.shape[0]), (z, v, least, u))
+
+
+def float32_alike(z, v):
+    """Whether z and v are dense float32 of one shape: gaussian_tail is accurate to float32."""
+    return z.dtype.char == "f" and z.shape == v.shape and dense(z, v)
+
+
+@twin(gelu_again, serves=float32_alike)
+def _(z, v):
+    u = np.empty_like(z)
+    gelu_and_slope(z.reshape(-1), v.reshape(-1), flush_threshold(z), u.reshape(-1))
+    return u

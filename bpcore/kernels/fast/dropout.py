@@ -19,6 +19,7 @@ from bpcore.primitive import twin
 MULTIPLIERS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 STEPS_OF_KEY = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+SHORT = 16  # channels; a loop over fewer is slow
 COST = 8  # a number of a mask costs as much as 8 of a plain pass
 
 
@@ -74,24 +75,38 @@ def _(like, p, key):
 
 
 @compiled
-def _drop(start, stop, z, keep, factor, u):
-    z, keep, u = z[start:stop], keep[start:stop], u[start:stop]
-    for i in range(u.shape[0]):
-        u[i] = z[i] * factor if keep[i] else z.dtype.type(0)
+def _drop(start, stop, z, keep, pixels, factor, u):
+    c = keep.shape[1]
+    while start < stop:
+        pixel, first = start // c, start % c
+        last = min(start + c - first, stop)
+        row, kept, out = z[start:last], keep[pixel // pixels, first:], u[start:last]
+        for i in range(out.shape[0]):
+            out[i] = row[i] * factor if kept[i] else z.dtype.type(0)
+        start = last
 
 
 @compiled
-def _dropout(z, keep, factor, u):
-    share(_drop, u.shape[0], team(u, u.size), (z, keep, factor, u))
+def _dropout(z, keep, pixels, factor, u):
+    share(_drop, u.shape[0], team(u, u.size), (z, keep, pixels, factor, u))
 
 
 def masked(z, keep, p):
-    """Whether z is dense, and the mask has its shape."""
-    return COMPILED.dense(z) and keep.shape == z.shape and COMPILED.mask(keep)
+    """Whether z is dense, and the mask has its shape, or is one of enough channels for all pixels of an image."""
+    if not (COMPILED.dense(z) and keep.ndim == z.ndim and COMPILED.mask(keep)):
+        return False
+    return keep.shape == z.shape or (keep.shape == (*z.shape[:1], *[1] * (z.ndim - 2), *z.shape[-1:]) and keep.shape[-1] >= SHORT)
 
 
 @twin(dropout, serves=masked)
 def _(z, keep, p):
     u = np.empty_like(z)
-    _dropout(z.reshape(-1), keep.reshape(-1), z.dtype.type(1 / (1 - p)), u.reshape(-1))
+    whole = keep.shape == z.shape
+    _dropout(
+        z.reshape(-1),
+        keep.reshape(1 if whole else len(keep), -1),
+        1 if whole else z.size // max(1, keep.size),
+        z.dtype.type(1 / (1 - p)),
+        u.reshape(-1),
+    )
     return u

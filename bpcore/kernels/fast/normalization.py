@@ -16,7 +16,7 @@ from bpcore.functional.normalization import (
 )
 from bpcore.functional.numerics import PART
 from bpcore.kernels.conditions import COMPILED, but_last
-from bpcore.kernels.fast.batch_normalization import add_moments, add_products, add_rows, combined, scaled
+from bpcore.kernels.fast.batch_normalization import add_moments, add_products, combined, scaled
 from bpcore.kernels.fast.engine.arrays import all_finite, exact, flush_threshold, minus, rows
 from bpcore.kernels.fast.engine.threads import COST, compiled, share, team
 from bpcore.primitive import definition, twin
@@ -24,6 +24,7 @@ from bpcore.primitive import definition, twin
 # Sums over rows are taken over this many parts first, or more if a part would have more than PART rows: they do not depend on the
 # number of threads.
 PARTS = 16
+SAMPLE = 64  # pixels of an image whose mean is taken first
 
 
 @exact
@@ -142,6 +143,34 @@ def _(z, scale, gamma, v, dgamma, need_dz, plus):
 
 
 @compiled
+def _group_moments(z, c, step, firsts, means, rests, squares, mean):
+    """Writes to `mean` and `means` the means of the groups of c columns, less `firsts`, over each step-th row of z, and to rests
+    and squares what `add_moments` does. Returns whether the first are near the means over all rows."""
+    zero = z.dtype.type(0)
+    means[:] = 0
+    for i in range(0, z.shape[0], step):
+        for j in range(means.shape[0]):
+            means[j] += minus(z[i, j], firsts[j], zero)
+    inverse_n = z.dtype.type(1) / z.dtype.type(c * ((z.shape[0] - 1) // step + 1))
+    for g in range(mean.shape[0]):
+        total = zero
+        for j in range(g * c, (g + 1) * c):
+            total += means[j]
+        mean[g] = total * inverse_n
+        for j in range(g * c, (g + 1) * c):
+            means[j] = mean[g]
+    add_moments(z, firsts, means, rests, squares)
+    near = True
+    for g in range(mean.shape[0]):
+        total = rest = zero
+        for j in range(g * c, (g + 1) * c):
+            total += squares[j]
+            rest += rests[j]
+        near = near and total < np.inf and rest * rest <= z.dtype.type(0.25 * c * z.shape[0]) * total
+    return near
+
+
+@compiled
 def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
     c = z.shape[2] // mean.shape[1]
     one = z.dtype.type(1)
@@ -150,16 +179,10 @@ def _group_norm(start, stop, z, gamma, beta, eps, scratch, u, mean, scale):
         firsts, means, scales = scratch[n, 0], scratch[n, 1], scratch[n, 2]
         for j in range(z.shape[2]):
             firsts[j] = z[n, 0, j // c * c]
-        add_rows(z[n], firsts, means)
-        for g in range(mean.shape[1]):
-            total = z.dtype.type(0)
-            for j in range(g * c, (g + 1) * c):
-                total += means[j]
-            mean[n, g] = total * inverse_n
-            for j in range(g * c, (g + 1) * c):
-                means[j] = mean[n, g]
         rests = u[n, 0]  # scratch, until u is written
-        add_moments(z[n], firsts, means, rests, scales)
+        step = max(1, z.shape[1] // SAMPLE)
+        while not _group_moments(z[n], c, step, firsts, means, rests, scales, mean[n]) and step > 1:
+            step = 1  # the sample's means are far from the means
         for g in range(mean.shape[1]):
             total = rest = z.dtype.type(0)
             for j in range(g * c, (g + 1) * c):

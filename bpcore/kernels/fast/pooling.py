@@ -38,7 +38,7 @@ def _images(start, stop, kind, geometry, z, u, first):
     for n in range(start, stop):
         for y in range(u.shape[1]):
             for x in range(u.shape[2]):
-                empty = True
+                empty = kind == MAX
                 for i in range(kernel_h):
                     row = y * stride_h + i * dilation_h - top
                     if row < 0 or row >= z.shape[1]:
@@ -48,7 +48,7 @@ def _images(start, stop, kind, geometry, z, u, first):
                         if column < 0 or column >= z.shape[2]:
                             continue
                         entry = np.int32(i * kernel_w + j)
-                        if kind == MAX and empty:
+                        if empty:
                             for c in range(u.shape[3]):
                                 u[n, y, x, c] = z[n, row, column, c]
                                 first[n, y, x, c] = entry
@@ -68,19 +68,72 @@ def _images(start, stop, kind, geometry, z, u, first):
                         else:
                             for c in range(u.shape[3]):
                                 z[n, row, column, c] += u[n, y, x, c] * inverse_size
+                if empty:  # the kernel sees nothing but padding
+                    u[n, y, x] = -np.inf
+                    first[n, y, x] = kernel_h * kernel_w
 
 
 @compiled
 def pool(kind, geometry, z, u, first):
-    """Forward: updates u, for MAX also first, from z. Backward: z and u are dz and v; adds to dz."""
+    """Forward: writes u and first for MAX, adds to u for MEAN. Backward: z and u are dz and v; adds to dz."""
     share(_images, z.shape[0], team(z, z.size), (kind, geometry, z, u, first))
+
+
+def tiled(placement):
+    """Whether the places of the kernel are tiles: none overlap, and there is nothing between them."""
+    return placement.stride == placement.kernel and placement.dilation == (1, 1) and placement.padding == ((0, 0), (0, 0))
+
+
+@compiled
+def _max_tiles(start, stop, z, u, first):
+    for row in range(start, stop):
+        n, y = row // u.shape[1], row % u.shape[1]
+        for x in range(u.shape[2]):
+            a, b = z[n, 2 * y, 2 * x], z[n, 2 * y, 2 * x + 1]
+            d, e = z[n, 2 * y + 1, 2 * x], z[n, 2 * y + 1, 2 * x + 1]
+            best, entry = u[n, y, x], first[n, y, x]
+            for c in range(u.shape[3]):
+                left = not (b[c] > a[c] or (b[c] != b[c] and a[c] == a[c]))  # the first NaN stays
+                upper = a[c] if left else b[c]
+                right = e[c] > d[c] or (e[c] != e[c] and d[c] == d[c])
+                lower = e[c] if right else d[c]
+                down = lower > upper or (lower != lower and upper == upper)
+                best[c] = lower if down else upper
+                entry[c] = (np.int32(3) if right else np.int32(2)) if down else (np.int32(0) if left else np.int32(1))
+
+
+@compiled
+def max_tiles(z, u, first):
+    """`max_pool2d` with tiles of 2 x 2 pixels: writes u and first."""
+    share(_max_tiles, u.shape[0] * u.shape[1], team(z, z.size), (z, u, first))
+
+
+@compiled
+def _spread_tiles(start, stop, tile, first, v, dz):
+    height, width = tile
+    for row in range(start, stop):
+        n, y, i = row // dz.shape[1], row % dz.shape[1] // height, row % dz.shape[1] % height
+        for x in range(v.shape[2]):
+            up, entry = v[n, y, x], first[n, y, x]
+            for j in range(width):
+                own, d = np.int32(i * width + j), dz[n, row % dz.shape[1], x * width + j]
+                for c in range(d.shape[0]):
+                    d[c] = up[c] if entry[c] == own else v.dtype.type(0)
+
+
+@compiled
+def spread_tiles(tile, first, v, dz):
+    """`max_pool2d_backward` with tiles that cover dz: writes it."""
+    share(_spread_tiles, dz.shape[0] * dz.shape[1], team(dz, dz.size), (tile, first, v, dz))
 
 
 @twin(max_pool2d, serves=COMPILED.dense)
 def _(z, placement):
     shape = len(z), *placement.outputs(*z.shape[1:3]), z.shape[3]
-    u = np.full(shape, -np.inf, z.dtype)
-    first = np.full(shape, placement.size, np.int32)
+    u, first = np.empty(shape, z.dtype), np.empty(shape, np.int32)
+    if placement.kernel == (2, 2) and tiled(placement):
+        max_tiles(z, u, first)
+        return u, first
     pool(MAX, geometry(placement), z, u, first)
     return u, first
 
@@ -92,7 +145,12 @@ def dense_v_int32_first(first, v, placement, h, w):
 
 @twin(max_pool2d_backward, serves=dense_v_int32_first)
 def _(first, v, placement, h, w):
-    dz = np.zeros((len(v), h, w, v.shape[3]), v.dtype)
+    shape = len(v), h, w, v.shape[3]
+    if tiled(placement) and (h, w) == (v.shape[1] * placement.kernel[0], v.shape[2] * placement.kernel[1]):
+        dz = np.empty(shape, v.dtype)
+        spread_tiles(placement.kernel, first, v, dz)
+        return dz
+    dz = np.zeros(shape, v.dtype)
     pool(MAX_BACKWARD, geometry(placement), dz, v, first)
     return dz
 
@@ -144,11 +202,6 @@ def _fill_tiles(start, stop, tile, scale, z, u):
 def fill_tiles(tile, scale, z, u):
     """The adjoint of `sum_tiles`: fills each tile of u with the entry of z (n, h, w, c) times `scale`."""
     share(_fill_tiles, u.shape[0] * u.shape[1], team(u, u.size), (tile, scale, z, u))
-
-
-def tiled(placement):
-    """Whether the places of the kernel are tiles: none overlap, and there is nothing between them."""
-    return placement.stride == placement.kernel and placement.dilation == (1, 1) and placement.padding == ((0, 0), (0, 0))
 
 
 def short_sums(z, placement):

@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from bpcore.functional.numerics import smallest_normal
-from bpcore.functional.updates import SQUARES, adagrad, adam, lion, rmsprop, sgd, squared_norm
+from bpcore.functional.updates import SQUARES, adagrad, adam, lion, nadam, rmsprop, sgd, squared_norm
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine.arrays import flush_threshold, flushed
 from bpcore.kernels.fast.engine.threads import compiled, share, team
@@ -131,6 +131,43 @@ def _(g, factor, step, lr, beta1, beta2, eps, decay, decoupled, theta, m, v):
     smallest = smallest_normal(g)
     constants = rate, fade, coupled, beta1, 1 - beta1, beta2, 1 - beta2, eps * root
     _run_adam(g, factor, theta, m, v, *constants, math.sqrt(smallest), SQUARES * smallest)
+
+
+@compiled
+def _nadam(start, stop, g, factor, theta, m, v, c, rates, moments, momenta, least):
+    (rate, decay, eps), (beta1, fresh1, beta2, fresh2), (mu, fresh, mu_next, fresh_next) = rates, moments, momenta
+    g, theta, m, v, c = g[start:stop], theta[start:stop], m[start:stop], v[start:stop], c[start:stop]
+    for i in range(g.shape[0]):
+        d = decayed(times(g[i], factor), decay, theta[i])
+        first = flushed(beta1 * m[i] + fresh1 * d, least[0])
+        second = flushed(beta2 * v[i] + fresh2 * (d * d), least[1])
+        passed = mu * c[i] + fresh
+        m[i] = first
+        v[i] = second
+        c[i] = passed
+        corrected = mu_next * first / (mu_next * passed + fresh_next) + fresh * d / passed
+        theta[i] -= rate * corrected / (np.sqrt(second) + eps)
+
+
+@compiled
+def _run_nadam(g, factor, theta, m, v, c, rates, moments, momenta, least):
+    share(_nadam, g.shape[0], team(g, g.size), (g, g.dtype.type(factor), theta, m, v, c, rates, moments, momenta, least))
+
+
+def dense_vectors(g, /, *others):
+    """Whether the vectors are dense; the numbers may be arrays."""
+    return COMPILED.dense(g, *others[-4:])
+
+
+@twin(nadam, serves=dense_vectors)
+def _(g, factor, step, lr, beta1, beta2, eps, decay, momentum_decay, theta, m, v, c):
+    step, lr = int(step), float(lr)
+    # θ -= lr m̂ / (√v / root + ε), with numerator and denominator multiplied by root
+    root = math.sqrt(1 - beta2**step)
+    mu, mu_next = (beta1 * (1 - 0.5 * 0.96 ** (momentum_decay * t)) for t in (step, step + 1))
+    rates, moments = in_dtype_of(g, lr * root, decay, eps * root), in_dtype_of(g, beta1, 1 - beta1, beta2, 1 - beta2)
+    momenta = in_dtype_of(g, mu, 1 - mu, mu_next, 1 - mu_next)
+    _run_nadam(g, factor, theta, m, v, c, rates, moments, momenta, (flush_threshold(g), flush_square_threshold(g)))
 
 
 @compiled

@@ -6,6 +6,7 @@ import numpy as np
 
 from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their twins
     activations,
+    arithmetic,
     attention,
     batch_normalization,
     convolution,
@@ -15,6 +16,7 @@ from bpcore.kernels.numpy import (  # noqa: F401  importing them registers their
     losses,
     normalization,
     pooling,
+    positions,
     softmax,
     updates,
 )

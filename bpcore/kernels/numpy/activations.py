@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 
 import numpy as np
 
@@ -11,9 +11,12 @@ from bpcore.functional.activations import (
     TANH_SCALE,
     elu_backward,
     gelu,
+    gelu_again,
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
+    leaky_relu,
+    leaky_relu_backward,
     relu,
     relu_backward,
     sigmoid,
@@ -25,15 +28,13 @@ from bpcore.functional.activations import (
     tanh,
     tanh_backward,
 )
-from bpcore.kernels.numpy.engine.blocks import BLOCK, ZEROS, blocks, flush_in_place, flush_positive, masked
-from bpcore.primitive import definition, twin
+from bpcore.kernels.numpy.engine.blocks import BLOCK, SMALL, ZEROS, aligned, flush_in_place, flush_positive, masked
+from bpcore.kernels.numpy.engine.exponential import exp_minus, gelu_backward_block, gelu_block
+from bpcore.primitive import definition, record_of, twin
 
-# Φ(-a) = e^(-a²/2) t P(t) with t = 1 / (1 + TAIL_RATE a) for 0 <= a <= FAR. The coefficients of P, from the highest power down,
-# were fitted by weighted least squares; the relative error is below 1.2e-7, as large as rounding to float32.
-TAIL_RATE = 0.3
-FAR = 14.5  # beyond, e^(-a²/2) is 0 in float32
-TAIL = (0.0361950307, -0.159378986, 0.210119467, -0.0571682769, 0.130416898, 0.099347, 0.120845549, 0.119623262)
 LIMIT = {4: 88.0, 8: 709.0}  # by a number's bytes: e^88 is finite in float32, and the sigmoid of -88 is flushed
+LEAST = {4: 43.0, 8: 354.0}  # up to it, the sigmoid of -z is not flushed
+PIECE = 2 * BLOCK  # numbers at a time: of fewer, NumPy's overhead shows
 
 
 @twin(relu)
@@ -57,97 +58,131 @@ def alike(first, /, *others):
 
 
 def register(activation, run, dtypes="fd"):
-    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u; s and t are scratch.
+    """Register a twin: `run(z, u, s, t)` or `run(z, v, u, s, t)`, a constant before u, writes a block of u, flushed.
 
-    It flushes u. Of a dtype that is not in `dtypes` the definition computes the blocks.
+    s and t are scratch, as many as it takes; with few numbers, as many as have no default. Of a dtype that is not in `dtypes`
+    the definition computes the blocks.
     """
+    more = list(inspect.signature(run).parameters.values())[len(record_of(activation).signature.parameters) + 1 :]
+    scratch, needed = range(len(more)), range(sum(x.default is x.empty for x in more))
 
     @twin(activation, serves=alike)
     def _(z, /, *rest):
-        if z.size <= BLOCK and z.dtype.char in dtypes:
-            shape, dtype = z.shape, z.dtype
+        shape, dtype = z.shape, z.dtype
+        if z.size <= PIECE and dtype.char in dtypes:
             u = np.empty(shape, dtype)
-            run(z, *rest, u, np.empty(shape, dtype), np.empty(shape, dtype))
+            run(z, *rest, u, *[np.empty(shape, dtype) for _ in needed])
             return u
         vectors, constants = [z.reshape(-1)], []
         for x in rest:
             vectors.append(x.reshape(-1)) if isinstance(x, np.ndarray) else constants.append(x)
-        u = np.empty(z.size, z.dtype)
-        second = np.empty(min(u.size, BLOCK), u.dtype)
-        for *piece, u_block, first in blocks(*vectors, u):
-            if z.dtype.char in dtypes:
-                run(*piece, *constants, u_block, first, second[: first.size])
+        u = aligned((z.size,), dtype)
+        more = [aligned((PIECE,), dtype) for _ in scratch]
+        for i in range(0, z.size, PIECE):
+            block = slice(i, i + PIECE)
+            piece, u_block = [x[block] for x in vectors], u[block]
+            if dtype.char in dtypes:
+                run(*piece, *constants, u_block, *(s[: len(u_block)] for s in more))
             else:
                 u_block[...] = definition(activation)(*piece, *constants)
-        return u.reshape(z.shape)
+        return u.reshape(shape)
+
+
+def leaky_relu_block(z, slope, u):
+    """The larger one of z and slope · z, but for slope 0, whose product with ∞ is NaN."""
+    if slope > 0:
+        np.maximum(z, np.multiply(z, slope, out=u), out=u)
+    else:
+        leaky_relu_backward_block(z, z, slope, u)
+
+
+def leaky_relu_backward_block(u, v, slope, dz):
+    """v max(1{u > 0}, slope)."""
+    np.copyto(dz, u > 0)
+    np.multiply(np.maximum(dz, slope, out=dz), v, out=dz)
+
+
+def logistic(z, out, scratch=None):
+    """Writes 1 / (1 + e⁻ᶻ) to out, flushed."""
+    exp_minus(z, out)
+    return flush_positive(np.reciprocal(np.add(out, 1, out=out), out=out), scratch)
+
+
+def sigmoid_block(z, u):
+    """1 / (1 + e⁻ᶻ)."""
+    logistic(z, u)
+
+
+def sigmoid_backward_block(u, v, dz, s=None):
+    """v u (1 - u)."""
+    np.multiply(v, u, out=dz)
+    flush_in_place(np.multiply(dz, np.subtract(1, u, out=s), out=dz), s)
+
+
+def tanh_block(z, u, s=None):
+    """tanh(z)."""
+    flush_in_place(np.tanh(z, out=u), s)
+
+
+def tanh_backward_block(u, v, dz, s=None):
+    """v (1 - u²)."""
+    np.subtract(1, np.multiply(u, u, out=dz), out=dz)
+    flush_in_place(np.multiply(dz, v, out=dz), s)
+
+
+def softplus_block(z, u, s=None):
+    """max(z, 0) + log(1 + e^-|z|)."""
+    np.exp(np.negative(np.abs(z, out=u), out=u), out=u)
+    flush_positive(np.add(np.log1p(u, out=u), np.maximum(z, 0, out=s), out=u), s)
+
+
+def softplus_backward_block(z, v, dz, s=None):
+    """v / (1 + e⁻ᶻ)."""
+    exp_minus(z, dz)
+    flush_in_place(np.divide(v, np.add(dz, 1, out=dz), out=dz), s)
 
 
 def limited(z, out):
     """Writes z between -LIMIT and LIMIT to out, where the sigmoid and its products with z are 0, and where 1 and z."""
-    return np.clip(z, -LIMIT[z.itemsize], LIMIT[z.itemsize], out=out)
+    limit = LIMIT[z.itemsize]
+    return np.maximum(np.minimum(z, limit, out=out), -limit, out=out)
 
 
-def logistic(z, out):
-    """Writes 1 / (1 + e⁻ᶻ) to out, flushed, for z from -LIMIT."""
-    np.exp(np.negative(z, out=out), out=out)
-    return flush_positive(np.reciprocal(np.add(out, 1, out=out), out=out))
-
-
-def sigmoid_block(z, u, s, t):
-    """1 / (1 + e⁻ᶻ)."""
-    logistic(limited(z, u), u)
-
-
-def sigmoid_backward_block(u, v, dz, s, t):
-    """v u (1 - u)."""
-    np.multiply(v, u, out=dz)
-    flush_in_place(np.multiply(dz, np.subtract(1, u, out=s), out=dz))
-
-
-def tanh_block(z, u, s, t):
-    """tanh(z)."""
-    flush_in_place(np.tanh(z, out=u))
-
-
-def tanh_backward_block(u, v, dz, s, t):
-    """v (1 - u²)."""
-    np.subtract(1, np.multiply(u, u, out=dz), out=dz)
-    flush_in_place(np.multiply(dz, v, out=dz))
-
-
-def softplus_block(z, u, s, t):
-    """max(z, 0) + log(1 + e^-|z|)."""
-    np.exp(np.negative(np.abs(z, out=u), out=u), out=u)
-    flush_positive(np.add(np.log1p(u, out=u), np.maximum(z, 0, out=s), out=u))
-
-
-def softplus_backward_block(z, v, dz, s, t):
-    """sigmoid(z) v."""
-    flush_in_place(np.multiply(logistic(limited(z, dz), dz), v, out=dz))
-
-
-def silu_block(z, u, s, t):
+def silu_block(z, u, s):
     """z / (1 + e⁻ᶻ)."""
-    np.clip(z, -LIMIT[z.itemsize], None, out=s)
-    np.exp(np.negative(s, out=u), out=u)
-    flush_in_place(np.divide(s, np.add(u, 1, out=u), out=u))
+    if not usual(z):
+        z = np.maximum(z, -LIMIT[z.itemsize], out=s)
+    exp_minus(z, u)
+    flush_in_place(np.divide(z, np.add(u, 1, out=u), out=u), s)
+
+
+def usual(z):
+    """Whether all z are between -LEAST and LIMIT. It is not asked of a few numbers, for which the answer is no."""
+    if z.size <= SMALL:
+        return False
+    return np.minimum.reduce(z, axis=None) >= -LEAST[z.itemsize] and np.maximum.reduce(z, axis=None) <= LIMIT[z.itemsize]
 
 
 def silu_backward_block(z, v, dz, s, t):
-    """v s (1 + z (1 - s)), s = sigmoid(z)."""
-    z = limited(z, t)
-    logistic(z, s)
-    np.subtract(1, s, out=dz)
-    np.add(np.multiply(dz, z, out=dz), 1, out=dz)
-    flush_in_place(np.multiply(dz, np.multiply(s, v, out=s), out=dz))
+    """v s (1 + z s e⁻ᶻ), s = 1 / (1 + e⁻ᶻ)."""
+    whole = usual(z)
+    if not whole:
+        z = limited(z, t)
+    exp_minus(z, dz)
+    np.reciprocal(np.add(dz, 1, out=s), out=s)
+    if not whole:
+        flush_positive(s)
+    np.multiply(np.multiply(dz, s, out=dz), z, out=dz)
+    np.multiply(np.add(dz, 1, out=dz), s, out=dz)
+    flush_in_place(np.multiply(dz, v, out=dz), s)
 
 
-def elu_backward_block(u, v, alpha, dz, s, t):
+def elu_backward_block(u, v, alpha, dz, s=None):
     """v where u > 0, (u + α) v elsewhere."""
     np.add(np.minimum(u, 0, out=dz), alpha, out=dz)
     if alpha != 1:
         np.add(dz, np.multiply(u > 0, u.dtype.type(1 - alpha), out=s), out=dz)
-    flush_in_place(np.multiply(dz, v, out=dz))
+    flush_in_place(np.multiply(dz, v, out=dz), s)
 
 
 def gelu_tanh_gate(z, s, t):
@@ -156,14 +191,14 @@ def gelu_tanh_gate(z, s, t):
     np.multiply(t, 2 * TANH_SCALE * TANH_CUBE, out=s)
     np.add(s, 2 * TANH_SCALE, out=s)
     np.multiply(s, z, out=s)
-    logistic(limited(s, s), s)
+    logistic(s, s)
 
 
 def gelu_tanh_block(z, u, s, t):
     """z s, s the sigmoid of `gelu_tanh_gate`."""
-    z = np.clip(z, -LIMIT[z.itemsize], None, out=u)
+    z = np.maximum(z, -LIMIT[z.itemsize], out=u)
     gelu_tanh_gate(z, s, t)
-    flush_in_place(np.multiply(u, s, out=u))
+    flush_in_place(np.multiply(z, s, out=u), s)
 
 
 def gelu_tanh_backward_block(z, v, dz, s, t):
@@ -175,48 +210,15 @@ def gelu_tanh_backward_block(z, v, dz, s, t):
     np.multiply(z, t, out=dz)
     np.multiply(dz, np.subtract(1, s, out=t), out=dz)
     np.add(dz, 1, out=dz)
-    flush_in_place(np.multiply(dz, np.multiply(s, v, out=s), out=dz))
-
-
-def gaussian_tail(z, a, e, q):
-    """Writes min(|z|, FAR) to a, e^(-a²/2) to e and Φ(-a) to q. float32."""
-    np.minimum(np.abs(z, out=a), FAR, out=a)
-    t = np.multiply(a, TAIL_RATE, out=e)
-    np.reciprocal(np.add(t, 1, out=t), out=t)
-    np.multiply(t, TAIL[0], out=q)
-    for c in TAIL[1:]:
-        np.add(q, c, out=q)
-        np.multiply(q, t, out=q)
-    np.multiply(a, a, out=e)
-    np.multiply(e, -0.5, out=e)
-    np.multiply(q, np.exp(e, out=e), out=q)
-
-
-def gelu_block(z, u, a, e):
-    """z Φ(z) = max(z, 0) - a Φ(-a)."""
-    gaussian_tail(z, a, e, u)
-    np.multiply(u, a, out=u)
-    flush_in_place(np.subtract(np.maximum(z, 0, out=a), u, out=u))
-
-
-def gelu_backward_block(z, v, u, a, e):
-    """(Φ(z) + z φ(z)) v = (½ + s (½ - Φ(-a) + a φ(a))) v, s = sign(z), without digits that cancel."""
-    gaussian_tail(z, a, e, u)
-    np.multiply(a, e, out=a)
-    np.multiply(a, 1 / math.sqrt(2 * math.pi), out=a)
-    np.subtract(u, a, out=u)
-    s = np.sign(z, out=a)
-    np.multiply(u, s, out=u)
-    np.multiply(s, 0.5, out=s)
-    np.add(s, 0.5, out=s)
-    np.subtract(s, u, out=u)
-    flush_in_place(np.multiply(u, v, out=u))
+    flush_in_place(np.multiply(dz, np.multiply(s, v, out=s), out=dz), s)
 
 
 for _activation, _run in {
     elu_backward: elu_backward_block,
     gelu_tanh: gelu_tanh_block,
     gelu_tanh_backward: gelu_tanh_backward_block,
+    leaky_relu: leaky_relu_block,
+    leaky_relu_backward: leaky_relu_backward_block,
     sigmoid: sigmoid_block,
     sigmoid_backward: sigmoid_backward_block,
     silu: silu_block,
@@ -229,3 +231,18 @@ for _activation, _run in {
     register(_activation, _run)
 register(gelu, gelu_block, "f")
 register(gelu_backward, gelu_backward_block, "f")
+
+
+@twin(gelu_again, serves=alike)
+def _(z, v):
+    if z.dtype.char != "f" or not v.flags.c_contiguous:
+        return definition(gelu_again)(z, v)
+    u, vectors = aligned(z.shape, z.dtype), [z.reshape(-1), v.reshape(-1)]
+    more = [aligned((PIECE,), z.dtype) for _ in range(3)]
+    for i in range(0, z.size, PIECE):
+        z_block, v_block, u_block = (x[i : i + PIECE] for x in (*vectors, u.reshape(-1)))
+        dz, *scratch = (s[: len(z_block)] for s in more)
+        gelu_block(z_block, u_block, *scratch)
+        gelu_backward_block(z_block, v_block, dz, *scratch)
+        v_block[...] = dz
+    return u

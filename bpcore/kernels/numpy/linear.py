@@ -6,11 +6,10 @@ import numpy as np
 
 from bpcore.functional.linear import linear, linear_add, linear_backward, linear_relu
 from bpcore.functional.numerics import PART, sum_over
-from bpcore.kernels.numpy.engine.blocks import ZEROS
+from bpcore.kernels.numpy.engine.blocks import ONES, ZEROS
 from bpcore.primitive import twin
 
 SMALL = 8192  # entries of a product up to which a.dot, which calls BLAS sooner, is faster than np.matmul
-ONES = {np.dtype(dtype): np.ones(PART, dtype) for dtype in ("float32", "float64")}  # times these, BLAS sums rows twice as fast
 
 
 def product(a, b, out):

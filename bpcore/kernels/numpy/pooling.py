@@ -52,9 +52,13 @@ def _(first, v, placement, h, w):
 def backward_at_once(first, v, placement, h, w):
     """max_pool2d_backward, for images that fit in the cache."""
     dz = np.zeros((len(v), *placement.padded(h, w), v.shape[3]), v.dtype)
+    apart = all(d * (k - 1) < s for d, k, s in zip(placement.dilation, placement.kernel, placement.stride, strict=True))
     for entry, (rows, columns) in enumerate(kernel_entries(placement, h, w)):
         image = dz[:, rows, columns]
-        np.add(image, masked(v, first == entry), out=image)
+        if apart:  # no pixel is seen from two places
+            masked(v, first == entry, image)
+        else:
+            np.add(image, masked(v, first == entry), out=image)
     return unpadded(dz, placement, h, w)
 
 

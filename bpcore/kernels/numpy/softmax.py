@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bpcore.functional.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from bpcore.kernels.numpy.engine.blocks import BLOCK, flush_in_place, flush_positive, row_blocks
+from bpcore.kernels.numpy.engine.blocks import BLOCK, aligned, flush_in_place, flush_positive, row_blocks, row_sums
 from bpcore.primitive import twin
 
 
@@ -26,7 +26,7 @@ def by_rows(run, *arrays):
         return result
     width = arrays[0].shape[-1]
     flat = [x.reshape(-1, width) for x in arrays]
-    result = np.empty(flat[0].shape, flat[0].dtype)
+    result = aligned(flat[0].shape, flat[0].dtype)
     for part in row_blocks(*result.shape):
         run(*(x[part] for x in flat), result[part])
     return result.reshape(arrays[0].shape)
@@ -36,27 +36,26 @@ def softmax_rows(z, u):
     """eᶻ / Σ eᶻ."""
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
     np.exp(u, out=u)
-    np.divide(u, np.add.reduce(u, axis=-1, keepdims=True), out=u)
+    np.multiply(u, np.reciprocal(row_sums(u)), out=u)
     flush_positive(u)
 
 
 def softmax_backward_rows(u, v, dz):
     """u ⊙ (v - Σ u v)."""
-    np.multiply(u, v, out=dz)
-    np.subtract(v, np.add.reduce(dz, axis=-1, keepdims=True), out=dz)
+    np.subtract(v, np.vecdot(u, v)[..., None], out=dz)
     flush_in_place(np.multiply(dz, u, out=dz))
 
 
 def log_softmax_rows(z, u):
     """z - log Σ eᶻ."""
     np.subtract(z, np.maximum.reduce(z, axis=-1, keepdims=True), out=u)
-    np.subtract(u, np.log(np.add.reduce(np.exp(u), axis=-1, keepdims=True)), out=u)
+    np.subtract(u, np.log(row_sums(np.exp(u))), out=u)
 
 
 def log_softmax_backward_rows(u, v, dz):
     """v - eᵘ Σ v."""
     np.exp(u, out=dz)
-    np.multiply(dz, np.add.reduce(v, axis=-1, keepdims=True), out=dz)
+    np.multiply(dz, row_sums(v), out=dz)
     flush_in_place(np.subtract(v, dz, out=dz))
 
 

@@ -24,7 +24,9 @@ def writable(x: np.ndarray) -> np.ndarray:
 
 @compiled
 def flushed(x, least):
-    """x, or 0 if |x| is below `least`, a number of the same dtype. For compiled code."""
+    """x, or 0 if |x| is below `least`, a number of the same dtype; None leaves x as it is. For compiled code."""
+    if least is None:
+        return x
     return type(x)(0) if abs(x) < least else x  # NaN stays NaN
 
 
