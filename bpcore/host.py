@@ -172,7 +172,7 @@ def trouble(found: np.ndarray, name: str, dtype: Any = None) -> str:
             name = name if hasattr(value, "tzinfo") and dtype is not None else f"np.asarray({name}, 'M8[s]')"
         elif isinstance(value, timedelta):
             kind, name = "m", f"np.asarray({name}, 'm8[s]')"
-        elif hasattr(value, "__array__") or isinstance(value, (list, tuple)):
+        elif (hasattr(value, "__array__") and not isinstance(value, np.generic)) or isinstance(value, (list, tuple)):
             repair = f"stack its rows: np.stack({rows})"
         elif isinstance(value, (str, bytes)):
             kind = "U"

@@ -80,6 +80,11 @@ DATA = {
         TypeError,
         r"train: y expected numbers, .*'[ab]'; number the classes: np\.unique\(y,",
     ),
+    "NumPy's texts as objects": (
+        (X, np.array([np.str_("ab"[i % 2]) for i in Y], object)),
+        TypeError,
+        r"train: y expected numbers, .*'[ab]'.*; number the classes: np\.unique\(y,",
+    ),
     "ragged": (
         (X, [[1], [1, 2]]),
         ValueError,
