@@ -61,8 +61,8 @@ def _scatter_add(start, stop, v, index, first, found, out):
 
 
 @compiled
-def _run_scatter_add(v, index, out):
-    first, found = np.zeros(len(index), np.bool_), np.zeros(len(out), np.bool_)
+def _run_scatter_add(v, index, first, found, out):
+    """Writes the sums to out. first, found: False for each row of v and of out; scratch."""
     for k in range(len(index)):
         i = index[k]
         if 0 <= i < len(out):
@@ -78,4 +78,4 @@ def int64_index(v, index, out):
 
 @twin(scatter_add, serves=int64_index)
 def _(v, index, out):
-    _run_scatter_add(v, index, out)
+    _run_scatter_add(v, index, np.zeros(len(index), np.bool_), np.zeros(len(out), np.bool_), out)

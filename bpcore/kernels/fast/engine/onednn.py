@@ -196,7 +196,7 @@ def matmul_plan(n: int, k: int, m: int, a_transposed: bool, b_transposed: bool, 
     return Plan(primitive, {SOURCE: a, WEIGHTS: b, RESULT: out, BIAS: bias})
 
 
-def packs(n: int, m: int, size: int, b_transposed: bool) -> bool:
+def packs(n: int, m: int, size: int, a_transposed: bool, b_transposed: bool) -> bool:
     """Whether `dnnl_sgemm` computes (n, k) @ (k, m), where the second operand has `size` numbers.
 
     On a Xeon with AVX-512 `matmul` takes up to three times as long where rows of the second operand are long, and less time where
@@ -204,13 +204,17 @@ def packs(n: int, m: int, size: int, b_transposed: bool) -> bool:
     """
     if not PACKS:
         return False
-    return (n >= 1024 and size > 1 << 19) if b_transposed else (m >= 1024 or size > 1 << 19)
+    if b_transposed:
+        return n >= 1024 and size > 1 << 19
+    return m >= 1024 or size > 1 << (20 if a_transposed else 19)
 
 
 @compiled
 def _fill_rows(start, stop, u, b):
     for i in range(start, stop):
-        u[i] = b
+        row = u[i]
+        for j in range(row.shape[0]):
+            row[j] = b[j]
 
 
 @compiled
@@ -253,7 +257,7 @@ def gemm(a: np.ndarray, b: np.ndarray, out: np.ndarray, bias: np.ndarray | None 
     a_transposed = not a.flags.c_contiguous
     b_transposed = not b.flags.c_contiguous
     operands = a.T if a_transposed else a, b.T if b_transposed else b
-    if packs(n, m, k * m, b_transposed):
+    if packs(n, m, k * m, a_transposed, b_transposed):
         status = sgemm(*operands, out, out[0, :0] if bias is None else bias, a_transposed, b_transposed)
     else:
         plan = matmul_plan(n, k, m, a_transposed, b_transposed, bias is not None)
