@@ -23,7 +23,7 @@ from typing import Any
 
 from figures import best, ratio
 from primitive_draw import SIZES
-from process import HERE, LeftOut, Process, environment, take_turns
+from process import HERE, LeftOut, Process, environment, finish, take_turns
 from run import gpus, machine
 
 KERNELS = {"fast": "on", "plain": "plain", "off": "off"}  # BPCORE_KERNELS of bpcore's engines
@@ -128,10 +128,7 @@ def main() -> None:
     elif options.json is None:
         options.json = HERE / "results" / "modules.json"
     results = json.loads(options.show.read_text()) if options.show else measure(options)
-    for line in lines(results):
-        print(line)
-    measured = [its for row in results["rows"] for its in row["engines"].values()]
-    raise SystemExit(not measured or any("failed" in its for its in measured))
+    finish(results, lines(results))
 
 
 if __name__ == "__main__":

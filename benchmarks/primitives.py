@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from engines import COMPUTE
 from figures import Spread, ratio
-from process import HERE, LeftOut, Process, environment, take_turns
+from process import HERE, LeftOut, Process, environment, finish, take_turns
 from run import gpus, machine
 
 HALF = 0.5  # of the ceiling: what lies below is listed
@@ -165,10 +165,7 @@ def main() -> None:
             options.json = HERE / "results" / f"primitives-{device(options.engines[0])}-{options.precision}.json"
         options.seconds = options.seconds or (0.2 if device(options.engines[0]) == "gpu" else 0.05)
         results = measure(options)
-    for line in lines(results):
-        print(line)
-    measured = [its for row in results["rows"] for its in row["engines"].values()]
-    raise SystemExit(not measured or any("failed" in its for its in measured))
+    finish(results, lines(results))
 
 
 if __name__ == "__main__":

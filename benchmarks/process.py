@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from engines import ENGINES
 
@@ -82,6 +82,14 @@ def take_turns(
                 skipped[engine] = f"{what}: {reason}"
                 del workers[engine], found[engine]
     return found
+
+
+def finish(results: dict[str, Any], lines: Iterable[str]) -> NoReturn:
+    """Print the lines, and exit: with status 1 if nothing was measured or a row failed."""
+    for line in lines:
+        print(line)
+    measured = [its for row in results["rows"] for its in row["engines"].values()]
+    raise SystemExit(not measured or any("failed" in its for its in measured))
 
 
 def serve(start: Callable[[], tuple[Any, Callable[..., Any]]]) -> None:

@@ -48,10 +48,10 @@ def pack(tensors: Mapping[str, np.ndarray[Any, Any]], header: Mapping[str, Any])
 
 def as_json(value: Any) -> str:
     """The JSON of a header, or of a part of it; NumPy's numbers become Python's."""
-    return json.dumps(value, default=plain)
+    return json.dumps(value, default=of_numpy)
 
 
-def plain(value: Any) -> Any:
+def of_numpy(value: Any) -> Any:
     """One of NumPy's numbers as a whole number, a boolean or a float of Python."""
     return value.item() if isinstance(value, np.integer | np.bool_) else float(value)
 

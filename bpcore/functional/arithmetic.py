@@ -192,6 +192,12 @@ def sum_of(z: Array, axis: Axes) -> Array:
     return sum_over(z, axis) if is_half(z) else summation(z, axis, False)
 
 
+def axes_of(z: Array, axis: Axes) -> list[int]:
+    """The axes of a reduction, counted from the first one, in order; one that z does not have stays as it is."""
+    axes = range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    return sorted(i % z.ndim if -z.ndim <= i < z.ndim else i for i in axes)
+
+
 def kept(shape: tuple[int, ...], axis: Axes) -> tuple[int, ...]:
     """The shape with length 1 in the axes of a reduction."""
     axes = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis

@@ -62,7 +62,7 @@ def split(batch: Any, name: str) -> Batch:
         got = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else show(batch)
         raise TypeError(f"{name} expected a tuple (X, y) or (X, y, weights), got {got}; make each batch such a tuple")
     X, y, weights = batch if len(batch) == 3 else (*batch, None)
-    expect_rows(name, X, y)
+    expect_no_list(name, X, y)
     several = X if isinstance(X, tuple) else (X,)
     check_index(name, (*several, y, weights))
     inputs = tuple(as_array(x, f"{name}: {label}") for label, x in zip(labels_of(several), several, strict=True))
@@ -74,7 +74,7 @@ def split(batch: Any, name: str) -> Batch:
     return inputs, y, weights
 
 
-def expect_rows(name: str, X: Any, y: Any) -> None:
+def expect_no_list(name: str, X: Any, y: Any) -> None:
     """Raise a TypeError if X is a list of arrays that have a row for each label: a list is one array."""
     if not isinstance(X, list) or not all(getattr(part, "ndim", 0) for part in (*X, y)):
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import cupy
 
-from bpcore.functional.arithmetic import add, kept, summation
+from bpcore.functional.arithmetic import add, axes_of, kept, summation
 from bpcore.functional.numerics import Axes
 from bpcore.kernels.conditions import CUDA
 from bpcore.kernels.cuda.engine.launch import SUMMING, each_row, each_wide
@@ -28,12 +28,6 @@ def _(a, b):
     elif a.size:
         each_row("sums", "add_rows", char, a.size // b.size, b.size, a, b, 0, u)
     return u
-
-
-def axes_of(z: Any, axis: Axes) -> list[int]:
-    """The axes of a reduction, counted from the first one, in order; one that z does not have stays as it is."""
-    axes = range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return sorted(i % z.ndim if -z.ndim <= i < z.ndim else i for i in axes)
 
 
 def outer_axes(z: Any, axis: Axes, keepdims: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpcore.functional import arithmetic
-from bpcore.functional.arithmetic import joined, kept, matmul, power, summation
+from bpcore.functional.arithmetic import axes_of, joined, kept, matmul, power, summation
 from bpcore.functional.numerics import PART, sum_over
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import elementwise, exponential
@@ -198,12 +198,6 @@ def sum_columns(z, size, parts, lanes, sums):
     parts: of the columns, one if rows are joined.
     """
     share(_sum_columns, sums.shape[0] * sums.shape[1] * parts, team(z, z.size), (z, size, parts, lanes, sums))
-
-
-def axes_of(z, axis) -> list[int]:
-    """The axes of a reduction, counted from the first one, in order; one that z does not have stays as it is."""
-    axes = range(z.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
-    return sorted(i % z.ndim if -z.ndim <= i < z.ndim else i for i in axes)
 
 
 def adjacent_axes(z, axis, keepdims) -> bool:

@@ -11,7 +11,20 @@ from bpcore.functional.convolution import Placement, conv2d, conv2d_backward, co
 from bpcore.kernels.conditions import COMPILED
 from bpcore.kernels.fast.engine import onednn
 from bpcore.kernels.fast.engine.arrays import aligned, rows
-from bpcore.kernels.fast.engine.onednn import BIAS, FLOAT32, GRADIENT, RESULT, SOURCE, WEIGHTS, Handle, Plan, create, dims, engine
+from bpcore.kernels.fast.engine.onednn import (
+    BIAS,
+    FLOAT32,
+    GRADIENT,
+    RESULT,
+    SOURCE,
+    WEIGHTS,
+    Handle,
+    Plan,
+    add_bias,
+    create,
+    dims,
+    engine,
+)
 from bpcore.kernels.fast.engine.threads import compiled, remembered, share, team
 from bpcore.kernels.fast.linear import sum_rows
 from bpcore.primitive import twin
@@ -111,17 +124,9 @@ def float32(first, /, *others):
 
 
 @compiled
-def _add_bias(start, stop, u, b):
-    for i in range(start, stop):
-        row = u[i]
-        for j in range(row.shape[0]):
-            row[j] += b[j]
-
-
-@compiled
-def add_bias(u, b):
+def add_bias_to_all(u, b):
     """u += b, in place."""
-    share(_add_bias, u.shape[0], team(u, u.size), (u, b))
+    share(add_bias, u.shape[0], team(u, u.size), (u, b))
 
 
 @twin(conv2d, serves=float32)
@@ -146,7 +151,7 @@ def _(z, W, b, placement, h, w):
     u = np.empty((len(z), h, w, W.shape[2]), z.dtype)
     backward_data(z, W, u, placement, 1)
     if b is not None:
-        add_bias(rows(u), b)
+        add_bias_to_all(rows(u), b)
     return u
 
 

@@ -238,7 +238,7 @@ def _(z, v):
     if z.dtype.char != "f" or not v.flags.c_contiguous:
         return definition(gelu_again)(z, v)
     u, vectors = aligned(z.shape, z.dtype), [z.reshape(-1), v.reshape(-1)]
-    more = [aligned((PIECE,), z.dtype) for _ in range(3)]
+    more = [aligned((min(z.size, PIECE),), z.dtype) for _ in range(3)]
     for i in range(0, z.size, PIECE):
         z_block, v_block, u_block = (x[i : i + PIECE] for x in (*vectors, u.reshape(-1)))
         dz, *scratch = (s[: len(z_block)] for s in more)
