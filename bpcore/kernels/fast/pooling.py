@@ -84,6 +84,11 @@ def tiled(placement):
     return placement.stride == placement.kernel and placement.dilation == (1, 1) and placement.padding == ((0, 0), (0, 0))
 
 
+def covered(placement, v, h, w):
+    """Whether the places are tiles, one for each of v, that cover an image of h x w pixels."""
+    return tiled(placement) and (h, w) == (v.shape[1] * placement.kernel[0], v.shape[2] * placement.kernel[1])
+
+
 @compiled
 def _max_tiles(start, stop, z, u, first):
     for row in range(start, stop):
@@ -146,7 +151,7 @@ def dense_v_int32_first(first, v, placement, h, w):
 @twin(max_pool2d_backward, serves=dense_v_int32_first)
 def _(first, v, placement, h, w):
     shape = len(v), h, w, v.shape[3]
-    if tiled(placement) and (h, w) == (v.shape[1] * placement.kernel[0], v.shape[2] * placement.kernel[1]):
+    if covered(placement, v, h, w):
         dz = np.empty(shape, v.dtype)
         spread_tiles(placement.kernel, first, v, dz)
         return dz
@@ -224,7 +229,7 @@ def _(z, placement):
 @twin(avg_pool2d_backward, serves=COMPILED.dense)
 def _(v, placement, h, w):
     shape = len(v), h, w, v.shape[3]
-    if tiled(placement) and (h, w) == (v.shape[1] * placement.kernel[0], v.shape[2] * placement.kernel[1]):
+    if covered(placement, v, h, w):
         dz = np.empty(shape, v.dtype)
         fill_tiles(placement.kernel, v.dtype.type(1 / placement.size), v, dz)
         return dz
